@@ -1,0 +1,1 @@
+"""What was found, told: report, TensorBoard, figures, recipe file."""

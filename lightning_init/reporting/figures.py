@@ -1,0 +1,247 @@
+"""Figures, drawn without pyplot: no global state, no window, nothing left open.
+
+matplotlib is optional and imported when a figure is drawn. Every figure is 5 x 3.6 inches, so that
+its text stays legible at the width at which TensorBoard shows images.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_init.reporting.tables import number, shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from lightning_init.reporting.report import InitReport
+
+# Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#767676"
+
+
+def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
+    """Draw what belongs to a report.
+
+    Args:
+        report: What a probe found.
+
+    Returns:
+        Images of shape (height, width, 3) by name; empty if matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        return {}
+    images = {}
+    if report.history.steps:
+        images["trajectories"] = render(report.plot())
+    changed = [layer for layer in report.layers if not math.isnan(layer.log_ratio)]
+    if changed:
+        layer = max(changed, key=lambda layer: abs(layer.log_ratio))
+        bound = variance_bound(layer.variance, layer.initial_variance, layer.name)
+        images["bound"] = render(bound)
+    return images
+
+
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Rasterize a figure to an array of shape (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
+
+
+def variance_trajectories(
+    steps: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    fired: Mapping[str, int | None],
+) -> Figure:
+    """Draw V over its first value, per layer, against probe steps.
+
+    The six layers that moved most are named, the others are grey; a dot marks the step at which a
+    layer's verdict became stationary.
+
+    Args:
+        steps: Probe step of each sample.
+        series: Per layer, V at each of `steps`.
+        fired: Per layer, the probe step at which it became stationary, or None.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _blank("probe step", "V / V before the probe")
+    ratios = {name: _over_first(values) for name, values in series.items()}
+    order = sorted(ratios, key=lambda name: _movement(ratios[name]), reverse=True)
+    named = order[: len(PALETTE)]
+    for name in reversed(order):
+        colour = PALETTE[named.index(name)] if name in named else GREY
+        label = shorten(name, 24) if name in named else "_"
+        front = {"linewidth": 1.6, "zorder": 3} if name in named else {"linewidth": 0.5}
+        axes.plot(steps, ratios[name], color=colour, label=label, **front)  # type: ignore[arg-type]
+        _mark_fired(axes, steps, ratios[name], fired.get(name), colour)
+    axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
+    rest = len(order) - len(named)
+    title = "Variance of the weights (dot: stationary)"
+    axes.set_title(title + (f"; grey: {rest} more layers" if rest else ""))
+    if named:
+        figure.legend(*_reversed_legend(axes), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def variance_bound(variance: float, initial_variance: float, layer: str) -> Figure:
+    """Draw the excess KL divergence per weight against sigma0^2, with V and the variance before.
+
+    The curve is (log r + 1/r - 1) / 2 with r = sigma0^2 / V, zero at sigma0^2 = V: what the bound
+    of Horii & Has (arXiv 2508.12834) loses per weight when the first weights have another variance.
+
+    Args:
+        variance: V at the end of the probe.
+        initial_variance: Realised variance before the probe.
+        layer: Name for the title.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _blank(r"$\sigma_0^2$", "excess KL per weight (nat)")
+    reach = max(1.5, 1.3 * abs(math.log(initial_variance / variance)))
+    ratio = np.exp(np.linspace(-reach, reach, 400))
+    axes.plot(variance * ratio, _excess(ratio), color=PALETTE[0], linewidth=1.8)
+    before = initial_variance / variance
+    marks = ((1.0, PALETTE[2], "o", "V"), (before, PALETTE[1], "s", "before the probe"))
+    for r, colour, marker, name in marks:
+        axes.plot(
+            [variance * r],
+            _excess(np.array([r])),
+            color=colour,
+            marker=marker,
+            markersize=8,
+            linestyle="none",
+            label=f"{name}: {number(variance * r)}",
+        )
+    axes.set_xscale("log")
+    axes.set_title(f"Bound in $\\sigma_0^2$: {shorten(layer, 32)}")
+    axes.legend(frameon=False, loc="upper center")
+    return figure
+
+
+def log_norm_fan(
+    drift: Sequence[float], variance: Sequence[float], measured: Sequence[float] | None = None
+) -> Figure:
+    """Draw the predicted log-norm through depth as a fan, and the measured one over it.
+
+    After k layers, log(||x_k|| / ||x_0||) has mean sum of `drift` and variance sum of `variance`
+    over the first k layers (Gurbuzbalaban & Hu 2021, arXiv 2005.11878); the bands are one and two
+    standard deviations.
+
+    Args:
+        drift: Predicted mean change of log ||x|| per layer, shape (depth,).
+        variance: Predicted variance of that change per layer, shape (depth,).
+        measured: log(||x_k|| / ||x_0||) for k = 1 .. depth, or None.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _blank("depth (layers)", r"$\log\,\|x_k\| / \|x_0\|$")
+    depth = np.arange(len(drift) + 1)
+    mean = np.concatenate([[0.0], np.cumsum(drift)])
+    deviation = np.sqrt(np.concatenate([[0.0], np.cumsum(variance)]))
+    for width, alpha in ((2, 0.18), (1, 0.32)):
+        axes.fill_between(
+            depth,
+            mean - width * deviation,
+            mean + width * deviation,
+            color=PALETTE[0],
+            alpha=alpha,
+            linewidth=0,
+            label=f"predicted, {width} s.d.",
+        )
+    axes.plot(depth, mean, color=PALETTE[0], linewidth=1.6, label="predicted mean")
+    if measured is not None:
+        axes.plot(depth, [0.0, *measured], color=PALETTE[1], linewidth=1.6, label="measured")
+    axes.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_title("Log-norm of the signal")
+    axes.legend(frameon=False, loc="best")
+    return figure
+
+
+def weight_histograms(
+    before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]], std: float, layer: str
+) -> Figure:
+    """Draw the weights of one layer before and after the probe, and the Gaussian that is drawn.
+
+    Args:
+        before: Weights before the probe, any shape.
+        after: Weights at its end, any shape.
+        std: Standard deviation of the Gaussian.
+        layer: Name for the title.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    figure, axes = _blank("weight", "density")
+    both = np.concatenate([np.ravel(before), np.ravel(after)])
+    low, high = np.quantile(both, [0.0005, 0.9995])
+    bins = np.linspace(low, high, 61)
+    for values, colour, name in ((before, GREY, "before"), (after, PALETTE[0], "after the probe")):
+        heights, _ = np.histogram(values, bins=bins)
+        density = heights / (max(1, np.size(values)) * np.diff(bins))
+        axes.stairs(density, bins, color=colour, fill=True, alpha=0.35, label=name)
+        axes.stairs(density, bins, color=colour, linewidth=1.0)
+    x = np.linspace(low, high, 400)
+    gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
+    axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
+    axes.set_title(f"Weights: {shorten(layer, 36)}")
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def _blank(x: str, y: str) -> tuple[Figure, Axes]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "figures need matplotlib; install it with `pip install matplotlib`."
+        ) from None
+    figure = Figure(figsize=(5.0, 3.6), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _excess(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 * (np.log(ratio) + 1 / ratio - 1)
+
+
+def _over_first(values: Sequence[float]) -> NDArray[np.float64]:
+    series = np.asarray(values, dtype=np.float64)
+    first = series[0] if series.size and series[0] > 0 else math.nan
+    return series / first
+
+
+def _movement(ratio: NDArray[np.float64]) -> float:
+    known = ratio[np.isfinite(ratio) & (ratio > 0)]
+    return float(np.max(np.abs(np.log(known)))) if known.size else -1.0
+
+
+def _mark_fired(
+    axes: Axes, steps: Sequence[int], ratio: NDArray[np.float64], step: int | None, colour: str
+) -> None:
+    if step is not None and ratio.size:
+        height = float(np.interp(step, steps, ratio))
+        axes.plot([step], [height], marker="o", markersize=5, color=colour, zorder=4)
+
+
+def _reversed_legend(axes: Axes) -> tuple[list[Any], list[str]]:
+    handles, labels = axes.get_legend_handles_labels()
+    return handles[::-1], labels[::-1]

@@ -1,0 +1,181 @@
+"""How a report reads: rows and headings as text, Markdown, HTML and plain containers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning_init.reporting.tables import (
+    html_table,
+    markdown_table,
+    number,
+    shape_text,
+    shorten,
+    text_table,
+)
+from lightning_init.stationarity.verdict import Verdict
+
+if TYPE_CHECKING:
+    from lightning_init.reporting.report import InitReport, LayerReport
+
+TEXT_HEADERS = ("layer", "shape", "V", "V/V before", "drift", "verdict", "sigma0", "action")
+FULL_HEADERS = (
+    "layer",
+    "shape",
+    "fan_in",
+    "V before",
+    "V",
+    "V/V before",
+    "rel. s.e.",
+    "drift",
+    "verdict",
+    "fired at",
+    "V at horizon",
+    "sigma0",
+    "action",
+    "note",
+)
+
+
+def text(report: InitReport, max_rows: int) -> str:
+    """Render as plain text, at most `max_rows` layers and as many rows of what was left out."""
+    shown = _largest_changes(report.layers, max_rows)
+    rows: list[Sequence[str]] = [_text_cells(layer) for layer in shown]
+    rows += [
+        (shorten(left.name, 26), shorten(shape_text(left.shape), 16), f"left out: {left.reason}")
+        for left in report.left_out[:max_rows]
+    ]
+    remarks = [f"note: {layer.name}: {layer.note}" for layer in shown if layer.note]
+    remarks += [f"note: {note}" for note in report.notes]
+    table = text_table(TEXT_HEADERS, rows)
+    return "\n".join([*_heading(report), table, *_hidden(report, max_rows), *remarks])
+
+
+def markdown(report: InitReport, max_rows: int) -> str:
+    """Render as Markdown with every column."""
+    rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
+    rows += [
+        (
+            left.name,
+            shape_text(left.shape),
+            *[""] * (len(FULL_HEADERS) - 4),
+            "left out",
+            left.reason,
+        )
+        for left in report.left_out[:max_rows]
+    ]
+    paragraphs = ["  \n".join(_heading(report)), markdown_table(FULL_HEADERS, rows)]
+    paragraphs += _hidden(report, max_rows)
+    paragraphs += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
+    return "\n\n".join(paragraphs)
+
+
+def html(report: InitReport, max_rows: int) -> str:
+    """Render as two HTML tables: the layers, and what holds for all of them."""
+    rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
+    rows += [
+        (left.name, shape_text(left.shape), f"left out: {left.reason}")
+        for left in report.left_out[:max_rows]
+    ]
+    remarks = [(line,) for line in (*_heading(report), *_hidden(report, max_rows), *report.notes)]
+    return html_table(("probe",), remarks) + html_table(FULL_HEADERS, rows)
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses and enums into containers that `json.dumps` accepts; nan becomes None.
+
+    >>> plain({"V": float("nan"), "shape": (2, 3)})
+    {'V': None, 'shape': [2, 3]}
+    """
+    if isinstance(value, Verdict):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (int, str)) else str(value)
+
+
+def _heading(report: InitReport) -> list[str]:
+    redrawn = sum(layer.action == "redrawn" for layer in report.layers)
+    kept = len(report.layers) - redrawn
+    outcome = "every layer stationary" if report.converged else "NOT every layer stationary"
+    return [
+        f"OptimalVarianceInit: {redrawn} redrawn, {kept} kept, {len(report.left_out)} left out; "
+        f"{outcome} after {report.probe_steps} probe steps ({report.wall_time:.1f} s).",
+        report.stop_reason,
+        f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
+        f"one sample every {report.sample_interval}.",
+    ]
+
+
+def _hidden(report: InitReport, max_rows: int) -> list[str]:
+    layers, left_out = len(report.layers) - max_rows, len(report.left_out) - max_rows
+    lines = [f"... and {layers} more layers that change less"] if layers > 0 else []
+    lines += [f"... and {left_out} more left out"] if left_out > 0 else []
+    return [line + "; `to_dict()` has all of them." for line in lines]
+
+
+def _largest_changes(layers: tuple[LayerReport, ...], limit: int) -> tuple[LayerReport, ...]:
+    return layers if len(layers) <= limit else tuple(sorted(layers, key=_by_change)[:limit])
+
+
+def _by_change(layer: LayerReport) -> float:
+    # A layer without a ratio is the one to look at first.
+    return -math.inf if math.isnan(layer.log_ratio) else -abs(layer.log_ratio)
+
+
+def _full_rows(report: InitReport, max_rows: int) -> list[tuple[str, ...]]:
+    return [_full_cells(layer) for layer in _largest_changes(report.layers, max_rows)]
+
+
+def _text_cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        shorten(layer.name, 26),
+        shorten(shape_text(layer.shape), 16),
+        number(layer.variance),
+        _ratio_text(layer),
+        _drift_text(layer),
+        layer.verdict.value,
+        number(layer.sigma0),
+        layer.action,
+    )
+
+
+def _full_cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        shape_text(layer.shape),
+        str(layer.fan_in),
+        number(layer.initial_variance, 4),
+        number(layer.variance, 4),
+        _ratio_text(layer),
+        number(layer.standard_error, 2),
+        _drift_text(layer),
+        layer.verdict.value,
+        "-" if layer.fired_at_step is None else str(layer.fired_at_step),
+        _with_band(layer.projected, layer.projected_lower, layer.projected_upper, 3),
+        number(layer.sigma0, 4),
+        layer.action,
+        layer.note,
+    )
+
+
+def _ratio_text(layer: LayerReport) -> str:
+    return number(layer.ratio) + (" unchanged" if layer.unchanged else "")
+
+
+def _drift_text(layer: LayerReport) -> str:
+    return _with_band(layer.drift_index, layer.drift_lower, layer.drift_upper, 2)
+
+
+def _with_band(value: float, lower: float, upper: float, digits: int) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{number(value, digits)} [{number(lower, digits)},{number(upper, digits)}]"

@@ -1,0 +1,211 @@
+"""What a probe found, layer by layer: frozen values with a text, Markdown, HTML and JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightning_init.inspection.weights import LeftOut
+from lightning_init.reporting import rendering
+from lightning_init.stationarity.verdict import Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A redraw at sigma0^2 = r V costs (log r + 1/r - 1) / 2 nat per weight, .0006 at r = 1.05.
+UNCHANGED_LOG_RATIO = 0.05
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The outcome of one layer.
+
+    Args:
+        name: Layer name, e.g. `net.0`.
+        shape: Shape of the weight.
+        fan_in: Inputs summed per output unit.
+        initial_variance: Realised sample variance of the weights before the probe.
+        variance: V(W), the same moment at the end of the probe.
+        drift_index: Relative change of V over the horizon at its present rate; nan if unknown.
+        drift_lower: Lower end of the confidence band of `drift_index`; nan if unknown.
+        drift_upper: Upper end of the confidence band of `drift_index`; nan if unknown.
+        standard_error: Relative standard error of `variance`; nan if unknown.
+        verdict: What may be said about V.
+        fired_at_step: Probe step at which the verdict became stationary, or None.
+        projected: V extrapolated to the end of the horizon; nan if unknown.
+        projected_lower: Lower end of the confidence band of `projected`.
+        projected_upper: Upper end of the confidence band of `projected`.
+        sigma0: Standard deviation of the first weights of the real run: that of the draw, or, for
+            a kept layer, the root of `initial_variance`.
+        action: `"redrawn"` or `"kept"`.
+        note: Empty, or one clause that the reader should know.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    fan_in: int
+    initial_variance: float
+    variance: float
+    drift_index: float
+    drift_lower: float
+    drift_upper: float
+    standard_error: float
+    verdict: Verdict
+    fired_at_step: int | None
+    projected: float
+    projected_lower: float
+    projected_upper: float
+    sigma0: float
+    action: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """V over the realised initial variance; nan when that variance is not positive."""
+        return self.variance / self.initial_variance if self.initial_variance > 0 else math.nan
+
+    @property
+    def log_ratio(self) -> float:
+        """Natural logarithm of `ratio`; nan where it does not exist."""
+        ratio = self.ratio
+        return math.log(ratio) if 0 < ratio < math.inf else math.nan
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the rule changes nothing for this layer: |log ratio| < 0.05."""
+        return abs(self.log_ratio) < UNCHANGED_LOG_RATIO
+
+
+@dataclass(frozen=True)
+class VarianceHistory:
+    """The series behind a report: one row of numbers per layer, one column per sample.
+
+    Args:
+        steps: Probe step of each sample, increasing; 0 is before the first optimizer step.
+        layers: Layer names.
+        variances: Per layer, V at each of `steps`.
+        drifts: Per layer, the drift index at each of `steps`; nan where it was not computed.
+    """
+
+    steps: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    variances: tuple[tuple[float, ...], ...] = ()
+    drifts: tuple[tuple[float, ...], ...] = ()
+
+    def variance(self, layer: str) -> tuple[float, ...]:
+        """Return the variances of one layer."""
+        return self.variances[self.layers.index(layer)]
+
+    def drift(self, layer: str) -> tuple[float, ...]:
+        """Return the drift indices of one layer."""
+        return self.drifts[self.layers.index(layer)]
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """The outcome of a probe.
+
+    Args:
+        layers: One entry per weight that took part, in model order.
+        left_out: Weights that did not take part, each with its reason.
+        stop_reason: Full sentence: why the probe ended.
+        probe_steps: Optimizer steps that the probe made.
+        horizon_steps: Optimizer steps over which the verdicts hold.
+        sample_interval: Optimizer steps between two samples.
+        converged: Whether every monitored layer was stationary.
+        wall_time: Duration of the probe in seconds.
+        history: Series of every layer.
+        settings: Pairs of setting and value, as the callback was given them.
+        notes: Sentences that concern the whole model.
+
+    `str(report)` is the table, `report["net.0"]` one layer.
+    """
+
+    layers: tuple[LayerReport, ...]
+    left_out: tuple[LeftOut, ...]
+    stop_reason: str
+    probe_steps: int
+    horizon_steps: int
+    sample_interval: int
+    converged: bool
+    wall_time: float
+    history: VarianceHistory = VarianceHistory()
+    settings: tuple[tuple[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> LayerReport:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        known = ", ".join(layer.name for layer in self.layers[:10]) or "none"
+        raise KeyError(f"no layer named {name!r} in this report; layers: {known}")
+
+    def __str__(self) -> str:
+        return self.table()
+
+    @property
+    def drifting_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose variance was still moving."""
+        return tuple(layer.name for layer in self.layers if layer.verdict is Verdict.DRIFTING)
+
+    def table(self, max_rows: int = 40) -> str:
+        """Render as plain text, at most 120 columns wide.
+
+        Args:
+            max_rows: Most layers to show. With more than that, those that the rule changes most
+                come first and the rest is counted.
+        """
+        return rendering.text(self, max_rows)
+
+    def markdown(self, max_rows: int = 1000) -> str:
+        """Render as Markdown with every column; `max_rows` as in `table`."""
+        return rendering.markdown(self, max_rows)
+
+    def _repr_html_(self) -> str:
+        return rendering.html(self, max_rows=200)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain containers that `json.dumps` accepts; what is not finite becomes None."""
+        layers = [{**rendering.plain(layer), "ratio": layer.ratio} for layer in self.layers]
+        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: rendering.plain(value)
+            for name, value in {
+                **content,
+                "layers": layers,
+                "settings": dict(self.settings),
+            }.items()
+        }
+
+    def to_pandas(self) -> Any:
+        """Return a `pandas.DataFrame` with one row per layer, indexed by layer name.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError:
+            raise ImportError(
+                "`to_pandas` needs pandas; install it with `pip install pandas`, or use `to_dict`."
+            ) from None
+        rows = [
+            {**vars(layer), "ratio": layer.ratio, "verdict": layer.verdict.value}
+            for layer in self.layers
+        ]
+        return pandas.DataFrame(rows).set_index("name") if rows else pandas.DataFrame()
+
+    def plot(self) -> Figure:
+        """Draw the trajectory of every layer's variance, with the steps where it became stationary.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from lightning_init.reporting.figures import variance_trajectories
+
+        fired = {layer.name: layer.fired_at_step for layer in self.layers}
+        series = dict(zip(self.history.layers, self.history.variances, strict=True))
+        return variance_trajectories(self.history.steps, series, fired)

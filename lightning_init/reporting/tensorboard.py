@@ -1,0 +1,256 @@
+"""Where results are logged: the probe's own TensorBoard run, and one row for every other logger.
+
+The probe writes `<log_dir>/probe`, beside the real run and not into it, so that no step axis runs
+backwards and the real run's event file holds what it would hold without a probe.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from lightning.fabric.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_init.reporting import figures
+from lightning_init.reporting.report import InitReport
+from lightning_init.theory.variance_bound import kl_per_weight
+
+OPTIMAL_VARIANCE = "OptimalVarianceInit"
+FRACTIONAL_MOMENT = "FractionalMomentInit"
+
+# Every tag that is ever written, with its meaning; the callbacks' docstrings are tested on these.
+OPTIMAL_VARIANCE_TAGS = (
+    (f"{OPTIMAL_VARIANCE}/variance/<layer>", "variance of the layer's weights, per probe step"),
+    (f"{OPTIMAL_VARIANCE}/drift/<layer>", "relative change over the horizon, per probe step"),
+    (f"{OPTIMAL_VARIANCE}/kl/<layer>", "KL(N(0, V) || N(0, V before)) in nat, per probe step"),
+    (f"{OPTIMAL_VARIANCE}/sigma0/<layer>", "standard deviation of the real run's first weights"),
+    (f"{OPTIMAL_VARIANCE}/ratio/<layer>", "V over the realised variance before the probe"),
+    (f"{OPTIMAL_VARIANCE}/report/text_summary", "the whole report as a table"),
+    (f"{OPTIMAL_VARIANCE}/figure/<name>", "figures, if matplotlib is installed"),
+)
+FRACTIONAL_MOMENT_TAGS = (
+    (f"{FRACTIONAL_MOMENT}/std/<layer>", "standard deviation of the layer's first weights"),
+    (f"{FRACTIONAL_MOMENT}/log_norm/<layer>", "measured log-norm of the layer's input"),
+    (f"{FRACTIONAL_MOMENT}/log_norm_predicted/<layer>", "log-norm that theory predicts"),
+)
+
+LAYERS_PER_CHART = 12
+CHARTS_PER_QUANTITY = 4
+# A point costs about 60 bytes, most of it the tag: this bounds the series to about 4 MB.
+MOST_POINTS = 60_000
+REPORT_ROWS = 100
+
+
+def tag(prefix: str, quantity: str, layer: str) -> str:
+    """Name a series in the alphabet that every logger accepts: ASCII letters, digits, `_-./`.
+
+    >>> tag("OptimalVarianceInit", "variance", "net.0")
+    'OptimalVarianceInit/variance/net.0'
+    >>> tag("OptimalVarianceInit", "variance", "block[0] σ")
+    'OptimalVarianceInit/variance/block_0___'
+    """
+    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{prefix}/{quantity}/{layer}")
+
+
+def layout(layers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Group the series in TensorBoard's custom-scalars tab.
+
+    Args:
+        layers: Layer names, those to look at first in front. Each chart shows at most 12 of them,
+            and there are at most 4 charts per quantity; the scalars tab has every layer.
+
+    Returns:
+        What `SummaryWriter.add_custom_scalars` takes: category, chart, regular expressions.
+    """
+    charts: dict[str, list[Any]] = {}
+    shown = layers[: LAYERS_PER_CHART * CHARTS_PER_QUANTITY]
+    for quantity in ("variance", "drift", "kl"):
+        for start in range(0, len(shown), LAYERS_PER_CHART):
+            group = shown[start : start + LAYERS_PER_CHART]
+            title = f"{quantity}, layers {start + 1}-{start + len(group)} of {len(layers)} by drift"
+            alternatives = "|".join(re.escape(tag("", "", layer)[2:]) for layer in group)
+            charts[title] = ["Multiline", [f"^{OPTIMAL_VARIANCE}/{quantity}/({alternatives})$"]]
+    return {OPTIMAL_VARIANCE: charts}
+
+
+class ProbeWriter:
+    """Writes one probe to its own TensorBoard run; a context manager that closes its file.
+
+    The file appears with the first row. The first row holds `variance` and `kl` of every layer;
+    `drift` starts for all layers at once, at the first check that knows one of them (a drift that
+    is unknown is then nan). Of a long probe on a large model every k-th row is written, so that the
+    series stay within about 4 MB.
+
+    Args:
+        log_dir: Directory of the real run, or None to write nothing.
+        initial_variances: Realised variance per layer before the probe, by layer name.
+        max_steps: Most optimizer steps that the probe may make.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] | None,
+        initial_variances: Mapping[str, float],
+        max_steps: int,
+    ) -> None:
+        self._log_dir = None if log_dir is None else os.fspath(log_dir)
+        self._initial_variances = dict(initial_variances)
+        rows = max(20, MOST_POINTS // (3 * max(1, len(self._initial_variances))))
+        self._interval = math.ceil(max_steps / rows)
+        self._last_row: int | None = None
+        self._writer: Any = None
+
+    def __enter__(self) -> ProbeWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def write_row(
+        self,
+        step: int,
+        variances: Mapping[str, float],
+        drifts: Mapping[str, float] | None = None,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Write one sample of every layer, unless the last written row is too near.
+
+        Args:
+            step: Probe step, never less than that of the row before.
+            variances: V by layer name.
+            drifts: Drift index by layer name; None before the first check.
+            force: Write whatever the distance, e.g. for the last sample.
+        """
+        if self._log_dir is None or self._too_near(step, force):
+            return
+        values: dict[str, float] = {}
+        known = drifts is not None and any(map(math.isfinite, drifts.values()))
+        for layer, initial in self._initial_variances.items():
+            variance = variances.get(layer, math.nan)
+            values[tag(OPTIMAL_VARIANCE, "variance", layer)] = variance
+            values[tag(OPTIMAL_VARIANCE, "kl", layer)] = _kl(variance, initial)
+            if drifts is not None and known:
+                values[tag(OPTIMAL_VARIANCE, "drift", layer)] = drifts.get(layer, math.nan)
+        self._write_scalars(values, step)
+        self._last_row = step
+
+    def write_outcome(self, report: InitReport) -> None:
+        """Write what the probe found, at its last step: scalars, table, chart layout, figures."""
+        if self._log_dir is None:
+            return
+        step = report.probe_steps
+        self._write_scalars(_outcome(report), step)
+        writer = self._open()
+        writer.add_text(f"{OPTIMAL_VARIANCE}/report", report.markdown(REPORT_ROWS), step)
+        if report.layers:
+            by_drift = sorted(report.layers, key=lambda layer: _known(-abs(layer.drift_index)))
+            writer.add_custom_scalars(layout([layer.name for layer in by_drift]))
+        for name, image in figures.report_images(report).items():
+            writer.add_image(f"{OPTIMAL_VARIANCE}/figure/{name}", image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flush and close the file, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._log_dir = None
+
+    def _too_near(self, step: int, force: bool) -> bool:
+        if self._last_row is None:
+            return False
+        return step == self._last_row or not (force or step >= self._last_row + self._interval)
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            assert self._log_dir is not None
+            self._writer = SummaryWriter(_free_directory(self._log_dir))  # type: ignore[no-untyped-call]
+        return self._writer
+
+    def _write_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write one event for the whole row: `add_scalar` would make one event per number."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        row = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._open().file_writer.add_summary(Summary(value=row), step)
+
+
+@rank_zero_only
+def log_outcome(loggers: Iterable[Logger], report: InitReport) -> None:
+    """Send the outcome of a probe, one dict at step 0, to every logger other than TensorBoard.
+
+    TensorBoard has it in the probe's own run. Numbers that are not finite are left out.
+
+    Args:
+        loggers: `trainer.loggers`.
+        report: What the probe found.
+    """
+    _log(
+        [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)],
+        _outcome(report),
+    )
+
+
+@rank_zero_only
+def log_plan(
+    loggers: Iterable[Logger], rows: Iterable[tuple[str, float, float | None, float | None]]
+) -> None:
+    """Send a closed-form initialization, one dict at step 0, to every logger.
+
+    Args:
+        loggers: `trainer.loggers`.
+        rows: Per layer: name, standard deviation, measured and predicted log-norm, each of the two
+            None or nan where it is not known.
+    """
+    values: dict[str, float] = {}
+    for layer, std, log_norm, predicted in rows:
+        values[tag(FRACTIONAL_MOMENT, "std", layer)] = std
+        if log_norm is not None:
+            values[tag(FRACTIONAL_MOMENT, "log_norm", layer)] = log_norm
+        if predicted is not None:
+            values[tag(FRACTIONAL_MOMENT, "log_norm_predicted", layer)] = predicted
+    _log(loggers, values)
+
+
+def _log(loggers: Iterable[Logger], values: Mapping[str, float]) -> None:
+    finite = {name: value for name, value in values.items() if math.isfinite(value)}
+    if finite:
+        for logger in loggers:
+            logger.log_metrics(dict(finite), step=0)
+
+
+def _outcome(report: InitReport) -> dict[str, float]:
+    sigma0 = {tag(OPTIMAL_VARIANCE, "sigma0", layer.name): layer.sigma0 for layer in report.layers}
+    ratio = {tag(OPTIMAL_VARIANCE, "ratio", layer.name): layer.ratio for layer in report.layers}
+    return {**sigma0, **ratio}
+
+
+def _kl(variance: float, initial: float) -> float:
+    positive = 0 < variance < math.inf and 0 < initial < math.inf
+    return kl_per_weight(variance, initial) if positive else math.nan
+
+
+def _known(value: float) -> float:
+    # The unknown comes first: it is what to look at.
+    return -math.inf if math.isnan(value) else value
+
+
+def _free_directory(log_dir: str) -> str:
+    """Find a run directory that no earlier probe has used: in one, steps would run backwards."""
+    path, number = os.path.join(log_dir, "probe"), 2
+    while os.path.exists(path):
+        path, number = os.path.join(log_dir, f"probe_{number}"), number + 1
+    return path
