@@ -1,0 +1,199 @@
+"""What has happened to a signal since the last weight matrix, and the rules by which it changes.
+
+A :class:`Signal` is a small immutable record that is passed along a declared chain of modules or
+along a traced forward pass; :class:`ActivationInFront` is what is left of it at a weight. The moment
+condition of Gurbuzbalaban & Hu 2021 (arXiv 2005.11878) asks for the function between two weight
+matrices, so every rule here answers one question: is the law of that function still known?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+Param = float | tuple[float, ...] | None
+
+MARKS = ("residual", "normalized", "concatenated", "pooled", "attention", "scale-free")
+
+# phi(c x) = c phi(x) for c > 0: dropout in front of these equals dropout behind them.
+HOMOGENEOUS = frozenset({"linear", "relu", "leaky_relu", "prelu", "rrelu", "abs"})
+
+SUM_NOTE = (
+    "a sum of branches reaches this weight, its scale is not held by the rule: linear rule used"
+)
+
+
+@dataclass(frozen=True)
+class ActivationInFront:
+    """The activation and dropout that stand between the previous weight matrix and this one.
+
+    Args:
+        nonlinearity: Name of the activation law, "linear" when there is none.
+        param: Parameters of the law: slope (leaky_relu), slope or slopes (prelu), (lower, upper)
+            (rrelu), alpha (elu, celu), (beta, threshold) (softplus), (min, max) (hardtanh).
+        dropout: Probability of inverted dropout between the activation and this weight.
+        source: "declared" (read off the order of modules), "traced" (seen in a forward pass) or
+            "assumed" (could not be decided; `note` names the rule that was used).
+        first_layer: The model's input arrives with no activation and no weight matrix in between.
+        marks: What else lies on the way: "residual", "normalized", "concatenated", "pooled" (pooled
+            or resampled over positions), "attention"; and "scale-free": the output of this weight
+            goes straight into a norm, so that its scale does not change what the model computes.
+        note: Empty, or what could not be decided and which rule was then used.
+    """
+
+    nonlinearity: str
+    param: Param
+    dropout: float
+    source: str
+    first_layer: bool
+    marks: tuple[str, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A signal on its way from one weight matrix (or from the model's input) to the next.
+
+    Args:
+        nonlinearity: Activation that it went through, "linear" so far.
+        param: Parameters of the activation.
+        dropout: Probability of inverted dropout so far.
+        marks: Marks of :class:`ActivationInFront` collected so far.
+        notes: What could not be decided so far.
+        decided: False once the law is only assumed.
+        from_input: True until a weight matrix or an activation is passed.
+        straight_from: Names of the weights whose output this still is, up to views and biases.
+    """
+
+    nonlinearity: str = "linear"
+    param: Param = None
+    dropout: float = 0.0
+    marks: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    decided: bool = True
+    from_input: bool = False
+    straight_from: frozenset[str] = frozenset()
+
+    @property
+    def rule(self) -> tuple[str, Param, float]:
+        """The law that a weight behind this signal would be given."""
+        return self.nonlinearity, self.param, self.dropout
+
+    def in_front(self, source: str, *, scale_free: bool) -> ActivationInFront:
+        """Return the record of a weight that this signal reaches."""
+        marks = self.marks | ({"scale-free"} if scale_free else set())
+        return ActivationInFront(
+            nonlinearity=self.nonlinearity,
+            param=self.param,
+            dropout=self.dropout,
+            source=source if self.decided else "assumed",
+            first_layer=self.from_input and self.nonlinearity == "linear",
+            marks=tuple(mark for mark in MARKS if mark in marks),
+            note="; ".join(self.notes),
+        )
+
+
+def undecided(signal: Signal, note: str) -> Signal:
+    """Keep the rule of `signal`, but as an assumption that `note` explains."""
+    notes = signal.notes if note in signal.notes else (*signal.notes, note)
+    return replace(signal, decided=False, notes=notes, straight_from=frozenset())
+
+
+def lost(signal: Signal, note: str) -> Signal:
+    """Fall back on the linear rule, because `note`; the marks are kept."""
+    return undecided(replace(signal, nonlinearity="linear", param=None, dropout=0.0), note)
+
+
+def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
+    """Pass `signal` through an elementwise activation."""
+    once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
+    after = replace(
+        signal,
+        nonlinearity=nonlinearity,
+        param=param,
+        from_input=False,
+        straight_from=frozenset(),
+        # The activation is the rule now, whatever the branches of the sum were.
+        notes=tuple(note for note in signal.notes if note != SUM_NOTE),
+    )
+    if not once:
+        return undecided(
+            after, f"{nonlinearity} follows {signal.nonlinearity}: rule of {nonlinearity} used"
+        )
+    if signal.dropout and nonlinearity not in HOMOGENEOUS:
+        return undecided(
+            after, f"dropout stands before {nonlinearity}: rule for dropout behind it used"
+        )
+    return after
+
+
+def drop(signal: Signal, probability: float) -> Signal:
+    """Pass `signal` through inverted dropout; two dropouts keep (1-p)(1-q)."""
+    if probability == 0.0:
+        return signal
+    if signal.dropout:
+        probability = 1.0 - (1.0 - signal.dropout) * (1.0 - probability)
+    return replace(signal, dropout=probability, straight_from=frozenset())
+
+
+def alpha_drop(signal: Signal, probability: float) -> Signal:
+    """Refuse to give alpha dropout a law: it shifts and rescales instead of masking with zeros."""
+    if probability == 0.0:
+        return signal
+    return undecided(
+        signal,
+        f"alpha dropout (p={probability:g}) is not inverted dropout and has no law here: "
+        f"rule of {signal.nonlinearity} without it used",
+    )
+
+
+def pool(signal: Signal) -> Signal:
+    """Pool or resample `signal` over positions."""
+    return replace(signal, marks=signal.marks | {"pooled"}, straight_from=frozenset())
+
+
+def normalize(signal: Signal) -> Signal:
+    """Normalize `signal`: at unit scale the linear rule holds until an activation follows."""
+    return Signal(marks=signal.marks | {"normalized"}, from_input=signal.from_input)
+
+
+def add(signals: Sequence[Signal]) -> Signal:
+    """Add branches: a residual sum, unless all of them are the model's input."""
+    marks = frozenset().union(*(signal.marks for signal in signals))
+    if all(signal.from_input for signal in signals):
+        return Signal(marks=marks, from_input=True)
+    kept = tuple(dict.fromkeys(note for s in signals if not s.decided for note in s.notes))
+    decided = all(signal.decided for signal in signals)
+    notes = (*(note for note in kept if note != SUM_NOTE), SUM_NOTE)
+    return Signal(marks=marks | {"residual"}, notes=notes, decided=decided)
+
+
+def concatenate(signals: Sequence[Signal], sizes: Sequence[int]) -> Signal:
+    """Concatenate branches; when their rules differ, that of the largest share is assumed.
+
+    Equal shares go to the linear rule, which gives the smaller weights, else to the first branch.
+    """
+    share: dict[tuple[str, Param, float], int] = {}
+    for signal, size in zip(signals, sizes, strict=True):
+        share[signal.rule] = share.get(signal.rule, 0) + size
+    nonlinearity, param, dropout = max(share, key=lambda rule: (share[rule], rule[0] == "linear"))
+    merged = Signal(
+        nonlinearity=nonlinearity,
+        param=param,
+        dropout=dropout,
+        marks=frozenset().union(*(signal.marks for signal in signals)) | {"concatenated"},
+        notes=tuple(dict.fromkeys(note for signal in signals for note in signal.notes)),
+        decided=all(signal.decided for signal in signals),
+        from_input=all(signal.from_input for signal in signals),
+    )
+    if len(share) == 1:
+        return merged
+    names = " and ".join(dict.fromkeys(_words(rule) for rule in share))
+    return undecided(
+        merged, f"branches behind {names} are concatenated: rule of {_words(merged.rule)} used"
+    )
+
+
+def _words(rule: tuple[str, Param, float]) -> str:
+    nonlinearity, _, dropout = rule
+    return f"{nonlinearity} with dropout {dropout:g}" if dropout else nonlinearity
