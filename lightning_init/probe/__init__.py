@@ -1,0 +1,8 @@
+"""The only room that knows how a Trainer is taken apart and put back."""
+
+from __future__ import annotations
+
+from lightning_init.probe.runner import ProbeEnd as ProbeEnd
+from lightning_init.probe.runner import ProbeLimits as ProbeLimits
+from lightning_init.probe.runner import ProbeRun as ProbeRun
+from lightning_init.probe.runner import run_probe as run_probe

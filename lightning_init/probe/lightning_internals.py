@@ -1,0 +1,246 @@
+"""Every private name of Lightning that this package touches, one accessor each.
+
+Nothing else in the package may reach for an underscore of somebody else's (ruff ``SLF001`` holds
+that line). When Lightning moves a name, the accessor says so in one sentence at the moment of use
+instead of failing with an ``AttributeError`` deep in a run; importing the package never fails.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any
+
+import lightning
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.strategies import Strategy
+    from torch import nn
+    from torch.optim import Optimizer
+
+#: The Lightning releases on which every accessor below was run by the test suite.
+CHECKED_VERSIONS = ("2.6.1", "2.6.6")
+
+#: Attributes that ``torch.compile(LightningModule)`` plants on the instance, closed over the
+#: original: a copy of the module must fall back to its class's own methods.
+_COMPILED_METHODS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+
+#: Basename prefixes of the temporary checkpoints which Lightning's tuners restore on a fresh run.
+_TUNER_CHECKPOINTS = (".lr_find_", ".scale_batch_size_")
+
+
+class LightningInternalsError(MisconfigurationException):
+    """A private name that the probe needs is gone from the installed Lightning."""
+
+
+def _require(holder: object, name: str) -> Any:
+    try:
+        return getattr(holder, name)
+    except AttributeError:
+        owner = holder.__name__ if hasattr(holder, "__name__") else type(holder).__name__
+        raise LightningInternalsError(
+            f"lightning {lightning.__version__} has no `{owner}.{name}`, which the probe needs"
+            f" (checked on {' to '.join(CHECKED_VERSIONS)}); install a checked release or apply"
+            " a recipe found elsewhere: OptimalVarianceInit(recipe=...)."
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------- loops
+def probe_fit_loop(trainer: Trainer, instance: Any, name: str) -> Any:
+    """A fresh fit loop with the user's own limits, drawing its batches from ``instance``.
+
+    ``max_epochs`` and ``max_steps`` stay the user's, because user code and
+    ``estimated_stepping_batches`` read them; the minima go, because a probe may stop early.
+    """
+    from lightning.pytorch import loops
+
+    fit_loop_class = _require(loops, "_FitLoop")
+    epoch_loop_class = _require(loops, "_TrainingEpochLoop")
+
+    class ProbeFitLoop(fit_loop_class):  # type: ignore[misc, valid-type]
+        def on_run_end(self) -> None:
+            """The probe is not a training that ended: `on_train_end` exports, uploads, notifies."""
+
+    loop = ProbeFitLoop(trainer, min_epochs=0, max_epochs=trainer.max_epochs)
+    loop.epoch_loop = epoch_loop_class(trainer, min_steps=None, max_steps=trainer.max_steps)
+    source = _require(loop, "_data_source")
+    source.instance, source.name = instance, name
+    return loop
+
+
+def train_data_source(trainer: Trainer) -> tuple[Any, str]:
+    """Where the training loaders come from: a module, a datamodule or the loaders themselves."""
+    source = _require(trainer.fit_loop, "_data_source")
+    return source.instance, source.name
+
+
+def prepared_loader(trainer: Trainer) -> Any:
+    """The combined loader that exists before the run, made by `estimated_stepping_batches`."""
+    return _require(trainer.fit_loop, "_combined_loader")
+
+
+def enter_training_state(
+    trainer: Trainer, module: LightningModule, datamodule: Any, callbacks: list[Callback]
+) -> None:
+    """Give ``trainer`` fresh bookkeeping objects (the caller puts the old ones back)."""
+    from lightning.pytorch.profilers import PassThroughProfiler
+    from lightning.pytorch.trainer.connectors import data_connector
+    from lightning.pytorch.trainer.connectors.logger_connector import logger_connector
+
+    connector = copy.copy(_require(trainer, "_data_connector"))
+    connector._datahook_selector = _require(data_connector, "_DataHookSelector")(module, datamodule)
+    vars(trainer).update(
+        _data_connector=connector,
+        _logger_connector=_require(logger_connector, "_LoggerConnector")(trainer),
+        callbacks=callbacks,
+        datamodule=datamodule,
+        profiler=PassThroughProfiler(),
+        state=dataclasses.replace(trainer.state),
+    )
+    _require(trainer, "_logger_connector").reset_results()
+    trainer.limit_val_batches = 0
+    trainer.should_stop = False
+    trainer.training = True
+
+
+def callbacks(trainer: Trainer) -> list[Callback]:
+    """The Trainer's callbacks, in the order of their hooks."""
+    found: list[Callback] = _require(trainer, "callbacks")
+    return found
+
+
+def run_loop(trainer: Trainer) -> None:
+    """Run the probe's fit loop as ``Trainer._run_stage`` runs the real one."""
+    with torch.autograd.set_detect_anomaly(bool(_require(trainer, "_detect_anomaly"))):
+        trainer.fit_loop.run()
+
+
+def call_module_hook(trainer: Trainer, name: str) -> None:
+    """Call a hook of the connected module the way the Trainer does."""
+    from lightning.pytorch.trainer import call
+
+    _require(call, "_call_lightning_module_hook")(trainer, name)
+
+
+def planned_steps(trainer: Trainer) -> float:
+    """Optimizer steps that the real run plans, ``inf`` when it has no end.
+
+    Call it inside a probe only: outside, `estimated_stepping_batches` would open the real run's
+    loader and draw from its random stream.
+    """
+    try:
+        steps = float(trainer.estimated_stepping_batches)
+    except MisconfigurationException:
+        # Gradient accumulation on a schedule: count the batches as if the present factor stayed.
+        batches = float(trainer.num_training_batches) * max(trainer.max_epochs or 1, 1)
+        steps = batches / trainer.accumulate_grad_batches
+    return steps if steps >= 0 else float("inf")
+
+
+# -------------------------------------------------------------------------------- strategy, module
+def precision_plugin_name() -> str:
+    """Attribute under which a strategy keeps its precision plugin."""
+    return "_precision_plugin"
+
+
+def distributed_with_copies(strategy: Strategy) -> bool:
+    """Whether ``strategy`` replicates whole parameters, so that a deep copy can be trained."""
+    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+    return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+
+
+def uncompile(module: LightningModule) -> bool:
+    """Drop what ``torch.compile(LightningModule)`` planted on this instance; whether it had any."""
+    if getattr(module, "_compiler_ctx", None) is None:
+        return False
+    for name in _COMPILED_METHODS:
+        vars(module).pop(name, None)
+    module._compiler_ctx = None
+    return True
+
+
+def forget_metric_attributes(module: LightningModule) -> None:
+    """Clear the cache of metric identities: on a copy it would name the original's metrics."""
+    module._metric_attributes = None
+
+
+def shadow_modules(callback: Callback) -> list[nn.Module]:
+    """Modules on which ``callback`` keeps a second copy of the weights (EMA, SWA, and the like)."""
+    from lightning.pytorch import LightningModule
+    from torch.optim.swa_utils import AveragedModel
+
+    found: list[nn.Module] = []
+    for value in vars(callback).values():
+        if isinstance(value, AveragedModel):
+            found.append(value.module)
+        elif isinstance(value, LightningModule):
+            found.append(value)
+    return found
+
+
+def write_count(tensor: torch.Tensor) -> int:
+    """How often ``tensor`` was written in place; it grows with every write, also under no_grad."""
+    return tensor._version
+
+
+# ------------------------------------------------------------------------------------- optimizers
+def rewrap_step(optimizer: Optimizer) -> None:
+    """Mark ``optimizer.step`` as wrapped by a scheduler, as the scheduler's constructor does.
+
+    A copied scheduler meets a copied optimizer whose constructor never ran; without the mark
+    torch warns that ``optimizer.step()`` was overridden.
+    """
+    import functools
+    import weakref
+
+    reference = weakref.ref(optimizer)
+    original = type(optimizer).step
+
+    @functools.wraps(original)
+    def step(*args: Any, **kwargs: Any) -> Any:
+        instance = reference()
+        assert instance is not None
+        instance._opt_called = True  # type: ignore[attr-defined]
+        return original(instance, *args, **kwargs)
+
+    step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    vars(optimizer)["step"] = step
+
+
+# ---------------------------------------------------------------------------------------- signals
+def register_signal_handlers(trainer: Trainer) -> None:
+    """Let SIGTERM end the probe as it ends a training: by an exception that unwinds everything."""
+    _require(trainer, "_signal_connector").register_signal_handlers()
+
+
+def restore_signal_handlers(trainer: Trainer) -> None:
+    """Put back the handlers that were installed before the probe."""
+    _require(trainer, "_signal_connector").teardown()
+
+
+# ----------------------------------------------------------------------------------------- resume
+def is_restoring(trainer: Trainer) -> bool:
+    """Whether a checkpoint is held at this moment (from its reading until ``resume_end``)."""
+    return bool(_require(_require(trainer, "_checkpoint_connector"), "_loaded_checkpoint"))
+
+
+def restored_by_tuner(trainer: Trainer) -> bool:
+    """Whether the checkpoint being restored is a tuner's own temporary file, not a resume."""
+    path = trainer.ckpt_path
+    return path is not None and os.path.basename(str(path)).startswith(_TUNER_CHECKPOINTS)
+
+
+# ---------------------------------------------------------------------------------------- loaders
+def loader_iterator(loader: Any) -> Any:
+    """The iterator that a ``DataLoader`` keeps between epochs (persistent workers)."""
+    return vars(loader).get("_iterator")
+
+
+def set_loader_iterator(loader: Any, iterator: Any) -> None:
+    """Put ``iterator`` back on a ``DataLoader``."""
+    vars(loader)["_iterator"] = iterator

@@ -1,0 +1,323 @@
+"""Train a copy for a while inside ``on_fit_start``, then leave no trace.
+
+The nested run uses new objects - a deep copy of the module and of its optimizers, fresh loops and
+bookkeeping, its own loader iterators - on the user's Trainer and strategy, and puts the originals
+back on every exit: normal, exception, interrupt, SIGTERM. The real run that follows is then the
+run that would have been without a probe.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe import snapshot
+
+# Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
+# that never steps, a `training_step` that always returns None).
+_STUCK_AFTER_BATCHES = 1000
+
+
+class ProbeEnd(Enum):
+    """Why a probe ended."""
+
+    SETTLED = "every monitored layer had settled"
+    BUDGET = "the probe's budget of optimizer steps was spent"
+    RUN_LIMIT = "the run's own limit (max_epochs, max_steps or the data) came before the budget"
+
+
+@dataclass(frozen=True)
+class ProbeLimits:
+    """How long a probe may train, and with which learning rate.
+
+    Args:
+        max_steps: Most optimizer steps.
+        learning_rate: Learning rate of every parameter group, or ``None`` for what the optimizers
+            hold when the run starts (the schedule's first value).
+        keep_schedule: Step the user's learning-rate schedulers during the probe. Schedulers that
+            wait for a validation metric stay still, because a probe does not validate.
+        isolate_dataset: Let the probe read a deep copy of the data, for datasets that count calls.
+        dataloaders: Loaders for the probe in place of the run's own, for data that can be read
+            only once.
+    """
+
+    max_steps: int
+    learning_rate: float | None = None
+    keep_schedule: bool = False
+    isolate_dataset: bool = False
+    dataloaders: Any = None
+
+
+@dataclass(frozen=True)
+class ProbeRun:
+    """What a probe did.
+
+    Args:
+        end: Why it stopped.
+        steps: Optimizer steps that it took.
+        planned_steps: Optimizer steps that the real run plans (``inf`` when it has no end).
+        seconds: Wall time.
+    """
+
+    end: ProbeEnd
+    steps: int
+    planned_steps: float
+    seconds: float
+
+
+OnStart = Callable[[LightningModule, float], None]
+OnStep = Callable[[LightningModule, int, Any], bool]
+
+
+def run_probe(
+    trainer: Trainer,
+    module: LightningModule,
+    on_step: OnStep,
+    limits: ProbeLimits,
+    on_start: OnStart | None = None,
+) -> ProbeRun:
+    """Train a copy of ``module`` as ``trainer`` would, then put everything back.
+
+    Call it in ``Callback.on_fit_start``, when the strategy is set up and nothing has run yet.
+
+    Args:
+        trainer: The Trainer whose fit is about to start.
+        module: The user's module; its tensors are not written to.
+        on_step: Called after each optimizer step with the copy, the number of steps taken and the
+            outputs of ``training_step``; returns whether to stop. In a distributed run it must
+            decide alike on every rank.
+        limits: How long to train.
+        on_start: Called once before the first step with the copy and the number of optimizer
+            steps that the real run plans.
+
+    Returns:
+        Why the probe ended and what it took.
+
+    Raises:
+        MisconfigurationException: If the strategy shards parameters, the data can be read only
+            once, no weight moved (the probe trained nothing), or the user's module was modified.
+    """
+    _refuse_what_cannot_be_probed(trainer, limits)
+    versions = [(name, tensor, internals.write_count(tensor)) for name, tensor in _tensors(module)]
+    started = time.perf_counter()
+    with ExitStack() as stack:
+        stack.callback(snapshot.capture_random_state())
+        observer = _Observer(on_step, on_start, limits.max_steps)
+        loop = _enter(trainer, module, limits, observer, stack)
+        copied = trainer.lightning_module
+        internals.call_module_hook(trainer, "on_fit_start")
+        try:
+            internals.run_loop(trainer)
+        except _ProbeOver:
+            pass
+        finally:
+            loop.teardown()
+        if trainer.received_sigterm:
+            raise SIGTERMException
+        if observer.steps:
+            _refuse_false_probe(copied, module)
+    _verify_untouched(versions)
+    seconds = time.perf_counter() - started
+    return ProbeRun(observer.end, observer.steps, observer.planned_steps, seconds)
+
+
+def _enter(
+    trainer: Trainer,
+    module: LightningModule,
+    limits: ProbeLimits,
+    observer: Callback,
+    stack: ExitStack,
+) -> Any:
+    """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
+    strategy = trainer.strategy
+    instance, name = internals.train_data_source(trainer)
+    roots = [instance, internals.prepared_loader(trainer)]
+    stack.callback(snapshot.capture_loaders(roots))
+    stack.callback(snapshot.capture_optimizers(strategy.optimizers))
+    stack.callback(snapshot.capture_attributes(strategy))
+    stack.callback(snapshot.capture_attributes(trainer))
+    grad_enabled = torch.is_grad_enabled()
+    stack.callback(lambda: torch.set_grad_enabled(grad_enabled))
+
+    twin = snapshot.copy_training(
+        trainer, module, strategy.optimizers, strategy.lr_scheduler_configs
+    )
+    internals.uncompile(twin.module)
+    datamodule = getattr(trainer, "datamodule", None)
+    if limits.dataloaders is not None:
+        instance, name = limits.dataloaders, "train_dataloader"
+    elif instance is module:
+        instance = twin.module
+    elif limits.isolate_dataset:
+        instance = copy.deepcopy(instance, {id(trainer): trainer, id(module): twin.module})
+        datamodule = instance if isinstance(instance, LightningDataModule) else datamodule
+
+    log_dir = trainer.log_dir  # on every rank: it broadcasts
+    trainer.loggers = [_ProbeLogger(log_dir)] if trainer.loggers else []
+    twin.module.trainer = trainer
+    callbacks = [*_accumulation_schedulers(internals.callbacks(trainer)), observer]
+    internals.enter_training_state(trainer, twin.module, datamodule, callbacks)
+    trainer.fit_loop = internals.probe_fit_loop(trainer, instance, name)
+    precision = internals.precision_plugin_name()
+    vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
+    optimizers, schedulers = _probe_schedule(twin, limits)
+
+    def setup_optimizers(_: Trainer) -> None:
+        strategy.optimizers, strategy.lr_scheduler_configs = optimizers, schedulers
+
+    vars(strategy)["setup_optimizers"] = setup_optimizers
+    strategy.connect(twin.module)
+    strategy.setup(trainer)
+    # Registered last, so that the handlers are put back first, while the Trainer is still ours.
+    internals.register_signal_handlers(trainer)
+    stack.callback(internals.restore_signal_handlers, trainer)
+    return trainer.fit_loop
+
+
+def _probe_schedule(
+    twin: snapshot.TrainingCopy, limits: ProbeLimits
+) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+    if limits.learning_rate is not None:
+        for optimizer in twin.optimizers:
+            for group in optimizer.param_groups:
+                _set_learning_rate(group, limits.learning_rate)
+    if limits.keep_schedule:
+        return twin.optimizers, [s for s in twin.schedulers if not s.reduce_on_plateau]
+    # Manual optimization steps its schedulers itself and must find them; automatic must not.
+    return twin.optimizers, [] if twin.module.automatic_optimization else twin.schedulers
+
+
+def _set_learning_rate(group: dict[str, Any], value: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"] = torch.full_like(group["lr"], value)
+    else:
+        group["lr"] = value
+
+
+def _accumulation_schedulers(callbacks: list[Callback]) -> list[Callback]:
+    """The only user callbacks that a probe needs: they set how many batches make one step."""
+    return [copy.copy(c) for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+
+
+class _ProbeOver(BaseException):
+    """Leaves the nested loop at once; not an ``Exception``, so that no user code swallows it."""
+
+
+class _Observer(Callback):
+    """Counts optimizer steps, asks ``on_step``, and leaves the loop."""
+
+    def __init__(self, on_step: OnStep, on_start: OnStart | None, max_steps: int) -> None:
+        self.on_step = on_step
+        self.on_start = on_start
+        self.max_steps = max_steps
+        self.end = ProbeEnd.RUN_LIMIT
+        self.steps = 0
+        self.planned_steps = float("inf")
+        self._idle_batches = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.planned_steps = internals.planned_steps(trainer)
+        if self.on_start is not None:
+            self.on_start(pl_module, self.planned_steps)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.global_step == self.steps:
+            self._idle_batches += 1
+            if self._idle_batches > _STUCK_AFTER_BATCHES * trainer.accumulate_grad_batches:
+                raise MisconfigurationException(
+                    f"The probe saw no optimizer step in {self._idle_batches} batches; check that"
+                    " `training_step` returns a loss (or steps, in manual optimization)."
+                )
+            return
+        self._idle_batches = 0
+        self.steps = trainer.global_step
+        if self.on_step(pl_module, self.steps, outputs):
+            self.end = ProbeEnd.SETTLED
+            raise _ProbeOver
+        if self.steps >= self.max_steps:
+            self.end = ProbeEnd.BUDGET
+            raise _ProbeOver
+
+
+class _ProbeLogger(DummyLogger):
+    """Swallows what the module logs; answers with the probe's own directory."""
+
+    def __init__(self, log_dir: str | None) -> None:
+        super().__init__()
+        self._log_dir = None if log_dir is None else f"{log_dir}/probe"
+
+    @property
+    def log_dir(self) -> str | None:
+        return self._log_dir
+
+    @property
+    def save_dir(self) -> str | None:
+        return self._log_dir
+
+
+# ------------------------------------------------------------------------------------- refusals
+def _refuse_what_cannot_be_probed(trainer: Trainer, limits: ProbeLimits) -> None:
+    if not internals.distributed_with_copies(trainer.strategy):
+        raise MisconfigurationException(
+            f"A probe cannot copy a model sharded by {type(trainer.strategy).__name__}; probe once"
+            " on one device or with DDP and apply the recipe here:"
+            " OptimalVarianceInit(recipe='init_recipe.json')."
+        )
+    instance, _ = internals.train_data_source(trainer)
+    if limits.dataloaders is None and isinstance(instance, Iterator):
+        raise MisconfigurationException(
+            "The training data are a one-shot iterator, which a probe would use up; pass a loader"
+            " that can be read again, or `probe_dataloaders=`."
+        )
+
+
+def _refuse_false_probe(copied: LightningModule, module: LightningModule) -> None:
+    originals = dict(module.named_parameters())
+    for name, parameter in copied.named_parameters():
+        original = originals.get(name)
+        if original is None or not parameter.requires_grad:
+            continue
+        if original.shape != parameter.shape or not torch.equal(
+            original.detach().to(parameter.device), parameter.detach()
+        ):
+            return
+    raise MisconfigurationException(
+        "The probe took optimizer steps but no weight moved; check that the learning rate is not 0"
+        " at the start of the schedule (`probe_lr=` or `keep_schedule=True` help) and that the"
+        " optimizer holds the module's parameters."
+    )
+
+
+def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _verify_untouched(versions: list[tuple[str, Tensor, int]]) -> None:
+    for name, tensor, version in versions:
+        if internals.write_count(tensor) != version:
+            raise MisconfigurationException(
+                f"The probe modified {name!r} of the real model, so the restart would not be fair;"
+                " look for a hook or closure that writes to the original module."
+            )
