@@ -1,0 +1,112 @@
+"""Moment-preserving scales and draws in the manner of ``torch.nn.init``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_init.theory.activation_laws import ActivationLaw, activation_law
+from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
+
+
+def fractional_moment_std(
+    fan_in: int,
+    order: float = 1.0,
+    nonlinearity: str = "relu",
+    param: float | Sequence[float] | None = None,
+    dropout: float = 0.0,
+    scheme: str = "exact",
+) -> float:
+    """Standard deviation of normal weights that preserves the order-s moment, exact at finite width.
+
+    sigma = (E||phi(z)||^s)^(-1/s) with z ~ N(0, I_fan_in) and phi the activation in front of the weight,
+    dropout included (Gurbuzbalaban & Hu 2021, arXiv 2005.11878).
+
+    Args:
+        fan_in: Number of inputs summed per output unit.
+        order: s in [0, 2]; 2 is Kaiming / LeCun, 0 the log-moment.
+        nonlinearity: Name of the activation between the previous weight and this one; see
+            `lightning_init.theory.activation_laws.activation_law` for the names.
+        param: Its slope or other parameters; None for torch's defaults.
+        dropout: Probability of the dropout between activation and weight, in [0, 1).
+        scheme: "exact", "asymptotic" (large-width expansion) or "authors" (published code, for comparison).
+
+    Returns:
+        sigma > 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Warns:
+        UserWarning: If dead layers inflate the scale by more than 5 %.
+
+    Example:
+        >>> round(fractional_moment_std(64, order=1.0, nonlinearity="leaky_relu", param=0.01), 12)
+        0.178518656078
+    """
+    law = activation_law(nonlinearity, param, dropout)
+    std = moment_preserving_std(law, fan_in, order, scheme=scheme)
+    if scheme == "exact":
+        _warn_dead_layers(law, fan_in, order)
+    return std
+
+
+def _warn_dead_layers(law: ActivationLaw, fan_in: int, order: float) -> None:
+    sentence = dead_layer_warning(law, fan_in, order)
+    if sentence is not None:
+        warnings.warn(sentence, UserWarning, stacklevel=3)
+
+
+def fractional_moment_normal_(
+    tensor: Tensor,
+    order: float = 1.0,
+    nonlinearity: str = "relu",
+    param: float | Sequence[float] | None = None,
+    dropout: float = 0.0,
+    fan_in: int | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Fill the tensor in place with N(0, sigma^2), sigma = `fractional_moment_std`.
+
+    Dtype, device and requires_grad stay as they are. Types narrower than float32 are drawn in float32 and
+    rounded once.
+
+    Args:
+        tensor: Weight of shape (fan_out, ...), floating point.
+        order: s in [0, 2]; 2 is Kaiming / LeCun, 0 the log-moment.
+        nonlinearity: Name of the activation in front of this weight.
+        param: Its slope or other parameters; None for torch's defaults.
+        dropout: Probability of the dropout between activation and weight, in [0, 1).
+        fan_in: Inputs summed per output; by default the number of elements of ``tensor[0]``, which is right
+            for linear and (grouped) convolution weights, not for transposed convolutions.
+        generator: Source of the draw; None for torch's global one.
+
+    Returns:
+        The same tensor.
+
+    Raises:
+        ValueError: If the tensor is not floating point, has fewer than two dimensions while fan_in is
+            None, or another argument is out of its range. The tensor is then unchanged.
+
+    Example:
+        >>> weight = torch.empty(3, 64)
+        >>> _ = fractional_moment_normal_(weight, generator=torch.Generator().manual_seed(0))
+        >>> bool(weight.std() < 0.3)
+        True
+    """
+    if not tensor.is_floating_point():
+        raise ValueError(f"`tensor` must be floating point, got {tensor.dtype}; cast it first.")
+    if fan_in is None and tensor.dim() < 2:
+        raise ValueError(
+            f"`tensor` must have at least 2 dimensions, got shape {tuple(tensor.shape)}; pass fan_in."
+        )
+    inputs = tensor[0].numel() if fan_in is None else fan_in
+    std = fractional_moment_std(inputs, order, nonlinearity, param, dropout)
+    with torch.no_grad():
+        if torch.finfo(tensor.dtype).bits >= 32:
+            return tensor.normal_(0.0, std, generator=generator)
+        wide = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+        return tensor.copy_(wide.normal_(0.0, std, generator=generator))

@@ -1,0 +1,226 @@
+"""The law of X = phi(z)^2, z ~ N(0, 1), for every activation that may stand in front of a weight.
+
+For a positively homogeneous phi (linear, ReLU, every fixed or random slope, each with dropout) X is a scale
+mixture of chi-square variables and the moment-preserving scale of `fractional_moments` is exact at every
+width. For the others the same scale is a fixed point at unit pre-activation scale: exact only while the
+pre-activations are N(0, I), with `ActivationLaw.scale_exponent` telling whether deviations die out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from lightning_init.theory.elementwise import ELEMENTWISE, elementwise_function
+from lightning_init.theory.function_table import (
+    ElementwiseFunction,
+    function_table,
+    scale_exponent,
+)
+from lightning_init.theory.slopes import NO_SLOPE, slope_law
+from lightning_init.theory.special import FloatArray
+from lightning_init.theory.squared_activations import (
+    ChiSquareMixture,
+    Component,
+    Tabulated,
+    UniformSlope,
+)
+
+HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
+_registered: dict[str, ElementwiseFunction] = {}
+
+
+@dataclass(frozen=True)
+class ActivationLaw:
+    """Law of X = phi(z)^2 for one coordinate, z ~ N(0, 1), dropout included; hashable.
+
+    Attributes:
+        nonlinearity: Canonical name.
+        param: Slopes, bounds or other parameters; empty for none or the defaults of a built-in.
+        dropout: Probability of the inverted dropout behind the activation, in [0, 1).
+        components: The parts of the law that are not the dead atom.
+        alive_probability: P(X > 0), exactly 1 for a law without dead atom.
+        homogeneous: Whether phi(c z) = c phi(z) for c > 0: the preservation is then exact.
+        scale_exponent: chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1; exactly 1 if homogeneous.
+    """
+
+    nonlinearity: str
+    param: tuple[float, ...]
+    dropout: float
+    components: tuple[Component, ...]
+    alive_probability: float
+    homogeneous: bool
+    scale_exponent: float
+
+    @property
+    def dead_probability(self) -> float:
+        """P(X = 0)."""
+        return 1.0 - self.alive_probability
+
+    @cached_property
+    def mean(self) -> float:
+        """E X: the second moment of phi(z) with dropout."""
+        return sum(component.power_mean(1) for component in self.components)
+
+    @cached_property
+    def c2(self) -> float:
+        """Var X / (E X)^2: 2 for linear, 5 for ReLU."""
+        return self._relative_power(2) - 1.0
+
+    @cached_property
+    def c3(self) -> float:
+        """Third cumulant of X over (E X)^3: 8 for linear, 44 for ReLU."""
+        return self._relative_power(3) - 3.0 * self._relative_power(2) + 2.0
+
+    def _relative_power(self, power: int) -> float:
+        total = sum(component.power_mean(power) for component in self.components)
+        return total / self.mean**power
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Transform of the part with X > 0 at increasing t > 0.
+
+        Returns:
+            Shape (4, len(t)): P(X > 0) - E[e^{-tX}; X > 0], E[e^{-tX}; X > 0], t E[X e^{-tX}] and
+            t^2 E[X^2 e^{-tX}].
+        """
+        rows = self.components[0].laplace(t)
+        for component in self.components[1:]:
+            rows = rows + component.laplace(t)
+        return rows
+
+
+def activation_law(
+    nonlinearity: str = "relu",
+    param: float | Sequence[float] | None = None,
+    dropout: float = 0.0,
+) -> ActivationLaw:
+    """The law of phi(z)^2 for a named activation followed by inverted dropout.
+
+    Args:
+        nonlinearity: "linear" (or "identity"), "abs", "relu", "leaky_relu", "prelu", "rrelu"; beyond
+            homogeneity "gelu", "gelu_tanh", "silu", "mish", "elu", "celu", "selu", "softplus", "tanh",
+            "sigmoid", "hardtanh", "relu6", "hardswish", or a name given to `register_activation`.
+        param: leaky_relu: the negative slope, any sign (default 0.01). prelu: one slope or one per channel
+            (default 0.25); the slope of a coordinate is then drawn uniformly from the channels, which is
+            exact at order 2 and for equal slopes. rrelu: (lower, upper) of the training-mode slope
+            (default 1/8, 1/3). elu, celu: alpha (1). softplus: (beta, threshold) (1, 20).
+            hardtanh: (min, max) (-1, 1). None for the others.
+        dropout: Drop probability p; survivors are scaled by 1 / (1 - p).
+
+    Returns:
+        A frozen, hashable law; equal arguments give the same object.
+
+    Raises:
+        ValueError: If the name is unknown, a parameter is not finite or out of its range, or dropout is
+            outside [0, 1).
+
+    Example:
+        >>> law = activation_law("leaky_relu", 0.2)
+        >>> round(law.mean, 12), law.dead_probability, law.scale_exponent
+        (0.52, 0.0, 1.0)
+        >>> activation_law("relu", dropout=0.5).dead_probability
+        0.75
+    """
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(
+            f"`dropout` must be in [0, 1), got {dropout}; a layer that drops everything has no scale."
+        )
+    values = _as_tuple(param)
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"`param` of {nonlinearity!r} must be finite, got {param}.")
+    name = "linear" if nonlinearity == "identity" else nonlinearity
+    if name in _registered:
+        return _tabulated_law(name, values, float(dropout), _registered[name])
+    if name in ELEMENTWISE:
+        return _tabulated_law(name, values, float(dropout), elementwise_function(name, values))
+    if name in HOMOGENEOUS:
+        return _homogeneous_law(name, values, float(dropout))
+    raise ValueError(_unknown(name))
+
+
+def register_activation(
+    name: str, function: Callable[[FloatArray], FloatArray], breakpoints: Sequence[float] = ()
+) -> None:
+    """Make an elementwise activation known by name to every function of this package.
+
+    Args:
+        name: New name; a registered name may be registered again, a built-in one may not.
+        function: Maps a float64 numpy array to a float64 array of the same shape, deterministically.
+        breakpoints: Where the function has a kink or a jump away from its zeros (those are found). Without
+            them the integrals lose digits: about six remain.
+
+    Raises:
+        ValueError: If the name is a built-in activation, or the function is not finite on [-9.5, 9.5] or
+            zero everywhere.
+
+    Example:
+        >>> register_activation("squared_relu", lambda z: np.maximum(z, 0.0) ** 2)
+        >>> law = activation_law("squared_relu")
+        >>> round(law.mean, 12), round(law.dead_probability, 12), round(law.scale_exponent, 12)
+        (1.5, 0.5, 2.0)
+    """
+    if name in ELEMENTWISE or name in HOMOGENEOUS:
+        raise ValueError(f"`name` must not be a built-in activation, got {name!r}; choose another.")
+    candidate = ElementwiseFunction(function, (), tuple(float(point) for point in breakpoints))
+    function_table(candidate)
+    _registered[name] = candidate
+
+
+def _as_tuple(param: float | Sequence[float] | None) -> tuple[float, ...]:
+    if param is None:
+        return ()
+    if isinstance(param, Sequence):
+        return tuple(float(value) for value in param)
+    return (float(param),)
+
+
+def _unknown(name: str) -> str:
+    known = [*HOMOGENEOUS, *ELEMENTWISE, *_registered]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else "add it with register_activation."
+    return f"`nonlinearity` must be one of {', '.join(known)}, got {name!r}; {hint}"
+
+
+@lru_cache(maxsize=1024)
+def _tabulated_law(
+    name: str, param: tuple[float, ...], dropout: float, function: ElementwiseFunction
+) -> ActivationLaw:
+    keep = 1.0 - dropout
+    component = Tabulated(function, keep**-2, keep)
+    return ActivationLaw(
+        nonlinearity=name,
+        param=param,
+        dropout=dropout,
+        components=(component,),
+        alive_probability=component.weight,
+        homogeneous=False,
+        scale_exponent=scale_exponent(function),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _homogeneous_law(name: str, param: tuple[float, ...], dropout: float) -> ActivationLaw:
+    keep = 1.0 - dropout
+    gain = keep**-2
+    slopes, ranges = slope_law(name, param)
+    alive = [(slope, weight) for slope, weight in slopes if abs(slope) >= NO_SLOPE]
+    fixed = ChiSquareMixture(
+        tuple(gain * (slope * slope) for slope, _ in alive),
+        tuple(keep * weight for _, weight in alive),
+    )
+    random = (UniformSlope(low, high, gain, keep * weight) for low, high, weight in ranges)
+    dead = sum(weight for slope, weight in slopes if abs(slope) < NO_SLOPE)
+    return ActivationLaw(
+        nonlinearity=name,
+        param=param,
+        dropout=dropout,
+        components=(fixed, *random),
+        alive_probability=keep * (1.0 - dead),
+        homogeneous=True,
+        scale_exponent=1.0,
+    )

@@ -1,0 +1,142 @@
+"""Elementwise activations outside the homogeneous family, tabulated against the normal law."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from lightning_init.theory.special import FloatArray, composite_gauss_legendre
+
+_BOUND = 9.5  # P(|z| > 9.5) = 2e-21
+_FINEST = 1e-19  # the closest panel edge to a zero of phi: closer lies less than 1e-19 of the mass
+_SNAP = 1e-14  # zeros this close to 0 are 0: a sign change is only known to the rounding of z
+_GRADING = 0.3  # ratio of neighbouring panel edges towards a zero of phi
+_POINTS = 20
+_WIDEST_PANEL = 1.0
+
+
+@dataclass(frozen=True)
+class ElementwiseFunction:
+    """An elementwise activation with its parameters; equal when function and parameters are equal.
+
+    Attributes:
+        function: Maps a float64 array (and the parameters) to a float64 array of the same shape.
+        parameters: Passed after the array.
+        breakpoints: Where the function has a kink or a jump, in any order.
+    """
+
+    function: Callable[..., FloatArray]
+    parameters: tuple[float, ...] = ()
+    breakpoints: tuple[float, ...] = ()
+
+    def __call__(self, z: FloatArray) -> FloatArray:
+        """phi(z), shape of z."""
+        return np.asarray(self.function(z, *self.parameters), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionTable:
+    """phi(z)^2 on the nodes where it is positive, with the normal probability of each node.
+
+    Attributes:
+        nodes: z, shape (k,).
+        squares: phi(z)^2 > 0, shape (k,).
+        weights: Normal probabilities, shape (k,); they sum to 1 - dead_probability.
+        dead_probability: P(phi(z) = 0).
+    """
+
+    nodes: FloatArray
+    squares: FloatArray
+    weights: FloatArray
+    dead_probability: float
+
+
+@lru_cache(maxsize=256)
+def function_table(function: ElementwiseFunction) -> FunctionTable:
+    """Tabulate phi(z)^2 on panels that end at every kink and close in on every zero of phi.
+
+    Plain Gauss-Hermite is not enough: at large t the integrand exp(-t phi(z)^2) is a spike of width
+    t^(-1/2) at the zero of phi, hence panels that shrink geometrically towards it.
+
+    Raises:
+        ValueError: If phi is not finite on [-9.5, 9.5] or vanishes everywhere.
+    """
+    nodes, lengths = composite_gauss_legendre(_panel_edges(function), _POINTS)
+    weights = lengths * np.exp(-0.5 * nodes * nodes)
+    weights /= weights.sum()
+    squares = function(nodes) ** 2
+    if squares.shape != nodes.shape or not np.all(np.isfinite(squares)):
+        raise ValueError(
+            f"activation {function.function!r} must map a float64 array to finite values of the same "
+            f"shape on [-{_BOUND}, {_BOUND}]; check it with numpy first."
+        )
+    alive = squares > 0.0
+    if not alive.any():
+        raise ValueError(
+            f"activation {function.function!r} is zero everywhere, so no weight scale preserves a "
+            "moment; register a function that is not."
+        )
+    if weights[~alive].sum() < 1e-12:  # a lone node that hits a zero of phi is no dead zone
+        weights = np.where(alive, weights, 0.0) / weights[alive].sum()
+    dead = float(weights[~alive].sum())
+    return FunctionTable(nodes[alive], squares[alive], weights[alive], dead)
+
+
+def scale_exponent(function: ElementwiseFunction) -> float:
+    """chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1.
+
+    The derivative is taken on the density of sqrt(q) z, whose logarithm changes by (z^2 - 1)/2 per unit
+    of log q, so chi = E[phi(z)^2 (z^2 - 1)] / (2 E phi(z)^2) needs no differences.
+    """
+    table = function_table(function)
+    mass = table.weights * table.squares
+    return float((mass @ (table.nodes**2 - 1.0)) / (2.0 * mass.sum()))
+
+
+def _panel_edges(function: ElementwiseFunction) -> FloatArray:
+    zeros = _sign_changes(function)
+    inner = {point for point in (*function.breakpoints, *zeros) if abs(point) < _BOUND}
+    marks = sorted(inner | {0.0, -_BOUND, _BOUND})
+    edges = set(marks)
+    for left, right in zip(marks[:-1], marks[1:], strict=True):
+        middle = (left + right) / 2.0
+        start = middle if left in zeros else left
+        stop = middle if right in zeros else right
+        panels = max(1, math.ceil((stop - start) / _WIDEST_PANEL))
+        edges.update(np.linspace(start, stop, panels + 1).tolist())
+        offsets = _graded_offsets(middle - left)
+        edges.update(left + offset for offset in offsets if left in zeros)
+        edges.update(right - offset for offset in offsets if right in zeros)
+    return np.array(sorted(edges))
+
+
+def _graded_offsets(largest: float) -> list[float]:
+    count = max(1, math.ceil(math.log(_FINEST / largest) / math.log(_GRADING)))
+    return [largest * _GRADING**k for k in range(1, count)]
+
+
+def _sign_changes(function: ElementwiseFunction) -> set[float]:
+    """Where phi changes between negative, zero and positive, by bisection to the last bit."""
+    grid = np.linspace(-_BOUND, _BOUND, 1901)
+    signs = np.sign(function(grid))
+    changes = np.flatnonzero(signs[:-1] != signs[1:])
+    points = [
+        _bisect_sign(function, float(grid[k]), float(grid[k + 1]), float(signs[k])) for k in changes
+    ]
+    return {0.0 if abs(point) < _SNAP else point for point in points}
+
+
+def _bisect_sign(function: ElementwiseFunction, left: float, right: float, sign: float) -> float:
+    while right - left > _SNAP / 8.0:
+        middle = (left + right) / 2.0
+        if middle in (left, right):
+            break
+        if float(np.sign(function(np.array([middle])))[0]) == sign:
+            left = middle
+        else:
+            right = middle
+    return right

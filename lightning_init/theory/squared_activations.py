@@ -1,0 +1,177 @@
+"""Laplace transforms of the building blocks of X = phi(z)^2, z ~ N(0, 1).
+
+Every activation is a mixture of a dead atom (X = 0) and the three components below. For each, with
+``w`` its probability, a component gives at t >= 0
+
+* the deficit ``w - w E exp(-t X)``, accurate as t -> 0,
+* the value ``w E exp(-t X)``, accurate as t -> infinity,
+* ``-t d/dt`` and ``t^2 d^2/dt^2`` of the value,
+
+from which `fractional_moments` builds every moment of the squared norm Q = X_1 + ... + X_m.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from lightning_init.theory.function_table import ElementwiseFunction, function_table
+from lightning_init.theory.special import FloatArray
+
+_LARGEST_EXPONENT = 800.0  # exp(-800) is 0 in float64: larger exponents only risk inf * 0
+
+
+class Component(Protocol):
+    """One part of the mixture; frozen and hashable, so that results can be cached by law."""
+
+    @property
+    def weight(self) -> float:
+        """Probability of this part."""
+        ...
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power`` for power 1, 2 or 3."""
+        ...
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2 at increasing t; shape (4, len(t))."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChiSquareMixture:
+    """X = scales[j] * z^2 with probability weights[j]: linear, ReLU and every fixed slope.
+
+    E exp(-t b z^2) = (1 + 2 b t)^(-1/2), the chi-square transform.
+    """
+
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    @property
+    def weight(self) -> float:
+        """Probability of this part."""
+        return sum(self.weights)
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power``: the normal moments of order 2, 4, 6 are 1, 3, 15."""
+        normal_moment = (1.0, 3.0, 15.0)[power - 1]
+        return normal_moment * sum(
+            weight * scale**power for scale, weight in zip(self.scales, self.weights, strict=True)
+        )
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        weights = np.array(self.weights)
+        x = np.multiply.outer(2.0 * np.array(self.scales), t)
+        half_log = -0.5 * np.log1p(x)
+        value = np.exp(half_log)
+        ratio = x / (1.0 + x)
+        first = ratio * value
+        return np.stack(
+            [
+                weights @ -np.expm1(half_log),
+                weights @ value,
+                0.5 * (weights @ first),
+                0.75 * (weights @ (ratio * first)),
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class UniformSlope:
+    """X = gain * (A z)^2 with A ~ U[0, upper] or U[lower, upper], 0 <= lower < upper: RReLU near 0.
+
+    With v = A sqrt(2 gain t) the transforms are integrals of (1 + v^2)^(-1/2), v^2 (1 + v^2)^(-3/2) and
+    v^4 (1 + v^2)^(-5/2), closed in asinh. Meant for lower < upper / 10, where no cancellation arises;
+    otherwise few Gauss-Legendre slopes are exact (see `activation_laws`).
+    """
+
+    lower: float
+    upper: float
+    gain: float
+    weight: float
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power`` with E A^(2k) of the uniform law."""
+        normal_moment = (1.0, 3.0, 15.0)[power - 1]
+        odd = 2 * power + 1
+        slope_moment = (self.upper**odd - self.lower**odd) / (odd * (self.upper - self.lower))
+        return self.weight * normal_moment * self.gain**power * slope_moment
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        root = np.sqrt(2.0 * self.gain * t)
+        integral = _slope_integrals(self.upper * root)
+        if self.lower > 0.0:
+            integral = integral - _slope_integrals(self.lower * root)
+        result: FloatArray = integral * (self.weight / ((self.upper - self.lower) * root))
+        return result
+
+
+def _slope_integrals(v: FloatArray) -> FloatArray:
+    """Integrals from 0 to v of the deficit, value and derivative integrands, without cancellation."""
+    inverse_root = 1.0 / np.sqrt(1.0 + v * v)
+    value = np.arcsinh(v)
+    cosine = v * inverse_root
+    first = value - cosine
+    second = first - cosine**3 / 3.0
+    small = v < 0.35
+    series = _small_slope_integrals(v[small])
+    rows = np.stack([v - value, value, 0.5 * first, 0.75 * second])
+    rows[0, small], rows[2, small], rows[3, small] = series
+    return rows
+
+
+def _small_slope_integrals(v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Binomial series of the same integrals for v < 0.35 (0.35^2 to the 18th power is below 1e-16)."""
+    square = v * v
+    deficit, first, second = (np.zeros_like(v) for _ in range(3))
+    power = v.copy()
+    coefficient = 1.0  # binomial(-1/2, k)
+    for k in range(1, 19):
+        coefficient *= (0.5 - k) / k
+        power = power * square
+        term = coefficient * power / (2 * k + 1)
+        # (-t d/dt) multiplies t^k by -k, (t^2 d^2/dt^2) by k (k - 1).
+        deficit -= term
+        first -= k * term
+        second += k * (k - 1) * term
+    return deficit, first, second
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """X = gain * phi(z)^2 for an elementwise phi, integrated on Gauss-Legendre panels."""
+
+    function: ElementwiseFunction
+    gain: float
+    keep: float
+
+    @property
+    def weight(self) -> float:
+        """Probability of this part: kept by dropout and outside the dead zone of phi."""
+        return self.keep * (1.0 - function_table(self.function).dead_probability)
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power`` on the table."""
+        table = function_table(self.function)
+        return float(self.keep * self.gain**power * (table.weights @ table.squares**power))
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        table = function_table(self.function)
+        weights = self.keep * table.weights
+        exponent = np.minimum(np.multiply.outer(t, self.gain * table.squares), _LARGEST_EXPONENT)
+        decay = np.exp(-exponent)
+        value = decay @ weights
+        first = exponent * decay
+        rows = np.stack(
+            [weights.sum() - value, value, first @ weights, (exponent * first) @ weights]
+        )
+        # 1 - value has lost digits only where it is small: the first rows, as t increases.
+        small = int(np.searchsorted(rows[0], 0.1 * weights.sum()))
+        rows[0, :small] = -np.expm1(-exponent[:small]) @ weights
+        return rows

@@ -1,0 +1,132 @@
+"""Every fractional moment of the squared norm Q = phi(z_1)^2 + ... + phi(z_m)^2, z ~ N(0, I_m), at once.
+
+Let M(t) = E exp(-t Q) and G ~ Gamma(2, 1) independent of Q. On {Q > 0}, T = G / Q has density t M''(t), and
+E T^(-r) = E G^(-r) E Q^r, so for 0 <= r < 2
+
+    E[Q^r; Q > 0] = 1 / Gamma(2 - r) * integral of t^(1 - r) M''(t) dt over t > 0.
+
+In u = log t the plain trapezoid rule with step h errs by at most 2 sum_k |Gamma(2 - r + 2 pi i k / h)| / Gamma(2 - r)
+relatively (Poisson summation), 3e-19 for h = 0.2, whatever the law and the width, and one weight vector serves every
+order and the log-moments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_init.theory.activation_laws import ActivationLaw
+from lightning_init.theory.special import (
+    DIGAMMA_AT_2,
+    TRIGAMMA_AT_2,
+    FloatArray,
+    log_gamma_two_minus,
+)
+
+_STEP = 0.2
+_LEFT_CUT = -40.0
+_TAIL = 1e-18
+# Right cuts tried in turn; the last covers a slope of 1e-120 at width 1.
+_RIGHT_CUTS = np.array(
+    [4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 46, 60, 80, 100, 130, 170, 220, 280, 360, 460, 640], float
+)
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredNormMoments:
+    """Moments of Q relative to its mean, as sums over one quadrature of T = G / Q.
+
+    Attributes:
+        mean: E Q = m E X.
+        dead_probability: P(Q = 0).
+        log_alive: log P(Q > 0).
+        nodes: u = log(t E Q), shape (n,).
+        weights: Quadrature weight times the density of u given Q > 0, shape (n,); they sum to 1.
+    """
+
+    mean: float
+    dead_probability: float
+    log_alive: float
+    nodes: FloatArray
+    weights: FloatArray
+
+    def log_moments(self, orders: npt.ArrayLike) -> FloatArray:
+        """log E[(Q / E Q)^(s/2) | Q > 0] for every order s in (0, 2], with full relative accuracy as s -> 0."""
+        half = np.asarray(orders, dtype=np.float64) / 2.0
+        exponent = np.multiply.outer(-half, self.nodes) - log_gamma_two_minus(half)[..., None]
+        result: FloatArray = np.log1p(np.expm1(exponent) @ self.weights)
+        return result
+
+    @property
+    def mean_log(self) -> float:
+        """E[log(Q / E Q) | Q > 0]."""
+        return float((DIGAMMA_AT_2 - self.nodes) @ self.weights)
+
+    @property
+    def variance_log(self) -> float:
+        """Var[log Q | Q > 0]; log T = log G - log Q with independent terms."""
+        centred = DIGAMMA_AT_2 - self.nodes - self.mean_log
+        return float((centred * centred - TRIGAMMA_AT_2) @ self.weights)
+
+
+@lru_cache(maxsize=1024)
+def squared_norm_moments(law: ActivationLaw, fan_in: int) -> SquaredNormMoments:
+    """The quadrature of Q for one law and fan-in m.
+
+    Raises:
+        ValueError: If fan_in is not an integer >= 1.
+    """
+    width = check_fan_in(fan_in)
+    alive = law.alive_probability
+    mean = width * law.mean
+    log_dead = width * math.log1p(-alive) if alive < 1.0 else -math.inf
+    log_alive = (
+        math.log(-math.expm1(log_dead)) if log_dead > -0.5 else math.log1p(-math.exp(log_dead))
+    )
+    # Left of the cut lies at most E[(Q / E Q)^2] e^u_min of the order-2 moment.
+    left = _LEFT_CUT - math.log1p(law.c2 / width)
+    nodes = np.arange(left, _right_cut(law, width, mean, log_alive), _STEP)
+    weights = _STEP * _density(law, width, np.exp(nodes) / mean) * math.exp(-log_alive)
+    return SquaredNormMoments(mean, math.exp(log_dead), log_alive, nodes, weights / weights.sum())
+
+
+def _density(law: ActivationLaw, width: int, t: FloatArray) -> FloatArray:
+    """t^2 M''(t), the density of log T on {Q > 0}, for M = M1^m; stable for m up to 1e6 and beyond."""
+    deficit, value, first, second = law.laplace(t)
+    dead = law.dead_probability
+    near = deficit < 0.5
+    log_one = np.where(near, np.log1p(-np.where(near, deficit, 0.0)), np.log(dead + value))
+    one = np.exp(log_one)
+    slope = first / one
+    density: FloatArray = width * np.exp(width * log_one) * ((width - 1) * slope**2 + second / one)
+    return density
+
+
+def _right_cut(law: ActivationLaw, width: int, mean: float, log_alive: float) -> float:
+    """First candidate with P(T > t) = E[(1 + t Q) e^{-t Q}; Q > 0] below 1e-18 of P(Q > 0)."""
+    _, value, first, _ = law.laplace(np.exp(_RIGHT_CUTS) / mean)
+    dead = law.dead_probability
+    one = dead + value
+    survivors = one**width
+    if dead > 0.0:
+        survivors = survivors * -np.expm1(-width * np.log1p(value / dead))
+    tail = survivors + width * one ** (width - 1) * first
+    small = np.flatnonzero(tail < _TAIL * math.exp(log_alive))
+    return float(_RIGHT_CUTS[small[0] if small.size else -1])
+
+
+def check_fan_in(fan_in: int) -> int:
+    """The fan-in as an int.
+
+    Raises:
+        ValueError: If it is not an integer >= 1.
+    """
+    if int(fan_in) != fan_in or fan_in < 1:
+        raise ValueError(
+            f"`fan_in` must be an integer >= 1, got {fan_in}; a weight without inputs has no scale."
+        )
+    return int(fan_in)
