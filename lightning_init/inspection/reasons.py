@@ -1,0 +1,114 @@
+"""Why a parameter is left out: one short clause each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+
+from lightning_init.inspection.fans import weight_blocks
+from lightning_init.inspection.parameter_walk import ParameterSlot
+
+FROZEN = "frozen (requires_grad=False)"
+ALL_ZERO = "all zeros: zero is meant"
+EMBEDDING = "embedding: its rows are looked up, not summed over a fan-in"
+ON_META_DEVICE = "on the meta device: it has no values yet; materialize the model first"
+UNINITIALIZED = "lazy and not yet initialized: run one forward pass on a sample batch first"
+
+EMBEDDING_LAYERS = (nn.Embedding, nn.EmbeddingBag)
+
+WEIGHT_NORM = "_WeightNorm"
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# `_NormBase` is what batch and instance normalization, lazy ones included, have in common.
+_NORMALIZATION_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+_SCALE_FREE = {
+    "_SpectralNorm": "spectral_norm: the parametrization fixes the weight's scale",
+    "_Orthogonal": "orthogonal: the parametrization fixes the weight's scale",
+}
+
+
+def why_not_a_weight(slot: ParameterSlot) -> str:
+    """Reason for a parameter that is no weight matrix of a known kind of layer.
+
+    Example:
+        >>> from lightning_init.inspection.parameter_walk import walk_parameters
+        >>> [why_not_a_weight(slot) for slot in walk_parameters(nn.PReLU())]
+        ['slope of an activation']
+    """
+    module = slot.module
+    if isinstance(module, EMBEDDING_LAYERS):
+        return EMBEDDING
+    if isinstance(module, _NORMALIZATION_LAYERS) or slot.module_type.endswith("Norm"):
+        return f"{'shift' if slot.attribute == 'bias' else 'scale'} of a normalization layer"
+    if isinstance(module, nn.PReLU):
+        return "slope of an activation"
+    if slot.parametrizations:
+        chain = ", ".join(slot.parametrizations)
+        return f"parametrized by {chain}; not a weight of a known kind of layer"
+    if reason := _why_rewritten(slot):
+        return reason
+    if weight_blocks(module):
+        return f"parameter of {slot.module_type} that is none of its weight matrices"
+    return f"bare nn.Parameter of {slot.module_type}; not a known kind of layer"
+
+
+def _why_rewritten(slot: ParameterSlot) -> str | None:
+    """Reason for a parameter from which an old-style hook computes the weight, or None."""
+    stem, _, suffix = slot.attribute.rpartition("_")
+    computed = isinstance(getattr(slot.module, stem, None), Tensor) if stem else False
+    if not computed:
+        return None
+    if suffix in ("g", "v"):
+        return "old-style weight_norm; use torch.nn.utils.parametrizations.weight_norm"
+    if suffix == "orig" and hasattr(slot.module, f"{stem}_mask"):
+        return "pruned; make it permanent with torch.nn.utils.prune.remove"
+    return "old-style spectral_norm: it fixes the weight's scale" if suffix == "orig" else None
+
+
+def why_not_writable(slot: ParameterSlot) -> str | None:
+    """Reason for a tensor that cannot, or must not, be written in place; None if it can."""
+    if any(is_lazy(leaf) for leaf in slot.leaves):
+        return UNINITIALIZED
+    if any(leaf.is_meta for leaf in slot.leaves):
+        return ON_META_DEVICE
+    for leaf in slot.leaves:
+        if leaf.dtype not in _DTYPES:
+            return f"stored as {leaf.dtype}: quantized, integer or complex"
+    if not all(leaf.requires_grad for leaf in slot.leaves):
+        return FROZEN
+    if any(leaf.numel() == 0 for leaf in slot.leaves):
+        return "empty: it has no elements, or another process holds them"
+    return _why_parametrized(slot)
+
+
+def _why_parametrized(slot: ParameterSlot) -> str | None:
+    chain = slot.parametrizations
+    if not chain or (chain == (WEIGHT_NORM,) and not slot.is_bias):
+        return None
+    if len(chain) == 1 and chain[0] in _SCALE_FREE:
+        return _SCALE_FREE[chain[0]]
+    return f"parametrized by {', '.join(chain)}; only weight_norm alone is known"
+
+
+def why_values_are_kept(values: Tensor) -> str | None:
+    """Reason for a weight whose present values, shape `Weight.shape`, are meant; None if none.
+
+    Example:
+        >>> why_values_are_kept(torch.zeros(2, 3))
+        'all zeros: zero is meant'
+    """
+    if values.dim() < 2:
+        return f"of {values.dim()} dimension, so flattened or sharded; its fans are not known"
+    if hasattr(values, "full_tensor"):  # a DTensor: every rank takes part in the sum
+        return None if float(whole_tensor(values.abs().sum())) else ALL_ZERO
+    # The first row settles it for nearly every weight, without a pass over all of it.
+    return None if bool(values[0].any()) or bool(values.any()) else ALL_ZERO
+
+
+def whole_tensor(tensor: Any) -> Tensor:
+    """The tensor itself, or a DTensor gathered from all ranks (a collective call)."""
+    whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole

@@ -1,0 +1,317 @@
+"""Which parameters of a model take part, and why every other one is left out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from lightning_init.inspection.fans import WeightBlock, weight_blocks
+from lightning_init.inspection.parameter_walk import ParameterSlot, walk_parameters
+from lightning_init.inspection.reasons import (
+    EMBEDDING_LAYERS,
+    why_not_a_weight,
+    why_not_writable,
+    why_values_are_kept,
+)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight matrix that takes part: a parameter, or one block of rows of a stacked parameter.
+
+    Args:
+        name: Unique layer name, safe as a logger tag: the parameter's name without ".weight"
+            ("net.0"), with the gate or projection appended for a block ("lstm.weight_ih_l0.input").
+        module_name: Name of the module, as `model.get_submodule` takes it.
+        module_type: Class name of the module, without its parametrizations.
+        attribute: Attribute of the module that yields the effective weight.
+        rows: Slice of dimension 0 of the attribute; None is all of it.
+        shape: Shape of the block.
+        fan_in: Products summed into one output unit.
+        fan_out: Output units that one input unit feeds.
+        taps: Kernel positions; 1 for a dense layer.
+        kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input" or
+            "recurrent_hidden".
+        parametrization: "weight_norm", or None.
+        biases: Attributes of the module's biases that belong to this weight. A stacked bias is
+            listed on the first block only, and only when every block of its stack takes part.
+    """
+
+    name: str
+    module_name: str
+    module_type: str
+    attribute: str
+    rows: tuple[int, int] | None
+    shape: tuple[int, ...]
+    fan_in: int
+    fan_out: int
+    taps: int
+    kind: str
+    parametrization: str | None
+    biases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A parameter, or a block of one, that does not take part.
+
+    Args:
+        name: Its layer name, in the manner of `Weight.name`.
+        shape: Its shape; `()` while it is lazy.
+        reason: A short clause; `inspection.reasons` names those that a caller may have to act on,
+            such as `ON_META_DEVICE` and `UNINITIALIZED`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class WeightInventory:
+    """Every parameter of a model: it takes part, is a bias of one that does, or is left out."""
+
+    weights: tuple[Weight, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_weights(
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> WeightInventory:
+    """Sort every parameter of a model into weights, their biases, and the left out.
+
+    Weights of linear, bilinear, convolution, attention and recurrent layers take part, subclasses
+    included; stacked gates and packed projections count one block each. A tied weight counts once,
+    under its first name, and as an embedding when it is tied to one.
+
+    Args:
+        model: Any module; nothing in it is changed.
+        include: Glob patterns, case sensitive. A weight takes part only if one of them matches
+            its layer name ("net.0"), its parameter name ("net.0.weight"), its module's name or, for
+            a block, the name of the block. A tied weight answers to all its names. None is every
+            weight. Patterns narrow the choice; they never bring in what is left out anyway.
+        exclude: Glob patterns in the same manner. A weight that one of them matches is left out,
+            whatever `include` says.
+
+    Returns:
+        The inventory, in the order of `model.named_modules()`. The biases of a weight that is left
+        out are left out with it.
+
+    Raises:
+        TypeError: If `include` or `exclude` is one string.
+        ValueError: If `include` is empty, or if a pattern matches no parameter at all.
+
+    Example:
+        >>> inventory = find_weights(nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)))
+        >>> [(weight.name, weight.fan_in, weight.biases) for weight in inventory.weights]
+        [('0', 3, ('bias',))]
+        >>> inventory.left_out[0]
+        LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
+    """
+    candidates = tuple(_candidates(model))
+    _check_patterns("include", include, candidates)
+    _check_patterns("exclude", exclude, candidates)
+    reasons = {
+        candidate.name: _reason(candidate, include, exclude)
+        for candidate in candidates
+        if not candidate.slot.is_bias
+    }
+    siblings: dict[str, list[_Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        siblings[candidate.slot.module_name].append(candidate)
+    for candidate in candidates:
+        if candidate.slot.is_bias:
+            reasons[candidate.name] = _bias_reason(
+                candidate, siblings[candidate.slot.module_name], reasons
+            )
+    return WeightInventory(
+        weights=tuple(
+            _weight(candidate, candidate.block, siblings[candidate.slot.module_name], reasons)
+            for candidate in candidates
+            if candidate.block is not None and reasons[candidate.name] is None
+        ),
+        left_out=tuple(
+            LeftOut(candidate.name, candidate.shape, reason)
+            for candidate in candidates
+            if (reason := reasons[candidate.name]) is not None
+        ),
+    )
+
+
+def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
+    """The values a layer multiplies by, of shape `weight.shape`, outside the autograd graph.
+
+    A view of the parameter where there is one, so it must not be written to; a fresh tensor under
+    weight normalization.
+
+    Example:
+        >>> model = nn.Linear(3, 2)
+        >>> bool((effective_weight(model, find_weights(model).weights[0]) == model.weight).all())
+        True
+    """
+    return _read(model.get_submodule(weight.module_name), weight.attribute, weight.rows)
+
+
+def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Tensor:
+    with torch.no_grad():
+        tensor: Tensor = getattr(module, attribute).detach()
+        return tensor if rows is None else tensor[rows[0] : rows[1]]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A parameter, or one block of it, that is judged on its own."""
+
+    slot: ParameterSlot
+    block: WeightBlock | None
+    tied_to: str | None
+    aliases: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self._with_label(self.slot.layer_name)
+
+    @property
+    def answers_to(self) -> frozenset[str]:
+        return self.aliases.union(map(self._with_label, self.aliases))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = self.slot.shape
+        if self.block is None or self.block.rows is None or not shape:
+            return shape
+        return (self.block.rows[1] - self.block.rows[0], *shape[1:])
+
+    def _with_label(self, name: str) -> str:
+        return f"{name}.{self.block.label}" if self.block and self.block.label else name
+
+
+def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+    slots = tuple(walk_parameters(model))
+    groups: dict[int, list[ParameterSlot]] = defaultdict(list)
+    for slot in slots:
+        groups[id(slot.leaves[0])].append(slot)
+    for slot in slots:
+        group = groups[id(slot.leaves[0])]
+        first = min(group, key=_precedence)
+        if slot is not first:
+            yield _Candidate(slot, None, first.layer_name, frozenset())
+            continue
+        aliases = {
+            alias
+            for one in group
+            for alias in (one.layer_name, one.parameter_name, one.public_name)
+            if alias
+        }
+        blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
+        for block in blocks:
+            yield _Candidate(slot, block, None, frozenset(aliases))
+
+
+def _precedence(slot: ParameterSlot) -> int:
+    # What is tied to an embedding counts as one; a bare parameter that a layer also uses as its
+    # weight is that layer's.
+    if isinstance(slot.module, EMBEDDING_LAYERS):
+        return 0
+    return 1 if slot.blocks else 2
+
+
+def _weight(
+    candidate: _Candidate,
+    block: WeightBlock,
+    siblings: Sequence[_Candidate],
+    reasons: Mapping[str, str | None],
+) -> Weight:
+    module = candidate.slot.module
+    taken = {sibling.slot.attribute for sibling in siblings if reasons[sibling.name] is None}
+    return Weight(
+        name=candidate.name,
+        module_name=candidate.slot.module_name,
+        module_type=candidate.slot.module_type,
+        attribute=block.attribute,
+        rows=block.rows,
+        shape=candidate.shape,
+        fan_in=block.fans.fan_in,
+        fan_out=block.fans.fan_out,
+        taps=block.fans.taps,
+        kind=block.kind,
+        parametrization="weight_norm" if len(candidate.slot.leaves) > 1 else None,
+        biases=tuple(
+            bias for bias in block.biases if bias in taken and _first_block(module, bias) == block
+        ),
+    )
+
+
+def _first_block(module: nn.Module, bias: str) -> WeightBlock:
+    return next(block for block in weight_blocks(module) if bias in block.biases)
+
+
+def _check_patterns(
+    argument: str, patterns: Sequence[str] | None, candidates: Sequence[_Candidate]
+) -> None:
+    if isinstance(patterns, str):
+        raise TypeError(
+            f"`{argument}` must be a list of glob patterns, got the string {patterns!r}; "
+            f"use [{patterns!r}]."
+        )
+    if argument == "include" and patterns is not None and not patterns:
+        raise ValueError(
+            "`include` must hold at least one glob pattern, got an empty list; "
+            "use None for every weight."
+        )
+    named = [candidate for candidate in candidates if not candidate.slot.is_bias]
+    for pattern in patterns or ():
+        if not any(_matches(candidate, pattern) for candidate in named):
+            names = ", ".join([candidate.name for candidate in named][:5])
+            raise ValueError(
+                f"`{argument}` pattern {pattern!r} matches no parameter of the model; "
+                f"it has {names}{', ...' if len(named) > 5 else ''} (names match as a whole)."
+            )
+
+
+def _matches(candidate: _Candidate, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in candidate.answers_to)
+
+
+def _reason(
+    candidate: _Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
+) -> str | None:
+    slot, block = candidate.slot, candidate.block
+    if candidate.tied_to is not None:
+        return f"tied to {candidate.tied_to}"
+    if slot.in_metric:
+        return "inside a torchmetrics metric"
+    if block is None:
+        return why_not_a_weight(slot)
+    for pattern in exclude or ():
+        if _matches(candidate, pattern):
+            return f"excluded by pattern {pattern!r}"
+    if include is not None and not any(_matches(candidate, pattern) for pattern in include):
+        return "matched by no include pattern"
+    return why_not_writable(slot) or why_values_are_kept(
+        _read(slot.module, slot.attribute, block.rows)
+    )
+
+
+def _bias_reason(
+    candidate: _Candidate, siblings: Sequence[_Candidate], reasons: Mapping[str, str | None]
+) -> str | None:
+    slot = candidate.slot
+    if candidate.tied_to is not None:
+        return f"tied to {candidate.tied_to}"
+    if slot.in_metric:
+        return "inside a torchmetrics metric"
+    stack = [one for one in siblings if one.block and slot.attribute in one.block.biases]
+    if len(stack) < sum(slot.attribute in block.biases for block in weight_blocks(slot.module)):
+        return f"bias of {slot.public_name or slot.module_type!r}, which is left out"
+    for one in stack:
+        if reasons[one.name] is not None:
+            return f"bias of {one.name!r}, which is left out"
+    return why_not_writable(slot)
