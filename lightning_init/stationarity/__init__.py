@@ -1,12 +1,18 @@
 """Is a layer's variance stationary? Pure statistics of a series of numbers."""
 
+from lightning_init.stationarity.detection import detect
+from lightning_init.stationarity.forgetting import (
+    Forgetting,
+    ForgettingVerdict,
+    ProbeEnd,
+    compare_starts,
+)
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
     Decision,
     DetectorState,
     Verdict,
     decide,
-    detect,
     reset,
     start,
     update,
@@ -16,7 +22,11 @@ __all__ = [
     "Decision",
     "DetectorSettings",
     "DetectorState",
+    "Forgetting",
+    "ForgettingVerdict",
+    "ProbeEnd",
     "Verdict",
+    "compare_starts",
     "decide",
     "detect",
     "reset",

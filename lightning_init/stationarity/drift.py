@@ -37,7 +37,9 @@ class TrendFit:
         curvature: Coefficient of x^2 - mean(x^2).
         noise: Standard deviation of one batch mean, inflated for autocorrelation.
         slope_standard_error: Of `slope`.
-        end_slope_standard_error: Of `slope + curvature`.
+        end_slope_standard_error: Of `end_slope`.
+        end_level: Fitted log V at the end of the window.
+        end_level_standard_error: Of `end_level`.
         window: Samples in the window.
         batches: Batch means in the window.
     """
@@ -48,6 +50,8 @@ class TrendFit:
     noise: float
     slope_standard_error: float
     end_slope_standard_error: float
+    end_level: float
+    end_level_standard_error: float
     window: int
     batches: int
 
@@ -109,18 +113,34 @@ def fit_trend(log_values: FloatArray, batches: int) -> TrendFit:
     squares = float(residual @ residual)
     variance = squares / (batches - FITTED_COEFFICIENTS) * _inflation(residual, squares)
     slope_variance = variance / position_squares
+    curvature_variance = variance / parabola_squares
+    end_parabola = 0.25 - float(np.mean(position**2))
     return TrendFit(
         level=level,
         slope=slope,
         curvature=curvature,
         noise=math.sqrt(variance),
         slope_standard_error=math.sqrt(slope_variance),
-        end_slope_standard_error=math.sqrt(
-            variance / position_squares + variance / parabola_squares
+        end_slope_standard_error=math.sqrt(slope_variance + curvature_variance),
+        end_level=level + slope / 2 + curvature * end_parabola,
+        end_level_standard_error=math.sqrt(
+            variance / batches + slope_variance / 4 + curvature_variance * end_parabola**2
         ),
         window=len(log_values),
         batches=batches,
     )
+
+
+def end_drift_index(fit: TrendFit, horizon: float, confidence: float) -> float:
+    """Upper limit of |rate of log V at the end of the window| times the horizon.
+
+    Args:
+        fit: From `fit_trend`.
+        horizon: Samples over which log V must stay put.
+        confidence: One-sided level of the limit, in [0.5, 1).
+    """
+    margin = student_t_quantile(confidence, fit.degrees_of_freedom) * fit.end_slope_standard_error
+    return (abs(fit.end_slope) + margin) * horizon / fit.window
 
 
 def _inflation(residual: FloatArray, squares: float) -> float:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from lightning_init.stationarity.drift import FITTED_COEFFICIENTS
 
-Rule = Literal["drift-index"]
+Rule = Literal["steady-end", "drift-index"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class DetectorSettings:
         window_fraction: Last fraction of the samples that a check looks at.
         batches: Batch means per window.
         check_growth: Factor by which the samples grow between two checks.
-        rule: Name of the rule a check applies.
+        rule: What a check asks. "drift-index": is the upper limit of the drift index within the
+            tolerance? "steady-end": that, and is the rate at the end of the series, read from the
+            window or from a longer one, within it too? The second question tells a turning point
+            from a steady state.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -38,41 +41,28 @@ class DetectorSettings:
     window_fraction: float = 0.5
     batches: int = 10
     check_growth: float = 1.05
-    rule: Rule = "drift-index"
+    rule: Rule = "steady-end"
 
     def __post_init__(self) -> None:
-        needed_batches = FITTED_COEFFICIENTS + 1
-        _require("tolerance", self.tolerance, self.tolerance > 0, "above 0", "use 0.10")
-        _require(
-            "confidence", self.confidence, 0.5 <= self.confidence < 1, "in [0.5, 1)", "use 0.95"
-        )
-        _require("persistence", self.persistence, self.persistence >= 1, "at least 1", "use 4")
-        _require(
-            "minimum_fraction",
-            self.minimum_fraction,
-            0 <= self.minimum_fraction <= 1,
-            "in [0, 1]",
-            "use 0.1",
-        )
-        _require(
-            "window_fraction",
-            self.window_fraction,
-            0 < self.window_fraction <= 1,
-            "in (0, 1]",
-            "use 0.5",
-        )
-        _require("batches", self.batches, self.batches >= needed_batches, "at least 4", "use 10")
-        _require("check_growth", self.check_growth, self.check_growth > 1, "above 1", "use 1.05")
-        _require("rule", self.rule, self.rule in get_args(Rule), f"one of {get_args(Rule)}", "")
-        _require(
+        fewest_batches = FITTED_COEFFICIENTS + 1
+        self._require("tolerance", 0 < self.tolerance < float("inf"), "positive and finite")
+        self._require("confidence", 0.5 <= self.confidence < 1, "in [0.5, 1)")
+        self._require("persistence", self.persistence >= 1, "at least 1")
+        self._require("minimum_fraction", 0 <= self.minimum_fraction <= 1, "in [0, 1]")
+        self._require("window_fraction", 0 < self.window_fraction <= 1, "in (0, 1]")
+        self._require("batches", self.batches >= fewest_batches, f"at least {fewest_batches}")
+        self._require("check_growth", 1 < self.check_growth < float("inf"), "above 1 and finite")
+        self._require("rule", self.rule in get_args(Rule), f"one of {get_args(Rule)}")
+        one_sample_per_batch = self.batches / self.window_fraction
+        self._require(
             "minimum_samples",
-            self.minimum_samples,
-            self.minimum_samples * self.window_fraction >= self.batches,
-            f"at least {self.batches / self.window_fraction:g} (one sample per batch)",
-            "use 40",
+            self.minimum_samples >= one_sample_per_batch,
+            f"at least `batches` / `window_fraction` = {one_sample_per_batch:g}",
         )
 
-
-def _require(name: str, value: object, holds: bool, allowed: str, way_out: str) -> None:
-    if not holds:
-        raise ValueError(f"`{name}` must be {allowed}, got {value!r}; {way_out}.")
+    def _require(self, name: str, holds: bool, allowed: str) -> None:
+        if not holds:
+            value, default = getattr(self, name), getattr(type(self), name)
+            raise ValueError(
+                f"`{name}` must be {allowed}, got {value!r}; the default is {default!r}."
+            )

@@ -13,9 +13,9 @@ fitted. Nothing here raises for bad data: a series that holds a non-finite or no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import chain
 
 import numpy as np
 
@@ -23,11 +23,21 @@ from lightning_init.stationarity.buffer import AppendOnlySeries
 from lightning_init.stationarity.drift import (
     DriftIndex,
     FloatArray,
+    TrendFit,
     drift_index,
+    end_drift_index,
     fit_trend,
     window_length,
 )
+from lightning_init.stationarity.projection import project
 from lightning_init.stationarity.settings import DetectorSettings
+
+# Lengths of the windows, beside the settings' own, from which the rate at the end may be read: a
+# longer one is less noisy, a shorter one less bent by an initial transient.
+LONGER_WINDOW_FRACTIONS = (0.6, 0.7, 0.8, 0.9)
+# With this level a quarter of a standard error is added to the rate at the end: enough to keep
+# turning points out, little enough to leave the power on stationary and relaxing series as it was.
+END_RATE_CONFIDENCE = 0.60
 
 
 class Verdict(Enum):
@@ -94,26 +104,33 @@ class Decision:
     """The detector's answer after some number of samples.
 
     Attributes:
-        verdict: What the samples say now. A series that fired and is now seen to move by more than
-            the tolerance is `drifting` again.
-        drift_index: |d log V / dt| times the horizon; nan before enough samples.
-        lower: Lower confidence limit of `drift_index`; nan before enough samples.
-        upper: Upper confidence limit of `drift_index`; nan before enough samples.
+        verdict: What the samples say.
+        samples: Samples since the start or the last reset, without those that were not valid.
         fired_at: Samples at which the series was first found stationary, or None.
         estimate: V, the mean of the last quarter of the window; of all samples while there are
             too few for a window; nan without valid samples.
-        standard_error: Of `estimate`, allowing for autocorrelation; nan before enough samples.
-        samples: Samples seen since the start or the last reset.
+        standard_error: Of `estimate`, allowing for autocorrelation.
+        drift_index: |d log V / dt| times the horizon.
+        lower: Lower confidence limit of `drift_index`.
+        upper: Upper confidence limit of `drift_index`.
+        projected: V at the end of the horizon, if things go on as they do.
+        projected_lower: Lower end of the nominal 90% interval of `projected`.
+        projected_upper: Upper end of the nominal 90% interval of `projected`.
+
+    All but the first three are nan where there are too few samples, or invalid ones, to say.
     """
 
     verdict: Verdict
-    drift_index: float
-    lower: float
-    upper: float
-    fired_at: int | None
-    estimate: float
-    standard_error: float
     samples: int
+    fired_at: int | None = None
+    estimate: float = math.nan
+    standard_error: float = math.nan
+    drift_index: float = math.nan
+    lower: float = math.nan
+    upper: float = math.nan
+    projected: float = math.nan
+    projected_lower: float = math.nan
+    projected_upper: float = math.nan
 
 
 def start(settings: DetectorSettings, horizon: float, budget: float | None = None) -> DetectorState:
@@ -144,61 +161,53 @@ def start(settings: DetectorSettings, horizon: float, budget: float | None = Non
 def reset(state: DetectorState) -> DetectorState:
     """Begin again for the samples that remain, after the learning rate changed.
 
-    V is proportional to the learning rate at a steady state, so samples from before a change say
+    V at a steady state is proportional to the learning rate, so samples from before a change say
     nothing about V after it.
     """
     remaining = max(1.0, state.budget - state.series.length)
-    return start(state.settings, state.horizon, min(remaining, state.horizon))
+    return start(state.settings, state.horizon, remaining)
 
 
 def update(state: DetectorState, value: float) -> DetectorState:
     """Take one more variance into account; `state` itself is unchanged."""
-    if not (math.isfinite(value) and value > 0):
+    if state.broken or not (math.isfinite(value) and value > 0):
         return replace(state, broken=True, fired_at=None)
     state = replace(state, series=state.series.append(value))
-    if state.series.length < state.next_check or state.broken:
-        return state
-    return _check(state)
+    return state if state.series.length < state.next_check else _check(state)
 
 
 def decide(state: DetectorState) -> Decision:
-    """What the samples so far say."""
+    """What the samples say now.
+
+    A series that fired and is now seen to move by more than the tolerance is `drifting` again; its
+    `fired_at` stays.
+    """
     values = state.series.values
-    trend = None if state.broken else _trend(state)
-    if trend is None:
-        return Decision(
-            verdict=Verdict.INVALID if state.broken else Verdict.INCONCLUSIVE,
-            drift_index=math.nan,
-            lower=math.nan,
-            upper=math.nan,
-            fired_at=None,
-            estimate=float(values.mean()) if len(values) and not state.broken else math.nan,
-            standard_error=math.nan,
-            samples=len(values),
-        )
-    estimate, standard_error = _last_quarter(values, trend)
+    if state.broken:
+        return Decision(Verdict.INVALID, len(values))
+    if len(values) < state.settings.minimum_samples:
+        mean = float(values.mean()) if len(values) else math.nan
+        return Decision(Verdict.INCONCLUSIVE, len(values), estimate=mean)
+    trend = _trend(state)
+    estimate, standard_error = _last_quarter(values, trend.fit)
+    projection = project(trend.fit, max(0.0, state.horizon - len(values)))
     return Decision(
         verdict=_verdict(state, trend),
-        drift_index=trend.drift_index,
-        lower=trend.lower,
-        upper=trend.upper,
+        samples=len(values),
         fired_at=state.fired_at,
         estimate=estimate,
         standard_error=standard_error,
-        samples=len(values),
+        drift_index=trend.drift_index,
+        lower=trend.lower,
+        upper=trend.upper,
+        projected=projection.value,
+        projected_lower=projection.lower,
+        projected_upper=projection.upper,
     )
 
 
-def _verdict(state: DetectorState, trend: DriftIndex) -> Verdict:
-    if trend.lower > state.settings.tolerance:
-        return Verdict.DRIFTING
-    return Verdict.INCONCLUSIVE if state.fired_at is None else Verdict.STATIONARY
-
-
 def _check(state: DetectorState) -> DetectorState:
-    trend = _trend(state)
-    passed = trend is not None and trend.upper <= state.settings.tolerance
-    passes = state.passes + 1 if passed else 0
+    passes = state.passes + 1 if _passes(state) else 0
     fired_at = state.fired_at
     if fired_at is None and passes >= state.settings.persistence:
         fired_at = state.series.length
@@ -208,20 +217,45 @@ def _check(state: DetectorState) -> DetectorState:
     return replace(state, passes=passes, fired_at=fired_at, next_check=next_check)
 
 
-def _trend(state: DetectorState) -> DriftIndex | None:
-    """Drift index of the window that ends at the newest sample, or None with too few samples."""
-    settings, values = state.settings, state.series.values
-    if len(values) < settings.minimum_samples:
-        return None
-    window = window_length(len(values), settings.window_fraction, settings.batches)
-    fit = fit_trend(np.log(values[-window:]), settings.batches)
-    return drift_index(fit, state.horizon, settings.confidence)
+def _passes(state: DetectorState) -> bool:
+    trend = _trend(state)
+    if trend.upper > state.settings.tolerance:
+        return False
+    return state.settings.rule == "drift-index" or _steady_end(state, trend.fit)
 
 
-def _last_quarter(values: FloatArray, trend: DriftIndex) -> tuple[float, float]:
+def _steady_end(state: DetectorState, fit: TrendFit) -> bool:
+    """Whether the rate at the end is within the tolerance, read from one window at least."""
+    own = state.settings.window_fraction
+    fractions = [fraction for fraction in LONGER_WINDOW_FRACTIONS if fraction > own]
+    fits = chain([fit], (_fit(state, fraction) for fraction in fractions))
+    return any(
+        end_drift_index(fit, state.horizon, END_RATE_CONFIDENCE) <= state.settings.tolerance
+        for fit in fits
+    )
+
+
+def _trend(state: DetectorState) -> DriftIndex:
+    """Drift index of the window that ends at the newest sample."""
+    fit = _fit(state, state.settings.window_fraction)
+    return drift_index(fit, state.horizon, state.settings.confidence)
+
+
+def _fit(state: DetectorState, fraction: float) -> TrendFit:
+    batches = state.settings.batches
+    window = window_length(state.series.length, fraction, batches)
+    return fit_trend(np.log(state.series.values[-window:]), batches)
+
+
+def _verdict(state: DetectorState, trend: DriftIndex) -> Verdict:
+    if trend.lower > state.settings.tolerance:
+        return Verdict.DRIFTING
+    return Verdict.INCONCLUSIVE if state.fired_at is None else Verdict.STATIONARY
+
+
+def _last_quarter(values: FloatArray, fit: TrendFit) -> tuple[float, float]:
     """Mean of V over the last quarter of the window, and its standard error."""
-    fit = trend.fit
-    quarter = fit.window // 4
+    quarter = max(1, fit.window // 4)
     estimate = float(values[-quarter:].mean())
     batches_in_quarter = quarter * fit.batches / fit.window
     return estimate, estimate * fit.noise / math.sqrt(batches_in_quarter)
@@ -233,21 +267,3 @@ def _require_length(name: str, value: float) -> None:
             f"`{name}` must be a positive number of samples, got {value!r}; "
             "give the planned steps divided by the steps between samples."
         )
-
-
-@dataclass(frozen=True)
-class Detection(Decision):
-    """A decision on a whole series."""
-
-
-def detect(
-    series: Sequence[float] | FloatArray,
-    horizon: float | None = None,
-    settings: DetectorSettings | None = None,
-) -> Decision:
-    """Placeholder to be finished."""
-    values = np.asarray(series, dtype=np.float64).ravel()
-    state = start(settings or DetectorSettings(), horizon or max(len(values), 1))
-    for value in values.tolist():
-        state = update(state, value)
-    return decide(state)
