@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lightning_init.theory import log_norm
 from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
+from lightning_init.theory.log_norm import LogNormLaw
 
 
 def fractional_moment_std(
@@ -20,10 +22,10 @@ def fractional_moment_std(
     dropout: float = 0.0,
     scheme: str = "exact",
 ) -> float:
-    """Standard deviation of normal weights that preserves the order-s moment, exact at finite width.
+    """Standard deviation of normal weights that preserves the order-s moment at finite width.
 
-    sigma = (E||phi(z)||^s)^(-1/s) with z ~ N(0, I_fan_in) and phi the activation in front of the weight,
-    dropout included (Gurbuzbalaban & Hu 2021, arXiv 2005.11878).
+    sigma = (E||phi(z)||^s)^(-1/s) with z ~ N(0, I_fan_in) and phi the activation in front of the
+    weight, dropout included (Gurbuzbalaban & Hu 2021, arXiv 2005.11878).
 
     Args:
         fan_in: Number of inputs summed per output unit.
@@ -32,7 +34,8 @@ def fractional_moment_std(
             `lightning_init.theory.activation_laws.activation_law` for the names.
         param: Its slope or other parameters; None for torch's defaults.
         dropout: Probability of the dropout between activation and weight, in [0, 1).
-        scheme: "exact", "asymptotic" (large-width expansion) or "authors" (published code, for comparison).
+        scheme: "exact", "asymptotic" (large-width expansion) or "authors" (published code, for
+            comparison).
 
     Returns:
         sigma > 0.
@@ -71,8 +74,8 @@ def fractional_moment_normal_(
 ) -> Tensor:
     """Fill the tensor in place with N(0, sigma^2), sigma = `fractional_moment_std`.
 
-    Dtype, device and requires_grad stay as they are. Types narrower than float32 are drawn in float32 and
-    rounded once.
+    Dtype, device and requires_grad stay as they are. Types narrower than float32 are drawn in
+    float32 and rounded once.
 
     Args:
         tensor: Weight of shape (fan_out, ...), floating point.
@@ -80,16 +83,16 @@ def fractional_moment_normal_(
         nonlinearity: Name of the activation in front of this weight.
         param: Its slope or other parameters; None for torch's defaults.
         dropout: Probability of the dropout between activation and weight, in [0, 1).
-        fan_in: Inputs summed per output; by default the number of elements of ``tensor[0]``, which is right
-            for linear and (grouped) convolution weights, not for transposed convolutions.
+        fan_in: Inputs summed per output; by default the number of elements of ``tensor[0]``, which
+            is right for linear and (grouped) convolution weights, not for transposed convolutions.
         generator: Source of the draw; None for torch's global one.
 
     Returns:
         The same tensor.
 
     Raises:
-        ValueError: If the tensor is not floating point, has fewer than two dimensions while fan_in is
-            None, or another argument is out of its range. The tensor is then unchanged.
+        ValueError: If the tensor is not floating point, has fewer than two dimensions while fan_in
+            is None, or another argument is out of its range. The tensor is then unchanged.
 
     Example:
         >>> weight = torch.empty(3, 64)
@@ -101,7 +104,8 @@ def fractional_moment_normal_(
         raise ValueError(f"`tensor` must be floating point, got {tensor.dtype}; cast it first.")
     if fan_in is None and tensor.dim() < 2:
         raise ValueError(
-            f"`tensor` must have at least 2 dimensions, got shape {tuple(tensor.shape)}; pass fan_in."
+            f"`tensor` must have at least 2 dimensions, got shape {tuple(tensor.shape)}; "
+            "pass fan_in."
         )
     inputs = tensor[0].numel() if fan_in is None else fan_in
     std = fractional_moment_std(inputs, order, nonlinearity, param, dropout)
@@ -110,3 +114,37 @@ def fractional_moment_normal_(
             return tensor.normal_(0.0, std, generator=generator)
         wide = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
         return tensor.copy_(wide.normal_(0.0, std, generator=generator))
+
+
+def log_norm_law(
+    width: int,
+    order: float = 1.0,
+    nonlinearity: str = "relu",
+    param: float | Sequence[float] | None = None,
+    dropout: float = 0.0,
+) -> LogNormLaw:
+    """Drift and variance of the log-norm of the activations, per layer of an equal-width network.
+
+    Over k layers log||x_k|| - log||x_0|| is asymptotically normal with k times both, under the
+    weights of `fractional_moment_std`.
+
+    Args:
+        width: Width of every layer.
+        order: s in [0, 2].
+        nonlinearity: Name of the activation of every layer.
+        param: Its slope or other parameters; None for torch's defaults.
+        dropout: Probability of the dropout behind the activation, in [0, 1).
+
+    Returns:
+        A `LogNormLaw` with ``drift``, ``variance`` (nats, given that the layer is not dead) and
+        ``dead_probability``.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> step = log_norm_law(64, order=2.0)
+        >>> round(step.drift, 6), round(step.variance, 6)
+        (-0.020054, 0.020749)
+    """
+    return log_norm.log_norm_law(activation_law(nonlinearity, param, dropout), width, order)

@@ -1,9 +1,10 @@
 """The law of X = phi(z)^2, z ~ N(0, 1), for every activation that may stand in front of a weight.
 
-For a positively homogeneous phi (linear, ReLU, every fixed or random slope, each with dropout) X is a scale
-mixture of chi-square variables and the moment-preserving scale of `fractional_moments` is exact at every
-width. For the others the same scale is a fixed point at unit pre-activation scale: exact only while the
-pre-activations are N(0, I), with `ActivationLaw.scale_exponent` telling whether deviations die out.
+For a positively homogeneous phi (linear, ReLU, every fixed or random slope, each with dropout) X
+is a scale mixture of chi-square variables and the moment-preserving scale of `fractional_moments`
+is exact at every width. For the others the same scale is a fixed point at unit pre-activation
+scale: exact only while the pre-activations are N(0, I), with `ActivationLaw.scale_exponent`
+telling whether deviations die out.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-
-import numpy as np
 
 from lightning_init.theory.elementwise import ELEMENTWISE, elementwise_function
 from lightning_init.theory.function_table import (
@@ -77,6 +76,15 @@ class ActivationLaw:
         """Third cumulant of X over (E X)^3: 8 for linear, 44 for ReLU."""
         return self._relative_power(3) - 3.0 * self._relative_power(2) + 2.0
 
+    def log_alive_probability(self, width: int) -> float:
+        """Log P(X_1 + ... + X_width > 0), accurate at both ends."""
+        if self.alive_probability == 1.0:
+            return 0.0
+        log_dead = width * math.log1p(-self.alive_probability)
+        if log_dead > -0.5:
+            return math.log(-math.expm1(log_dead))
+        return math.log1p(-math.exp(log_dead))
+
     def _relative_power(self, power: int) -> float:
         total = sum(component.power_mean(power) for component in self.components)
         return total / self.mean**power
@@ -102,22 +110,23 @@ def activation_law(
     """The law of phi(z)^2 for a named activation followed by inverted dropout.
 
     Args:
-        nonlinearity: "linear" (or "identity"), "abs", "relu", "leaky_relu", "prelu", "rrelu"; beyond
-            homogeneity "gelu", "gelu_tanh", "silu", "mish", "elu", "celu", "selu", "softplus", "tanh",
-            "sigmoid", "hardtanh", "relu6", "hardswish", or a name given to `register_activation`.
-        param: leaky_relu: the negative slope, any sign (default 0.01). prelu: one slope or one per channel
-            (default 0.25); the slope of a coordinate is then drawn uniformly from the channels, which is
-            exact at order 2 and for equal slopes. rrelu: (lower, upper) of the training-mode slope
-            (default 1/8, 1/3). elu, celu: alpha (1). softplus: (beta, threshold) (1, 20).
-            hardtanh: (min, max) (-1, 1). None for the others.
+        nonlinearity: "linear" (or "identity"), "abs", "relu", "leaky_relu", "prelu", "rrelu";
+            beyond homogeneity "gelu", "gelu_tanh", "silu", "mish", "elu", "celu", "selu",
+            "softplus", "tanh", "sigmoid", "hardtanh", "relu6", "hardswish", or a name given to
+            `register_activation`.
+        param: leaky_relu: the negative slope, any sign (default 0.01). prelu: one slope or one per
+            channel (default 0.25); the slope of a coordinate is then drawn uniformly from the
+            channels, which is exact at order 2 and for equal slopes. rrelu: (lower, upper) of the
+            training-mode slope (default 1/8, 1/3). elu, celu: alpha (1). softplus: (beta,
+            threshold) (1, 20). hardtanh: (min, max) (-1, 1). None for the others.
         dropout: Drop probability p; survivors are scaled by 1 / (1 - p).
 
     Returns:
         A frozen, hashable law; equal arguments give the same object.
 
     Raises:
-        ValueError: If the name is unknown, a parameter is not finite or out of its range, or dropout is
-            outside [0, 1).
+        ValueError: If the name is unknown, a parameter is not finite or out of its range, or
+            dropout is outside [0, 1).
 
     Example:
         >>> law = activation_law("leaky_relu", 0.2)
@@ -128,7 +137,7 @@ def activation_law(
     """
     if not 0.0 <= dropout < 1.0:
         raise ValueError(
-            f"`dropout` must be in [0, 1), got {dropout}; a layer that drops everything has no scale."
+            f"`dropout` must be in [0, 1), got {dropout}; dropping everything leaves no scale."
         )
     values = _as_tuple(param)
     if not all(math.isfinite(value) for value in values):
@@ -150,15 +159,17 @@ def register_activation(
 
     Args:
         name: New name; a registered name may be registered again, a built-in one may not.
-        function: Maps a float64 numpy array to a float64 array of the same shape, deterministically.
-        breakpoints: Where the function has a kink or a jump away from its zeros (those are found). Without
-            them the integrals lose digits: about six remain.
+        function: Maps a float64 numpy array to a float64 array of the same shape,
+            deterministically.
+        breakpoints: Where the function has a kink or a jump away from its zeros (those are found).
+            Without them the integrals lose digits: about six remain.
 
     Raises:
-        ValueError: If the name is a built-in activation, or the function is not finite on [-9.5, 9.5] or
-            zero everywhere.
+        ValueError: If the name is a built-in activation, or the function is not finite on [-9.5,
+            9.5] or zero everywhere.
 
     Example:
+        >>> import numpy as np
         >>> register_activation("squared_relu", lambda z: np.maximum(z, 0.0) ** 2)
         >>> law = activation_law("squared_relu")
         >>> round(law.mean, 12), round(law.dead_probability, 12), round(law.scale_exponent, 12)

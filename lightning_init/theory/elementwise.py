@@ -1,7 +1,7 @@
 """The elementwise activations known by name beyond the homogeneous ones.
 
-Each is a float64 numpy function written so that its *relative* accuracy survives where it tends to 0;
-the law of phi(z)^2 near 0 decides the low-order moments at small widths.
+Each is a float64 numpy function written so that its *relative* accuracy survives where it tends to
+0; the law of phi(z)^2 near 0 decides the low-order moments at small widths.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def sigmoid(z: FloatArray) -> FloatArray:
 
 
 def gelu(z: FloatArray) -> FloatArray:
-    """z P(N(0,1) <= z), through erfc so that the left tail keeps its digits."""
+    """Product of z and P(N(0, 1) <= z), through erfc so that the left tail keeps its digits."""
     tail = [math.erfc(-value / math.sqrt(2.0)) for value in z.ravel().tolist()]
-    return 0.5 * z * np.array(tail).reshape(z.shape)
+    return 0.5 * z * np.array(tail, dtype=np.float64).reshape(z.shape)
 
 
 def gelu_tanh(z: FloatArray) -> FloatArray:
@@ -36,18 +36,18 @@ def gelu_tanh(z: FloatArray) -> FloatArray:
 
 
 def silu(z: FloatArray) -> FloatArray:
-    """Z times sigmoid(z)."""
+    """Product z sigmoid(z)."""
     return z * sigmoid(z)
 
 
 def softplus(z: FloatArray, beta: float = 1.0, threshold: float = 20.0) -> FloatArray:
-    """log(1 + exp(beta z)) / beta, and z itself where beta z exceeds the threshold (as in torch)."""
+    """log(1 + exp(beta z)) / beta, and z where beta z exceeds the threshold, as in torch."""
     scaled = beta * z
     return np.where(scaled > threshold, z, np.logaddexp(0.0, scaled) / beta)
 
 
 def mish(z: FloatArray) -> FloatArray:
-    """Z times tanh(softplus(z))."""
+    """Product z tanh(softplus(z))."""
     return z * np.tanh(np.logaddexp(0.0, z))
 
 
@@ -67,12 +67,12 @@ def selu(z: FloatArray) -> FloatArray:
 
 
 def hardtanh(z: FloatArray, lower: float = -1.0, upper: float = 1.0) -> FloatArray:
-    """Z clipped to [lower, upper]."""
+    """The input clipped to [lower, upper]."""
     return np.clip(z, lower, upper)
 
 
 def hardswish(z: FloatArray) -> FloatArray:
-    """Z times clip(z + 3, 0, 6) / 6."""
+    """Product z clip(z + 3, 0, 6) / 6."""
     return z * np.clip(z + 3.0, 0.0, 6.0) / 6.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,8 +71,8 @@ def function_table(function: ElementwiseFunction) -> FunctionTable:
     squares = function(nodes) ** 2
     if squares.shape != nodes.shape or not np.all(np.isfinite(squares)):
         raise ValueError(
-            f"activation {function.function!r} must map a float64 array to finite values of the same "
-            f"shape on [-{_BOUND}, {_BOUND}]; check it with numpy first."
+            f"activation {function.function!r} must map a float64 array to finite values of the "
+            f"same shape on [-{_BOUND}, {_BOUND}]; check it with numpy first."
         )
     alive = squares > 0.0
     if not alive.any():
@@ -87,10 +87,10 @@ def function_table(function: ElementwiseFunction) -> FunctionTable:
 
 
 def scale_exponent(function: ElementwiseFunction) -> float:
-    """chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1.
+    """Scale exponent chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1.
 
-    The derivative is taken on the density of sqrt(q) z, whose logarithm changes by (z^2 - 1)/2 per unit
-    of log q, so chi = E[phi(z)^2 (z^2 - 1)] / (2 E phi(z)^2) needs no differences.
+    The derivative is taken on the density of sqrt(q) z, whose logarithm changes by (z^2 - 1)/2 per
+    unit of log q, so chi = E[phi(z)^2 (z^2 - 1)] / (2 E phi(z)^2) needs no differences.
     """
     table = function_table(function)
     mass = table.weights * table.squares

@@ -1,4 +1,4 @@
-"""The slopes of the homogeneous activations: phi(z) = z for z > 0 and A z for z < 0, A fixed or random."""
+"""Slopes of the homogeneous activations: phi(z) = z for z > 0 and A z for z < 0, A fixed or not."""
 
 from __future__ import annotations
 
@@ -81,8 +81,9 @@ def _uniform_slope(lower: float, upper: float) -> tuple[FixedSlopes, SlopeRanges
 def _quadrature_slopes(lower: float, upper: float, share: float) -> FixedSlopes:
     """Gauss-Legendre slopes that stand for U[lower, upper] to 4e-18.
 
-    As a function of A the transform (1 + 2 A^2 t)^(-1/2) is analytic off the imaginary axis, so n nodes leave
-    rho^(-2n), rho = c + sqrt(c^2 - 1), c = (upper + lower) / (upper - lower), for every t.
+    As a function of A the transform (1 + 2 A^2 t)^(-1/2) is analytic off the imaginary axis, so n
+    nodes leave rho^(-2n), rho = c + sqrt(c^2 - 1), c = (upper + lower) / (upper - lower), for
+    every t.
     """
     centre = (upper + lower) / (upper - lower)
     rho = centre + math.sqrt(centre * centre - 1.0)

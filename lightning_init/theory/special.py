@@ -1,6 +1,7 @@
 """The few numerical tools the theory rests on: log-gamma near 2, quadrature nodes, the normal law.
 
-Everything works on float64 arrays and is exact to a few units in the last place on its stated range.
+Everything works on float64 arrays and is exact to a few units in the last place on its stated
+range.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ _ZETA_MINUS_1 = (
 
 
 def log_gamma_two_minus(r: npt.ArrayLike) -> FloatArray:
-    """log Gamma(2 - r) for 0 <= r <= 1, with full *relative* accuracy as r -> 0.
+    """Logarithm of Gamma(2 - r) for 0 <= r <= 1, with full *relative* accuracy as r -> 0.
 
-    ``math.lgamma(2 - r)`` loses all digits of a small r in the rounding of ``2 - r``; below r = 0.3 the
-    Taylor series -(1 - gamma) r + sum_k (zeta(k) - 1) r^k / k is used instead.
+    ``math.lgamma(2 - r)`` loses all digits of a small r in the rounding of ``2 - r``; below r =
+    0.3 the Taylor series -(1 - gamma) r + sum_k (zeta(k) - 1) r^k / k is used instead.
 
     Args:
         r: Numbers in [0, 1], any shape.
@@ -57,7 +58,7 @@ def log_gamma_two_minus(r: npt.ArrayLike) -> FloatArray:
 
     Example:
         >>> float(log_gamma_two_minus(1e-20))
-        -4.2278433509846713e-21
+        -4.227843350984671e-21
     """
     values = np.asarray(r, dtype=np.float64)
     series = np.zeros_like(values)

@@ -84,9 +84,9 @@ class ChiSquareMixture:
 class UniformSlope:
     """X = gain * (A z)^2 with A ~ U[0, upper] or U[lower, upper], 0 <= lower < upper: RReLU near 0.
 
-    With v = A sqrt(2 gain t) the transforms are integrals of (1 + v^2)^(-1/2), v^2 (1 + v^2)^(-3/2) and
-    v^4 (1 + v^2)^(-5/2), closed in asinh. Meant for lower < upper / 10, where no cancellation arises;
-    otherwise few Gauss-Legendre slopes are exact (see `activation_laws`).
+    With v = A sqrt(2 gain t) the transforms are integrals of (1 + v^2)^(-1/2), v^2 (1 +
+    v^2)^(-3/2) and v^4 (1 + v^2)^(-5/2), closed in asinh. Meant for lower < upper / 10, where no
+    cancellation arises; otherwise few Gauss-Legendre slopes are exact (see `activation_laws`).
     """
 
     lower: float
@@ -112,7 +112,7 @@ class UniformSlope:
 
 
 def _slope_integrals(v: FloatArray) -> FloatArray:
-    """Integrals from 0 to v of the deficit, value and derivative integrands, without cancellation."""
+    """Integrals from 0 to v of the four transforms, without cancellation."""
     inverse_root = 1.0 / np.sqrt(1.0 + v * v)
     value = np.arcsinh(v)
     cosine = v * inverse_root
@@ -126,7 +126,7 @@ def _slope_integrals(v: FloatArray) -> FloatArray:
 
 
 def _small_slope_integrals(v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Binomial series of the same integrals for v < 0.35 (0.35^2 to the 18th power is below 1e-16)."""
+    """Binomial series of all but the value for v < 0.35 (0.35^38 is below 1e-17)."""
     square = v * v
     deficit, first, second = (np.zeros_like(v) for _ in range(3))
     power = v.copy()

@@ -1,13 +1,13 @@
-"""Every fractional moment of the squared norm Q = phi(z_1)^2 + ... + phi(z_m)^2, z ~ N(0, I_m), at once.
+"""Every fractional moment of the squared norm Q = phi(z_1)^2 + ... + phi(z_m)^2, z ~ N(0, I_m).
 
-Let M(t) = E exp(-t Q) and G ~ Gamma(2, 1) independent of Q. On {Q > 0}, T = G / Q has density t M''(t), and
-E T^(-r) = E G^(-r) E Q^r, so for 0 <= r < 2
+Let M(t) = E exp(-t Q) and G ~ Gamma(2, 1) independent of Q. On {Q > 0}, T = G / Q has density t
+M''(t), and E T^(-r) = E G^(-r) E Q^r, so for 0 <= r < 2
 
     E[Q^r; Q > 0] = 1 / Gamma(2 - r) * integral of t^(1 - r) M''(t) dt over t > 0.
 
-In u = log t the plain trapezoid rule with step h errs by at most 2 sum_k |Gamma(2 - r + 2 pi i k / h)| / Gamma(2 - r)
-relatively (Poisson summation), 3e-19 for h = 0.2, whatever the law and the width, and one weight vector serves every
-order and the log-moments.
+In u = log t the plain trapezoid rule with step h errs by at most 2 sum_k |Gamma(2 - r + 2 pi i k /
+h)| / Gamma(2 - r) relatively (Poisson summation), 3e-19 for h = 0.2, whatever the law and the
+width, and one weight vector serves every order and the log-moments.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ class SquaredNormMoments:
     weights: FloatArray
 
     def log_moments(self, orders: npt.ArrayLike) -> FloatArray:
-        """log E[(Q / E Q)^(s/2) | Q > 0] for every order s in (0, 2], with full relative accuracy as s -> 0."""
+        """Logarithms of E[(Q / E Q)^(s/2) | Q > 0], one per order s in (0, 2].
+
+        Relatively accurate as s -> 0.
+        """
         half = np.asarray(orders, dtype=np.float64) / 2.0
         exponent = np.multiply.outer(-half, self.nodes) - log_gamma_two_minus(half)[..., None]
         result: FloatArray = np.log1p(np.expm1(exponent) @ self.weights)
@@ -81,21 +84,19 @@ def squared_norm_moments(law: ActivationLaw, fan_in: int) -> SquaredNormMoments:
         ValueError: If fan_in is not an integer >= 1.
     """
     width = check_fan_in(fan_in)
-    alive = law.alive_probability
     mean = width * law.mean
-    log_dead = width * math.log1p(-alive) if alive < 1.0 else -math.inf
-    log_alive = (
-        math.log(-math.expm1(log_dead)) if log_dead > -0.5 else math.log1p(-math.exp(log_dead))
-    )
+    log_alive = law.log_alive_probability(width)
     # Left of the cut lies at most E[(Q / E Q)^2] e^u_min of the order-2 moment.
     left = _LEFT_CUT - math.log1p(law.c2 / width)
     nodes = np.arange(left, _right_cut(law, width, mean, log_alive), _STEP)
     weights = _STEP * _density(law, width, np.exp(nodes) / mean) * math.exp(-log_alive)
-    return SquaredNormMoments(mean, math.exp(log_dead), log_alive, nodes, weights / weights.sum())
+    return SquaredNormMoments(
+        mean, law.dead_probability**width, log_alive, nodes, weights / weights.sum()
+    )
 
 
 def _density(law: ActivationLaw, width: int, t: FloatArray) -> FloatArray:
-    """t^2 M''(t), the density of log T on {Q > 0}, for M = M1^m; stable for m up to 1e6 and beyond."""
+    """t^2 M''(t), the density of log T on {Q > 0}, for M = M1^m; stable beyond m = 1e6."""
     deficit, value, first, second = law.laplace(t)
     dead = law.dead_probability
     near = deficit < 0.5
@@ -130,3 +131,13 @@ def check_fan_in(fan_in: int) -> int:
             f"`fan_in` must be an integer >= 1, got {fan_in}; a weight without inputs has no scale."
         )
     return int(fan_in)
+
+
+def check_order(order: float) -> None:
+    """Refuse an order outside [0, 2].
+
+    Raises:
+        ValueError: If it is outside or not a number.
+    """
+    if not 0.0 <= order <= 2.0:
+        raise ValueError(f"`order` must be in [0, 2], got {order}; use 2.0 for Kaiming/LeCun.")

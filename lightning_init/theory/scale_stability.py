@@ -1,0 +1,118 @@
+"""How deep the moment-preserving scale of a non-homogeneous activation can be trusted.
+
+The scale is a fixed point at unit pre-activation scale. Let q be the variance of a layer's
+pre-activations given the weights before it, so that the next one is q' = sigma^2 sum_j phi(sqrt(q)
+z_j)^2. Its fluctuations Var log q' ~ c2 / m are multiplied by chi = d log E phi(sqrt(q) z)^2 / d
+log q in every layer: they die out for chi < 1, add up for chi = 1 (where the preservation is
+exact) and grow for chi > 1 (GELU, SiLU, Mish).
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from lightning_init.theory.activation_laws import ActivationLaw
+from lightning_init.theory.function_table import ElementwiseFunction, function_table
+from lightning_init.theory.special import FloatArray
+from lightning_init.theory.squared_activations import Tabulated
+from lightning_init.theory.squared_norm import check_fan_in, check_order
+
+_MARGIN = 1e-9  # chi of a homogeneous activation registered by the user is 1 up to rounding
+_LOG_SCALES = np.linspace(-8.0, 8.0, 65)
+_UNIT = 32  # where log q = 0
+_DEEPEST = 1000
+
+
+def material_depth(
+    law: ActivationLaw, width: int, order: float = 1.0, tolerance: float = 0.10
+) -> int | None:
+    """Number of layers after which the order-s moment is off by more than the tolerance.
+
+    E q_L^(s/2) is carried backwards through the chain log q -> log q', taken as normal with the
+    mean and variance that mu(q) = E phi(sqrt(q) z)^2 and c2(q) / width give. Against real draws
+    (width 64) the ratio after 20 layers is 1.57 / 1.67 (GELU, order 1), 4.6 / 5.0 (SiLU, order 1),
+    57 / 62 (SiLU, order 2): the chain is a few per cent late in log.
+
+    Args:
+        law: Law of the activation, the same in every layer.
+        width: Width of every layer.
+        order: s in [0, 2]; at 0 the error is that of E log|y|.
+        tolerance: Relative error of the moment that counts as material.
+
+    Returns:
+        The depth, or None when chi <= 1 (the error stays bounded) or beyond 1000 layers.
+
+    Raises:
+        ValueError: If order or width is out of range.
+
+    Example:
+        >>> from lightning_init.theory.activation_laws import activation_law
+        >>> material_depth(activation_law("silu"), 64), material_depth(activation_law("tanh"), 64)
+        (8, None)
+    """
+    check_order(order)
+    m = check_fan_in(width)
+    component = law.components[0]
+    if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, Tabulated):
+        return None
+    log_gain, variance = _log_scale_step(component.function, component.keep, m)
+    # Centred so that one step from q = 1 preserves the moment, as sigma does.
+    centre = log_gain - variance / 2.0 + variance[_UNIT] * (2.0 - order) / 4.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(24)
+    reached = centre[:, None] + np.sqrt(variance)[:, None] * nodes
+    log_moment = order / 2.0 * _LOG_SCALES if order > 0.0 else 0.5 * _LOG_SCALES
+    for depth in range(1, _DEEPEST + 1):
+        log_moment = _average(_extended(reached, log_moment), weights / weights.sum(), order)
+        if abs(float(log_moment[_UNIT])) > math.log1p(tolerance):
+            return depth
+    return None
+
+
+def scale_instability_warning(law: ActivationLaw, width: int, order: float = 1.0) -> str | None:
+    """One sentence for an activation with chi > 1, else None."""
+    if law.homogeneous or law.scale_exponent <= 1.0 + _MARGIN:
+        return None
+    depth = material_depth(law, width, order)
+    reach = f"after {depth} layers" if depth else f"beyond {_DEEPEST} layers"
+    return (
+        f"{law.nonlinearity} is not homogeneous and amplifies scale errors (exponent "
+        f"{law.scale_exponent:.3f} > 1): at width {width} the order-{order:g} moment is off by "
+        f"10 % {reach}; in deeper networks put normalization layers in between."
+    )
+
+
+@lru_cache(maxsize=256)
+def _log_scale_step(
+    function: ElementwiseFunction, keep: float, width: int
+) -> tuple[FloatArray, FloatArray]:
+    """Log mu(q) / mu(1) and the variance of log q' on the grid of log q."""
+    table = function_table(function)
+    nodes = np.multiply.outer(np.exp(_LOG_SCALES / 2.0), table.nodes)
+    squares = function(nodes) ** 2
+    mean = squares @ table.weights
+    fourth = squares**2 @ table.weights
+    # Dropout multiplies E X by 1 / 1 and E X^2 by 1 / keep after the inverse scaling.
+    relative_variance = fourth / (keep * mean**2) - 1.0
+    return np.log(mean / mean[_UNIT]), np.log1p(relative_variance / width)
+
+
+def _extended(points: FloatArray, values: FloatArray) -> FloatArray:
+    """Linear interpolation on the grid of log q, continued with the end slopes."""
+    grid = _LOG_SCALES
+    step = grid[1] - grid[0]
+    inside = np.interp(points, grid, values)
+    below = np.minimum(points - grid[0], 0.0) * (values[1] - values[0]) / step
+    above = np.maximum(points - grid[-1], 0.0) * (values[-1] - values[-2]) / step
+    result: FloatArray = inside + below + above
+    return result
+
+
+def _average(log_values: FloatArray, weights: FloatArray, order: float) -> FloatArray:
+    if order == 0.0:
+        return log_values @ weights
+    largest = log_values.max(axis=1)
+    result: FloatArray = largest + np.log(np.exp(log_values - largest[:, None]) @ weights)
+    return result
