@@ -53,7 +53,7 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     """Rasterize a figure to an array of shape (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
 
@@ -79,19 +79,21 @@ def variance_trajectories(
     figure, axes = _blank("probe step", "V / V before the probe")
     ratios = {name: _over_first(values) for name, values in series.items()}
     order = sorted(ratios, key=lambda name: _movement(ratios[name]), reverse=True)
-    named = order[: len(PALETTE)]
+    named = dict(zip(order, PALETTE, strict=False))
+    lines = {}
     for name in reversed(order):
-        colour = PALETTE[named.index(name)] if name in named else GREY
-        label = shorten(name, 24) if name in named else "_"
-        front = {"linewidth": 1.6, "zorder": 3} if name in named else {"linewidth": 0.5}
-        axes.plot(steps, ratios[name], color=colour, label=label, **front)  # type: ignore[arg-type]
+        colour, width, front = (named[name], 1.6, 3) if name in named else (GREY, 0.5, 2)
+        (lines[name],) = axes.plot(steps, ratios[name], color=colour, linewidth=width, zorder=front)
         _mark_fired(axes, steps, ratios[name], fired.get(name), colour)
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
-    rest = len(order) - len(named)
-    title = "Variance of the weights (dot: stationary)"
-    axes.set_title(title + (f"; grey: {rest} more layers" if rest else ""))
-    if named:
-        figure.legend(*_reversed_legend(axes), loc="outside lower center", ncols=2, frameon=False)
+    axes.set_title("Variance of the weights (dot: stationary)")
+    labels = [_plain_text(name, 24) for name in named]
+    shown = [lines[name] for name in named]
+    if len(order) > len(named):
+        shown.append(lines[order[-1]])
+        labels.append(f"{len(order) - len(named)} more layers")
+    if shown:
+        figure.legend(shown, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -126,7 +128,7 @@ def variance_bound(variance: float, initial_variance: float, layer: str) -> Figu
             label=f"{name}: {number(variance * r)}",
         )
     axes.set_xscale("log")
-    axes.set_title(f"Bound in $\\sigma_0^2$: {shorten(layer, 32)}")
+    axes.set_title(f"Bound in $\\sigma_0^2$: {_plain_text(layer, 32)}")
     axes.legend(frameon=False, loc="upper center")
     return figure
 
@@ -188,16 +190,19 @@ def weight_histograms(
     figure, axes = _blank("weight", "density")
     both = np.concatenate([np.ravel(before), np.ravel(after)])
     low, high = np.quantile(both, [0.0005, 0.9995])
+    if low == high:
+        low, high = low - 0.5, high + 0.5
     bins = np.linspace(low, high, 61)
     for values, colour, name in ((before, GREY, "before"), (after, PALETTE[0], "after the probe")):
         heights, _ = np.histogram(values, bins=bins)
         density = heights / (max(1, np.size(values)) * np.diff(bins))
         axes.stairs(density, bins, color=colour, fill=True, alpha=0.35, label=name)
         axes.stairs(density, bins, color=colour, linewidth=1.0)
-    x = np.linspace(low, high, 400)
-    gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
-    axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
-    axes.set_title(f"Weights: {shorten(layer, 36)}")
+    if std > 0:
+        x = np.linspace(low, high, 400)
+        gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
+        axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
+    axes.set_title(f"Weights: {_plain_text(layer, 36)}")
     axes.legend(frameon=False, loc="upper right")
     return figure
 
@@ -225,7 +230,7 @@ def _excess(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _over_first(values: Sequence[float]) -> NDArray[np.float64]:
     series = np.asarray(values, dtype=np.float64)
-    first = series[0] if series.size and series[0] > 0 else math.nan
+    first = series[0] if series.size and 0 < series[0] < math.inf else math.nan
     return series / first
 
 
@@ -242,6 +247,6 @@ def _mark_fired(
         axes.plot([step], [height], marker="o", markersize=5, color=colour, zorder=4)
 
 
-def _reversed_legend(axes: Axes) -> tuple[list[Any], list[str]]:
-    handles, labels = axes.get_legend_handles_labels()
-    return handles[::-1], labels[::-1]
+def _plain_text(name: str, width: int) -> str:
+    # matplotlib reads what stands between two dollar signs as mathematics.
+    return shorten(name, width).replace("$", r"\$")

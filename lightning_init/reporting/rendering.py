@@ -44,7 +44,7 @@ def text(report: InitReport, max_rows: int) -> str:
     shown = _largest_changes(report.layers, max_rows)
     rows: list[Sequence[str]] = [_text_cells(layer) for layer in shown]
     rows += [
-        (shorten(left.name, 26), shorten(shape_text(left.shape), 16), f"left out: {left.reason}")
+        (shorten(left.name, 24), shorten(shape_text(left.shape), 13), f"left out: {left.reason}")
         for left in report.left_out[:max_rows]
     ]
     remarks = [f"note: {layer.name}: {layer.note}" for layer in shown if layer.note]
@@ -137,8 +137,8 @@ def _full_rows(report: InitReport, max_rows: int) -> list[tuple[str, ...]]:
 
 def _text_cells(layer: LayerReport) -> tuple[str, ...]:
     return (
-        shorten(layer.name, 26),
-        shorten(shape_text(layer.shape), 16),
+        shorten(layer.name, 24),
+        shorten(shape_text(layer.shape), 13),
         number(layer.variance),
         _ratio_text(layer),
         _drift_text(layer),
@@ -160,7 +160,7 @@ def _full_cells(layer: LayerReport) -> tuple[str, ...]:
         _drift_text(layer),
         layer.verdict.value,
         "-" if layer.fired_at_step is None else str(layer.fired_at_step),
-        _with_band(layer.projected, layer.projected_lower, layer.projected_upper, 3),
+        _projection_text(layer),
         number(layer.sigma0, 4),
         layer.action,
         layer.note,
@@ -172,10 +172,17 @@ def _ratio_text(layer: LayerReport) -> str:
 
 
 def _drift_text(layer: LayerReport) -> str:
-    return _with_band(layer.drift_index, layer.drift_lower, layer.drift_upper, 2)
-
-
-def _with_band(value: float, lower: float, upper: float, digits: int) -> str:
-    if math.isnan(value):
+    if math.isnan(layer.drift_index):
         return "-"
-    return f"{number(value, digits)} [{number(lower, digits)},{number(upper, digits)}]"
+    index, lower, upper = (
+        f"{value:.2f}" if value < 99 else ">99"
+        for value in (layer.drift_index, layer.drift_lower, layer.drift_upper)
+    )
+    return f"{index} [{lower},{upper}]"
+
+
+def _projection_text(layer: LayerReport) -> str:
+    if math.isnan(layer.projected):
+        return "-"
+    band = f"[{number(layer.projected_lower)},{number(layer.projected_upper)}]"
+    return f"{number(layer.projected)} {band}"

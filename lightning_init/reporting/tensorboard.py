@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from lightning.fabric.loggers import TensorBoardLogger
+from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -177,12 +177,12 @@ class ProbeWriter:
             from torch.utils.tensorboard import SummaryWriter
 
             assert self._log_dir is not None
-            self._writer = SummaryWriter(_free_directory(self._log_dir))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(_free_directory(self._log_dir))
         return self._writer
 
     def _write_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Write one event for the whole row: `add_scalar` would make one event per number."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         row = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         self._open().file_writer.add_summary(Summary(value=row), step)

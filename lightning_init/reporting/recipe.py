@@ -1,0 +1,221 @@
+"""What a probe found, on disk: a JSON file that draws the same scales again, under another seed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lightning_init.initialization.fill import fill_normal_
+from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
+from lightning_init.reporting import recipe_format
+from lightning_init.reporting.recipe_format import FORMAT_VERSION, RecipeLayer
+from lightning_init.reporting.rendering import plain
+from lightning_init.reporting.report import InitReport
+
+_LIBRARIES = ("lightning", "lightning_init", "torch")
+
+
+@dataclass(frozen=True)
+class InitRecipe:
+    """The variances that a probe found, ready to be drawn again without one.
+
+    Args:
+        layers: What to draw, in model order.
+        left_out: Names of the weights that took no part in the probe.
+        settings: Pairs of setting and value of the callback, for the reader.
+        optimizers: Pairs of optimizer class and learning rate, one per parameter group: V is
+            proportional to the learning rate at a steady state.
+        library_versions: Pairs of library and version.
+
+    Example:
+        >>> layer = RecipeLayer("net.0", (4, 8), 8, 0.25, "redrawn", "stationary", 0.25, 0.01)
+        >>> recipe = InitRecipe((layer,))
+        >>> recipe == InitRecipe.from_json(recipe.to_json())
+        True
+    """
+
+    layers: tuple[RecipeLayer, ...]
+    left_out: tuple[str, ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    optimizers: tuple[tuple[str, float], ...] = ()
+    library_versions: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_report(
+        cls, report: InitReport, optimizers: Sequence[tuple[str, float]] = ()
+    ) -> InitRecipe:
+        """Keep of a report what is needed to draw again.
+
+        Args:
+            report: What a probe found.
+            optimizers: Optimizer class and learning rate, one pair per parameter group.
+
+        Raises:
+            ValueError: The report holds what a recipe may not, e.g. a variance that is not finite.
+        """
+        content = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": recipe_format.fingerprint(
+                (layer.name, layer.shape) for layer in report.layers
+            ),
+            "layers": [
+                {
+                    "name": layer.name,
+                    "shape": list(layer.shape),
+                    "fan_in": layer.fan_in,
+                    "sigma0_squared": layer.sigma0**2,
+                    "action": layer.action,
+                    "verdict": layer.verdict.value,
+                    "variance": plain(layer.variance),
+                    "standard_error": plain(layer.standard_error),
+                }
+                for layer in report.layers
+            ],
+            "left_out": [left.name for left in report.left_out],
+            "settings": {name: _storable(value) for name, value in report.settings},
+            "optimizers": [{"name": name, "learning_rate": float(lr)} for name, lr in optimizers],
+            "library_versions": _library_versions(),
+        }
+        return cls(*recipe_format.parse(content))
+
+    @classmethod
+    def from_json(cls, text: str) -> InitRecipe:
+        """Read a recipe from text.
+
+        Raises:
+            ValueError: The text is no recipe; the message names the field.
+        """
+        return cls(*recipe_format.parse(recipe_format.strict_json(text)))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> InitRecipe:
+        """Read a recipe from a file. Nothing in the file is trusted or executed.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is no recipe; the message names the file and the field.
+        """
+        try:
+            return cls.from_json(recipe_format.read_text(path))
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+    def to_json(self) -> str:
+        """Write as JSON text, indented and with sorted keys."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "fingerprint": self.fingerprint,
+            "layers": [plain(layer) for layer in self.layers],
+            "left_out": list(self.left_out),
+            "settings": dict(self.settings),
+            "optimizers": [{"name": name, "learning_rate": lr} for name, lr in self.optimizers],
+            "library_versions": dict(self.library_versions),
+        }
+        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write to a file at once or not at all: a crash leaves the old file or the new one.
+
+        Args:
+            path: Where to; missing folders are made, and a symbolic link is followed.
+        """
+        target = Path(os.path.realpath(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(self.to_json())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the layers' names and shapes: equal for models that the recipe fits."""
+        return recipe_format.fingerprint((layer.name, layer.shape) for layer in self.layers)
+
+    def apply(self, model: nn.Module, seed: int = 0, by_width: bool = False) -> list[str]:
+        """Draw the first weights of a model, in place; layers that the probe kept stay as they are.
+
+        Args:
+            model: Must have the recipe's layers, under the same names. It is checked completely
+                before any weight is touched.
+            seed: Seed of the draw; every layer has its own stream.
+            by_width: Whether to transfer to another width: layers may have another shape, and
+                sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. By default shapes
+                must be equal.
+
+        Returns:
+            Names of the layers that were drawn.
+
+        Raises:
+            ValueError: Names or shapes differ; the message names the layers.
+        """
+        found = {weight.name: weight for weight in _matching(self, find_weights(model), by_width)}
+        redrawn = [layer for layer in self.layers if layer.action == "redrawn"]
+        for layer in redrawn:
+            weight = found[layer.name]
+            variance = layer.sigma0_squared
+            if by_width:
+                variance *= layer.fan_in / weight.fan_in
+            fill_normal_(model, weight, math.sqrt(variance), seed)
+        return [layer.name for layer in redrawn]
+
+
+def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) -> tuple[Weight, ...]:
+    """Return the model's weights if they are those of the recipe, else raise."""
+    found = {weight.name: weight for weight in inventory.weights}
+    reasons = {left.name: left.reason for left in inventory.left_out}
+    known = {layer.name for layer in recipe.layers} | set(recipe.left_out)
+    missing = [
+        name + (f" (left out: {reasons[name]})" if name in reasons else "")
+        for name in (layer.name for layer in recipe.layers)
+        if name not in found
+    ]
+    _refuse("the model lacks", missing)
+    _refuse("the recipe lacks", [name for name in found if name not in known])
+    if not by_width:
+        pairs = [(layer, found[layer.name]) for layer in recipe.layers]
+        other = [
+            f"{layer.name} {layer.shape} in the recipe, {weight.shape} in the model"
+            for layer, weight in pairs
+            if layer.shape != weight.shape
+        ]
+        _refuse("other shapes (`by_width=True` transfers to another width)", other)
+    return inventory.weights
+
+
+def _refuse(what: str, layers: list[str]) -> None:
+    if layers:
+        more = f", and {len(layers) - 5} more" if len(layers) > 5 else ""
+        raise ValueError(f"the recipe does not fit: {what}: {', '.join(layers[:5])}{more}.")
+
+
+def _storable(value: Any) -> Any:
+    """Return a setting as the file can hold it: settings are for the reader, so text will do."""
+    value = plain(value)
+    try:
+        recipe_format.setting(value, "setting")
+    except ValueError:
+        return str(value)[:1000]
+    return value
+
+
+def _library_versions(libraries: Iterable[str] = _LIBRARIES) -> dict[str, str]:
+    versions = {}
+    for library in libraries:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return versions

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import csv
+import math
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from lightning_init.reporting import figures
+from lightning_init.reporting.report import InitReport
+from lightning_init.reporting.tensorboard import (
+    FRACTIONAL_MOMENT_TAGS,
+    MOST_POINTS,
+    OPTIMAL_VARIANCE_TAGS,
+    ProbeWriter,
+    layout,
+    log_outcome,
+    log_plan,
+    tag,
+)
+
+INITIAL = {"net.0": 0.02, "net.2": 0.02, "head": 0.02}
+
+
+def events(directory: Path) -> EventAccumulator:
+    guidance = {"scalars": 0, "tensors": 0, "images": 0}
+    return EventAccumulator(str(directory), size_guidance=guidance).Reload()
+
+
+def write_probe(directory: Path | None, report: InitReport) -> None:
+    """Write the history of a report in the way a callback does."""
+    history = report.history
+    with ProbeWriter(directory, INITIAL, max_steps=1000) as writer:
+        for index, step in enumerate(history.steps):
+            variances = {name: history.variance(name)[index] for name in history.layers}
+            drifts = {name: history.drift(name)[index] for name in history.layers}
+            writer.write_row(step, variances, drifts)
+        writer.write_outcome(report)
+
+
+def documented(tags: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    patterns = [
+        re.escape(name).replace("<layer>", ".+").replace("<name>", ".+") for name, _ in tags
+    ]
+    return re.compile("|".join(patterns))
+
+
+@pytest.mark.parametrize("layer", ["net.0", "a b", "σ[0]", "x/y", "weight:(1)^2", "é", "a\nb"])
+def test_a_tag_has_only_characters_that_every_logger_accepts(layer: str) -> None:
+    name = tag("OptimalVarianceInit", "variance", layer)
+    assert re.fullmatch(r"[A-Za-z0-9_./-]+", name)
+    assert name.startswith("OptimalVarianceInit/variance/")
+    assert len(name) == len("OptimalVarianceInit/variance/") + len(layer)
+
+
+def test_the_probe_has_its_own_run_with_every_layer_from_the_first_row_on(
+    tmp_path: Path, report: InitReport
+) -> None:
+    write_probe(tmp_path, report)
+    assert [path.name for path in tmp_path.iterdir()] == ["probe"]
+    probe = events(tmp_path / "probe")
+    for layer in INITIAL:
+        for quantity in ("variance", "kl"):
+            rows = probe.Scalars(f"OptimalVarianceInit/{quantity}/{layer}")
+            assert [row.step for row in rows] == [0, 500, 1000]
+        drift = probe.Scalars(f"OptimalVarianceInit/drift/{layer}")
+        assert [row.step for row in drift] == [500, 1000]
+    values = [row.value for row in probe.Scalars("OptimalVarianceInit/variance/net.0")]
+    assert values == pytest.approx([0.02, 0.029, 0.03])
+    divergence = [row.value for row in probe.Scalars("OptimalVarianceInit/kl/net.0")]
+    # KL(N(0, V) || N(0, V0)) at V / V0 = 1.5
+    assert divergence[0] == 0.0
+    assert divergence[2] == pytest.approx(0.5 * (0.5 - math.log(1.5)))
+    unknown = [row.value for row in probe.Scalars("OptimalVarianceInit/kl/head")]
+    assert unknown[0] == 0.0
+    assert all(map(math.isnan, unknown[1:]))
+
+
+def test_the_outcome_stands_at_the_last_probe_step(tmp_path: Path, report: InitReport) -> None:
+    write_probe(tmp_path, report)
+    probe = events(tmp_path / "probe")
+    (sigma0,) = probe.Scalars("OptimalVarianceInit/sigma0/net.0")
+    (ratio,) = probe.Scalars("OptimalVarianceInit/ratio/net.0")
+    assert (sigma0.step, sigma0.value) == (1000, pytest.approx(math.sqrt(0.03)))
+    assert (ratio.step, ratio.value) == (1000, pytest.approx(1.5))
+    (text,) = probe.Tensors("OptimalVarianceInit/report/text_summary")
+    assert text.step == 1000
+    assert text.tensor_proto.string_val[0].decode() == report.markdown(100)
+
+
+def test_steps_never_decrease_within_a_tag(tmp_path: Path, report: InitReport) -> None:
+    write_probe(tmp_path, report)
+    probe = events(tmp_path / "probe")
+    for name in probe.Tags()["scalars"]:
+        steps = [row.step for row in probe.Scalars(name)]
+        assert steps == sorted(set(steps))
+
+
+def test_every_logged_tag_is_documented_and_every_documented_tag_is_logged(
+    tmp_path: Path, report: InitReport
+) -> None:
+    write_probe(tmp_path, report)
+    tags = events(tmp_path / "probe").Tags()
+    logged = {*tags["scalars"], *tags["tensors"], *tags["images"]} - {"custom_scalars__config__"}
+    assert not [name for name in logged if not documented(OPTIMAL_VARIANCE_TAGS).fullmatch(name)]
+    for entry in OPTIMAL_VARIANCE_TAGS:
+        assert any(documented((entry,)).fullmatch(name) for name in logged), entry
+
+
+def test_every_chart_of_the_layout_finds_its_series(tmp_path: Path, report: InitReport) -> None:
+    write_probe(tmp_path, report)
+    probe = events(tmp_path / "probe")
+    stored = layout_pb2.Layout()
+    (config,) = probe.Tensors("custom_scalars__config__")
+    stored.ParseFromString(config.tensor_proto.string_val[0])
+    (category,) = stored.category
+    assert category.title == "OptimalVarianceInit"
+    for chart, quantity in zip(category.chart, ("variance", "drift", "kl"), strict=True):
+        (pattern,) = chart.multiline.tag
+        found = {name for name in probe.Tags()["scalars"] if re.match(pattern, name)}
+        assert found == {f"OptimalVarianceInit/{quantity}/{layer}" for layer in INITIAL}
+
+
+def test_a_layout_is_anchored_and_takes_names_literally() -> None:
+    charts = layout(["a.b", "c"])["OptimalVarianceInit"]
+    ((pattern,),) = [chart[1] for title, chart in charts.items() if title.startswith("variance")]
+    assert re.match(pattern, "OptimalVarianceInit/variance/a.b")
+    for other in ("a_b", "axb", "a.b.c", "cc", ""):
+        assert not re.match(pattern, f"OptimalVarianceInit/variance/{other}")
+    assert not re.match(pattern, "My/OptimalVarianceInit/variance/c")
+
+
+def test_a_layout_holds_at_most_12_layers_per_chart_and_keeps_the_order() -> None:
+    layers = [f"layer_{i}" for i in range(500)]
+    charts = layout(layers)["OptimalVarianceInit"]
+    assert len(charts) == 12
+    first = charts["variance, layers 1-12 of 500 by drift"][1][0]
+    matching = [x for x in layers if re.match(first, f"OptimalVarianceInit/variance/{x}")]
+    assert matching == layers[:12]
+
+
+def test_nothing_is_written_without_a_directory_or_without_a_row(
+    tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_probe(None, report)
+    with ProbeWriter(tmp_path, INITIAL, 10):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_written_survives_an_error(tmp_path: Path) -> None:
+    writer = ProbeWriter(tmp_path, INITIAL, 10)
+
+    def probe() -> None:
+        with writer:
+            writer.write_row(0, INITIAL)
+            raise KeyboardInterrupt
+
+    pytest.raises(KeyboardInterrupt, probe)
+    assert "OptimalVarianceInit/kl/head" in events(tmp_path / "probe").Tags()["scalars"]
+    writer.write_row(5, INITIAL)
+    assert len(list((tmp_path / "probe").iterdir())) == 1, "a closed writer stays closed"
+
+
+def test_a_second_probe_does_not_write_into_the_run_of_the_first(
+    tmp_path: Path, report: InitReport
+) -> None:
+    write_probe(tmp_path, report)
+    write_probe(tmp_path, report)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["probe", "probe_2"]
+    assert len(events(tmp_path / "probe").Scalars("OptimalVarianceInit/kl/head")) == 3
+
+
+def test_without_matplotlib_there_are_no_figures_and_nothing_fails(
+    tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "report_images", lambda report: {})
+    write_probe(tmp_path, report)
+    tags = events(tmp_path / "probe").Tags()
+    assert tags["images"] == []
+    assert "OptimalVarianceInit/sigma0/net.0" in tags["scalars"]
+
+
+def test_a_large_model_stays_within_5_megabytes_and_is_fast(
+    tmp_path: Path, large_report: Callable[[int], InitReport]
+) -> None:
+    report = large_report(500)
+    values = {layer.name: layer.variance for layer in report.layers}
+    seconds = 0.0
+    with ProbeWriter(tmp_path, values, max_steps=2000) as writer:
+        for step in range(0, 2001, 2):
+            start = time.process_time()
+            writer.write_row(step, values, values if step > 100 else None, force=step == 2000)
+            seconds += time.process_time() - start
+        writer.write_outcome(report)
+    (file,) = (tmp_path / "probe").iterdir()
+    assert file.stat().st_size < 5e6
+    assert seconds < 5.0
+    probe = events(tmp_path / "probe")
+    name = "OptimalVarianceInit/variance/encoder.layers.499.self_attn.out_proj"
+    steps = [row.step for row in probe.Scalars(name)]
+    assert (steps[0], steps[-1]) == (0, 2000)
+    assert 20 <= len(steps) <= MOST_POINTS / 1500 + 2
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_row_at_a_step_that_was_written_is_not_repeated(tmp_path: Path, repeats: int) -> None:
+    with ProbeWriter(tmp_path, INITIAL, 10) as writer:
+        for _ in range(repeats):
+            writer.write_row(3, INITIAL, force=True)
+    assert len(events(tmp_path / "probe").Scalars("OptimalVarianceInit/kl/head")) == 1
+
+
+def csv_rows(logger: CSVLogger) -> list[dict[str, Any]]:
+    logger.save()
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_outcome_is_one_row_for_a_csv_logger_and_nothing_for_tensorboard(
+    tmp_path: Path, report: InitReport
+) -> None:
+    table, board = CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board")
+    log_outcome([table, board, DummyLogger()], report)
+    (row,) = csv_rows(table)
+    assert row["step"] == "0"
+    assert float(row["OptimalVarianceInit/sigma0/net.0"]) == math.sqrt(0.03)
+    assert float(row["OptimalVarianceInit/ratio/net.2"]) == pytest.approx(1.005)
+    # head has no ratio: its V is not finite
+    assert "OptimalVarianceInit/ratio/head" not in row
+    assert not (tmp_path / "board").exists()
+
+
+def test_a_plan_goes_to_every_logger_in_one_row(tmp_path: Path) -> None:
+    table, board = CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board")
+    rows = [("net.0", 0.1, -0.02, -0.01), ("net.2", 0.2, None, math.nan)]
+    log_plan([table, board, DummyLogger()], rows)
+    (row,) = csv_rows(table)
+    board.finalize("success")
+    scalars = events(Path(board.log_dir))
+    expected = {
+        "FractionalMomentInit/std/net.0": 0.1,
+        "FractionalMomentInit/log_norm/net.0": -0.02,
+        "FractionalMomentInit/log_norm_predicted/net.0": -0.01,
+        "FractionalMomentInit/std/net.2": 0.2,
+    }
+    assert {name: float(value) for name, value in row.items() if name not in ("step", "epoch")} == (
+        expected
+    )
+    for name, value in expected.items():
+        assert documented(FRACTIONAL_MOMENT_TAGS).fullmatch(name)
+        (scalar,) = scalars.Scalars(name)
+        assert (scalar.step, scalar.value) == (0, pytest.approx(value))
+    assert {name for name in scalars.Tags()["scalars"] if "Init" in name} == set(expected)
+
+
+def test_no_logger_is_no_error(report: InitReport) -> None:
+    log_outcome([], report)
+    log_plan([], [("net.0", 0.1, None, None)])
+
+
+def test_only_rank_zero_logs(
+    tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
+    table = CSVLogger(tmp_path)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    log_outcome([table], report)
+    log_plan([table], [("net.0", 0.1, None, None)])
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    assert table.experiment.metrics == []
