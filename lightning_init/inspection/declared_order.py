@@ -14,17 +14,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from lightning_init.inspection.signals import (
     ActivationInFront,
-    Param,
+    Rule,
     Signal,
     activate,
     alpha_drop,
     drop,
     normalize,
     pool,
+    prelu_rule,
 )
 from lightning_init.inspection.weights import Weight, WeightInventory
-
-Rule = tuple[str, Param]
 
 ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Rule]] = {
     nn.ReLU: lambda module: ("relu", None),
@@ -64,12 +63,6 @@ LAYOUTS = (
 )
 
 PASSIVE = frozenset({*ACTIVATIONS, *DROPOUTS, *ALPHA_DROPOUTS, *NORMS, *POOLS, *LAYOUTS})
-
-
-def prelu_rule(weight: Any) -> Rule:
-    """Return the PReLU law of the slopes held by `weight`, one or one per channel."""
-    slopes = tuple(float(slope) for slope in weight.detach().reshape(-1).tolist())
-    return "prelu", slopes[0] if len(slopes) == 1 else slopes
 
 
 def declared_activations(

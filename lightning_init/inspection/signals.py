@@ -1,9 +1,9 @@
 """What has happened to a signal since the last weight matrix, and the rules by which it changes.
 
 A :class:`Signal` is a small immutable record that is passed along a declared chain of modules or
-along a traced forward pass; :class:`ActivationInFront` is what is left of it at a weight. The moment
-condition of Gurbuzbalaban & Hu 2021 (arXiv 2005.11878) asks for the function between two weight
-matrices, so every rule here answers one question: is the law of that function still known?
+along a traced forward pass; :class:`ActivationInFront` is what is left of it at a weight. The
+moment condition of Gurbuzbalaban & Hu 2021 (arXiv 2005.11878) asks for the function between two
+weight matrices, so every rule here answers one question: is the law of that function still known?
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 Param = float | tuple[float, ...] | None
+Rule = tuple[str, Param]
 
 MARKS = ("residual", "normalized", "concatenated", "pooled", "attention", "scale-free")
 
@@ -99,11 +102,6 @@ def undecided(signal: Signal, note: str) -> Signal:
     return replace(signal, decided=False, notes=notes, straight_from=frozenset())
 
 
-def lost(signal: Signal, note: str) -> Signal:
-    """Fall back on the linear rule, because `note`; the marks are kept."""
-    return undecided(replace(signal, nonlinearity="linear", param=None, dropout=0.0), note)
-
-
 def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
     """Pass `signal` through an elementwise activation."""
     once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
@@ -125,6 +123,12 @@ def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
             after, f"dropout stands before {nonlinearity}: rule for dropout behind it used"
         )
     return after
+
+
+def prelu_rule(weight: Tensor) -> Rule:
+    """Return the PReLU law of the slopes held by `weight`, one or one per channel."""
+    slopes = tuple(float(slope) for slope in weight.detach().reshape(-1).tolist())
+    return "prelu", slopes[0] if len(slopes) == 1 else slopes
 
 
 def drop(signal: Signal, probability: float) -> Signal:

@@ -1,0 +1,272 @@
+"""What each torch operation does to the law of the signal that passes through it.
+
+One entry per operation, by the name that `F.relu`, `torch.relu`, `x.relu()` and `x.relu_()` share.
+An operation without an entry is never taken for harmless: behind it the rule is an assumption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from lightning_init.inspection.operation_names import (
+    ALPHA_DROPOUTS,
+    CHOICES,
+    CONSTANTS,
+    DROPOUTS,
+    JOINS,
+    LAYOUTS,
+    NORMS,
+    POOLS,
+    PRODUCTS,
+    REDUCTIONS,
+    SUMS,
+)
+from lightning_init.inspection.signals import (
+    Rule,
+    Signal,
+    activate,
+    add,
+    alpha_drop,
+    concatenate,
+    drop,
+    normalize,
+    pool,
+    prelu_rule,
+    undecided,
+)
+
+ATTENTION_NOTE = "attention mixes positions with weights that depend on them: linear rule used"
+PRODUCT_NOTE = "a product of two signals reaches this weight: linear rule used"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a torch operation, with the signals that its arguments carry.
+
+    Args:
+        name: Name of the operation, without underscores around it.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        carriers: The tensor arguments that carry a signal, in order, each with its signal.
+        has_parameters: A parameter, or what is computed from parameters only, takes part.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    carriers: tuple[tuple[Tensor, Signal], ...]
+    has_parameters: bool
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Signals of the arguments, in order."""
+        return tuple(signal for _, signal in self.carriers)
+
+    @property
+    def first(self) -> Signal | None:
+        """Signal of the first argument."""
+        return self.signal_of(self.argument(0, "input"))
+
+    def signal_of(self, value: Any) -> Signal | None:
+        """Return the signal that one argument carries, None if it carries none."""
+        return next((signal for tensor, signal in self.carriers if tensor is value), None)
+
+    def argument(self, position: int, keyword: str, default: Any = None) -> Any:
+        """Return an argument wherever it was written."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(keyword, default)
+
+    def number(self, position: int, keyword: str, default: float) -> float:
+        """Return a numeric argument."""
+        return float(self.argument(position, keyword, default))
+
+
+def _rrelu_rule(call: Call) -> Rule:
+    lower, upper = call.number(1, "lower", 1.0 / 8), call.number(2, "upper", 1.0 / 3)
+    if call.argument(3, "training", False):
+        return "rrelu", (lower, upper)
+    return "leaky_relu", (lower + upper) / 2
+
+
+def _clamp_rule(call: Call) -> Rule | None:
+    low, high = call.argument(1, "min"), call.argument(2, "max")
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None
+    if low == 0 and high is None:
+        return "relu", None
+    return None if low is None or high is None else ("hardtanh", (float(low), float(high)))
+
+
+def _threshold_rule(call: Call) -> Rule | None:
+    at, value = call.number(1, "threshold", 0.0), call.number(2, "value", 0.0)
+    return ("relu", None) if at == value == 0.0 else None
+
+
+ACTIVATIONS: dict[str, Callable[[Call], Rule | None]] = {
+    "relu": lambda call: ("relu", None),
+    "leaky_relu": lambda call: ("leaky_relu", call.number(1, "negative_slope", 0.01)),
+    "prelu": lambda call: prelu_rule(call.argument(1, "weight")),
+    "rrelu": _rrelu_rule,
+    "abs": lambda call: ("abs", None),
+    "absolute": lambda call: ("abs", None),
+    "gelu": lambda call: (
+        "gelu_tanh" if call.argument(1, "approximate", "none") == "tanh" else "gelu",
+        None,
+    ),
+    "silu": lambda call: ("silu", None),
+    "mish": lambda call: ("mish", None),
+    "elu": lambda call: ("elu", call.number(1, "alpha", 1.0)),
+    "celu": lambda call: ("celu", call.number(1, "alpha", 1.0)),
+    "selu": lambda call: ("selu", None),
+    "softplus": lambda call: (
+        "softplus",
+        (call.number(1, "beta", 1.0), call.number(2, "threshold", 20.0)),
+    ),
+    "tanh": lambda call: ("tanh", None),
+    "sigmoid": lambda call: ("sigmoid", None),
+    "hardtanh": lambda call: (
+        "hardtanh",
+        (call.number(1, "min_val", -1.0), call.number(2, "max_val", 1.0)),
+    ),
+    "relu6": lambda call: ("relu6", None),
+    "hardswish": lambda call: ("hardswish", None),
+    "clamp": _clamp_rule,
+    "clip": _clamp_rule,
+    "clamp_min": _clamp_rule,
+    "threshold": _threshold_rule,
+}
+
+
+def behind(call: Call) -> Signal | None:
+    """Return the signal that a call gives, None when its result is no signal.
+
+    Calls that apply a weight matrix are not answered here.
+    """
+    if call.name in _BINARY:
+        return _BINARY[call.name](call)
+    if call.name not in _UNARY:
+        return _unknown(call)
+    if call.first is None:
+        return None  # the signal only lent its shape or its type, as in `mask.type_as(x)`
+    return _UNARY[call.name](call, call.first)
+
+
+def product(call: Call) -> Signal:
+    """Return the signal behind a product of signals, elementwise or of matrices."""
+    merged = _merged(call.signals)
+    note = ATTENTION_NOTE if "attention" in merged.marks else PRODUCT_NOTE
+    return undecided(replace(merged, from_input=False), note)
+
+
+def attention(call: Call) -> Signal:
+    """Return the signal behind attention, or behind the softmax that gives its weights."""
+    marks = _merged(call.signals).marks | {"attention"}
+    return Signal(marks=marks, notes=(ATTENTION_NOTE,), decided=False)
+
+
+def _merged(signals: tuple[Signal, ...]) -> Signal:
+    return Signal(
+        marks=frozenset().union(*(signal.marks for signal in signals)),
+        from_input=all(signal.from_input for signal in signals),
+    )
+
+
+def _unknown(call: Call) -> Signal:
+    merged = _merged(call.signals)
+    if merged.from_input:
+        return merged  # still the model's input, prepared in some way
+    return undecided(merged, f"`{call.name}` has no known law: linear rule used")
+
+
+def _activation(call: Call, signal: Signal) -> Signal:
+    rule = ACTIVATIONS[call.name](call)
+    return _unknown(call) if rule is None else activate(signal, *rule)
+
+
+def _dropout_probability(call: Call) -> float:
+    training = call.argument(2, "training", call.kwargs.get("train", True))
+    return call.number(1, "p", 0.5) if training else 0.0
+
+
+def _pool(call: Call, signal: Signal) -> Signal:
+    # torch.max(a, b) is the larger of two signals, not a pooling.
+    return pool(signal) if len(call.signals) == 1 else _unknown(call)
+
+
+def _reduction(call: Call) -> Signal:
+    signal = pool(call.signals[-1])
+    if signal.from_input:
+        return signal
+    return undecided(signal, f"summed over positions: rule of {signal.nonlinearity} used")
+
+
+def _join(call: Call) -> Signal:
+    if len(call.signals) == 1:
+        return call.signals[0]
+    return concatenate(call.signals, [tensor.numel() for tensor, _ in call.carriers])
+
+
+def _choice(call: Call) -> Signal | None:
+    position, keyword = (0, "condition") if call.name == "where" else (1, "mask")
+    mask = call.argument(position, keyword)
+    chosen_by = call.signal_of(mask)
+    if chosen_by is not None and not chosen_by.from_input:
+        return _unknown(call)  # a hand-written activation: what is kept depends on the signal
+    branches = tuple((tensor, signal) for tensor, signal in call.carriers if tensor is not mask)
+    return _join(replace(call, carriers=branches)) if branches else None
+
+
+def _sum(call: Call) -> Signal:
+    if len(call.signals) > 1:
+        return add(call.signals)
+    signal = call.signals[0]
+    if signal.nonlinearity == "linear" or call.has_parameters:
+        return signal
+    if not any(_shifts(value) for value in call.args if call.signal_of(value) is None):
+        return signal
+    return undecided(
+        signal, f"a constant is added behind {signal.nonlinearity}: rule without it used"
+    )
+
+
+def _shifts(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (int, float)) and value != 0)
+
+
+def _scale(call: Call) -> Signal:
+    if "div" in call.name and call.first is None:
+        return _unknown(call)
+    if len(call.signals) == 1:
+        return call.signals[0]  # scaled by a constant or a parameter
+    inner = [signal for signal in call.signals if not signal.from_input]
+    if len(inner) != 1:
+        return product(call) if inner else _merged(call.signals)
+    rule = f"rule of {inner[0].nonlinearity} used"
+    return undecided(inner[0], f"multiplied by what the model's input decides (a mask?): {rule}")
+
+
+_BINARY: dict[str, Callable[[Call], Signal | None]] = {
+    **dict.fromkeys(SUMS, _sum),
+    **dict.fromkeys(PRODUCTS, _scale),
+    **dict.fromkeys(JOINS, _join),
+    **dict.fromkeys(CHOICES, _choice),
+    **dict.fromkeys(REDUCTIONS, _reduction),
+    **dict.fromkeys(CONSTANTS, lambda call: None),
+    **dict.fromkeys(("softmax", "safe_softmax", "scaled_dot_product_attention"), attention),
+    "copy": lambda call: call.signals[-1],
+}
+_UNARY: dict[str, Callable[[Call, Signal], Signal]] = {
+    **dict.fromkeys(ACTIVATIONS, _activation),
+    **dict.fromkeys(DROPOUTS, lambda call, signal: drop(signal, _dropout_probability(call))),
+    **dict.fromkeys(
+        ALPHA_DROPOUTS, lambda call, signal: alpha_drop(signal, _dropout_probability(call))
+    ),
+    **dict.fromkeys(NORMS, lambda call, signal: normalize(signal)),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(LAYOUTS, lambda call, signal: signal),
+}
