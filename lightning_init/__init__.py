@@ -1,0 +1,24 @@
+"""Principled scales for a network's first weights, as PyTorch Lightning callbacks."""
+
+from __future__ import annotations
+
+from lightning_init.callbacks.fractional_moment import FractionalMomentInit
+from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
+from lightning_init.functional import fractional_moment_normal_, fractional_moment_std, log_norm_law
+from lightning_init.reporting.recipe import InitRecipe
+from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.stationarity.verdict import Verdict
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FractionalMomentInit",
+    "InitRecipe",
+    "InitReport",
+    "LayerReport",
+    "OptimalVarianceInit",
+    "Verdict",
+    "fractional_moment_normal_",
+    "fractional_moment_std",
+    "log_norm_law",
+]

@@ -1,0 +1,1 @@
+"""What is drawn, and the only room that writes parameters."""

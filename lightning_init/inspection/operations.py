@@ -93,13 +93,18 @@ def _rrelu_rule(call: Call) -> Rule:
     return "leaky_relu", (lower + upper) / 2
 
 
+def _hardtanh_rule(call: Call, low: str = "min_val", high: str = "max_val") -> Rule:
+    bounds = call.number(1, low, -1.0), call.number(2, high, 1.0)
+    return ("relu6", None) if bounds == (0.0, 6.0) else ("hardtanh", bounds)
+
+
 def _clamp_rule(call: Call) -> Rule | None:
     low, high = call.argument(1, "min"), call.argument(2, "max")
     if isinstance(low, Tensor) or isinstance(high, Tensor):
         return None
     if low == 0 and high is None:
         return "relu", None
-    return None if low is None or high is None else ("hardtanh", (float(low), float(high)))
+    return None if low is None or high is None else _hardtanh_rule(call, "min", "max")
 
 
 def _threshold_rule(call: Call) -> Rule | None:
@@ -129,10 +134,7 @@ ACTIVATIONS: dict[str, Callable[[Call], Rule | None]] = {
     ),
     "tanh": lambda call: ("tanh", None),
     "sigmoid": lambda call: ("sigmoid", None),
-    "hardtanh": lambda call: (
-        "hardtanh",
-        (call.number(1, "min_val", -1.0), call.number(2, "max_val", 1.0)),
-    ),
+    "hardtanh": _hardtanh_rule,
     "relu6": lambda call: ("relu6", None),
     "hardswish": lambda call: ("hardswish", None),
     "clamp": _clamp_rule,
@@ -165,8 +167,7 @@ def product(call: Call) -> Signal:
 
 def attention(call: Call) -> Signal:
     """Return the signal behind attention, or behind the softmax that gives its weights."""
-    marks = _merged(call.signals).marks | {"attention"}
-    return Signal(marks=marks, notes=(ATTENTION_NOTE,), decided=False)
+    return Signal(marks=frozenset({"attention"}), notes=(ATTENTION_NOTE,), decided=False)
 
 
 def _merged(signals: tuple[Signal, ...]) -> Signal:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -196,7 +195,7 @@ class SignalMode(TorchFunctionMode):
             self._reach([weight], inputs[weight.rows[0] // width if weight.rows else 0])
         for signal, letter in zip(inputs, "qkv", strict=True):
             self._reach(self._weights_in(call.kwargs.get(f"{letter}_proj_weight")), signal)
-        mixed = attention(replace(call, carriers=()))
+        mixed = attention(call)
         return self._reach(self._weights_in(call.argument(11, "out_proj_weight")), mixed)
 
 

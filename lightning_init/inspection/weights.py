@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.fans import WeightBlock, weight_blocks
 from lightning_init.inspection.parameter_walk import ParameterSlot, walk_parameters
+from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EMBEDDING_LAYERS,
     why_not_a_weight,
@@ -116,8 +116,9 @@ def find_weights(
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
     candidates = tuple(_candidates(model))
-    _check_patterns("include", include, candidates)
-    _check_patterns("exclude", exclude, candidates)
+    answers = {one.name: one.answers_to for one in candidates if not one.slot.is_bias}
+    check_patterns("include", include, answers)
+    check_patterns("exclude", exclude, answers)
     reasons = {
         candidate.name: _reason(candidate, include, exclude)
         for candidate in candidates
@@ -253,33 +254,6 @@ def _first_block(module: nn.Module, bias: str) -> WeightBlock:
     return next(block for block in weight_blocks(module) if bias in block.biases)
 
 
-def _check_patterns(
-    argument: str, patterns: Sequence[str] | None, candidates: Sequence[_Candidate]
-) -> None:
-    if isinstance(patterns, str):
-        raise TypeError(
-            f"`{argument}` must be a list of glob patterns, got the string {patterns!r}; "
-            f"use [{patterns!r}]."
-        )
-    if argument == "include" and patterns is not None and not patterns:
-        raise ValueError(
-            "`include` must hold at least one glob pattern, got an empty list; "
-            "use None for every weight."
-        )
-    named = [candidate for candidate in candidates if not candidate.slot.is_bias]
-    for pattern in patterns or ():
-        if not any(_matches(candidate, pattern) for candidate in named):
-            names = ", ".join([candidate.name for candidate in named][:5])
-            raise ValueError(
-                f"`{argument}` pattern {pattern!r} matches no parameter of the model; "
-                f"it has {names}{', ...' if len(named) > 5 else ''} (names match as a whole)."
-            )
-
-
-def _matches(candidate: _Candidate, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in candidate.answers_to)
-
-
 def _reason(
     candidate: _Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> str | None:
@@ -291,9 +265,11 @@ def _reason(
     if block is None:
         return why_not_a_weight(slot)
     for pattern in exclude or ():
-        if _matches(candidate, pattern):
+        if matches(pattern, candidate.answers_to):
             return f"excluded by pattern {pattern!r}"
-    if include is not None and not any(_matches(candidate, pattern) for pattern in include):
+    if include is not None and not any(
+        matches(pattern, candidate.answers_to) for pattern in include
+    ):
         return "matched by no include pattern"
     return why_not_writable(slot) or why_values_are_kept(
         _read(slot.module, slot.attribute, block.rows)

@@ -1,0 +1,1 @@
+"""Moments of weights, in float64, across ranks."""

@@ -113,6 +113,11 @@ def callbacks(trainer: Trainer) -> list[Callback]:
     return found
 
 
+def fast_dev_run(trainer: Trainer) -> bool:
+    """Whether the run only checks that the code works."""
+    return bool(_require(trainer, "fast_dev_run"))
+
+
 def run_loop(trainer: Trainer) -> None:
     """Run the probe's fit loop as ``Trainer._run_stage`` runs the real one."""
     with torch.autograd.set_detect_anomaly(bool(_require(trainer, "_detect_anomaly"))):

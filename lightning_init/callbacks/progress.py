@@ -1,0 +1,47 @@
+"""The probe's progress bar."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+
+class ProbeProgress:
+    """A bar of optimizer steps with the number of settled layers; silent where bars are off.
+
+    Args:
+        trainer: Its progress bar callback and rank decide whether anything is shown.
+        total: Most optimizer steps.
+    """
+
+    def __init__(self, trainer: Trainer, total: int) -> None:
+        bar = trainer.progress_bar_callback
+        self._shown = (
+            trainer.is_global_zero and bar is not None and not getattr(bar, "is_disabled", False)
+        )
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> ProbeProgress:
+        if self._shown:
+            from tqdm.auto import tqdm  # a dependency of Lightning's
+
+            self._bar = tqdm(total=self._total, desc="Probing weight variance", leave=False)
+        return self
+
+    def advance(self, step: int, settled: int, layers: int) -> None:
+        """Show that ``step`` optimizer steps are done and ``settled`` layers have settled."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"{settled}/{layers} layers settled", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

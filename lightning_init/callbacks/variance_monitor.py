@@ -1,0 +1,110 @@
+"""Follows the variance of each layer through a probe: samples in, verdicts and history out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+
+from lightning_init.inspection.weights import Weight, effective_weight
+from lightning_init.metrics.weight_moments import WeightMoments
+from lightning_init.reporting.report import VarianceHistory
+from lightning_init.stationarity import (
+    Decision,
+    DetectorSettings,
+    DetectorState,
+    Verdict,
+    decide,
+    start,
+    update,
+)
+
+
+class VarianceMonitor:
+    """One detector per layer, fed with the layer's weight variance.
+
+    Args:
+        weights: The monitored weights.
+        settings: What counts as stationary.
+        horizon: Optimizer steps over which V must stay put.
+        budget: Most optimizer steps of the probe.
+        interval: Optimizer steps between two samples.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Weight],
+        settings: DetectorSettings,
+        horizon: float,
+        budget: int,
+        interval: int,
+    ) -> None:
+        self.weights = tuple(weights)
+        self.horizon = max(horizon, float(budget))
+        self.interval = interval
+        samples = max(1.0, budget / interval)
+        state = start(settings, self.horizon / interval, samples)
+        self._states: list[DetectorState] = [state] * len(self.weights)
+        self._metric = WeightMoments(len(self.weights))
+        self._steps: list[int] = []
+        self._variances: list[list[float]] = []
+        self._drifts: list[list[float]] = []
+
+    def sample(self, module: nn.Module, step: int) -> None:
+        """Measure every layer of ``module`` after ``step`` optimizer steps."""
+        values = self.measure(module)
+        previous = self._drifts[-1] if self._drifts else [math.nan] * len(values)
+        drifts = []
+        for index, value in enumerate(values):
+            before = self._states[index]
+            after = self._states[index] = update(before, value)
+            # A trend is fitted at checks only; between them the last known index stands.
+            checked = after.next_check != before.next_check
+            drifts.append(decide(after).drift_index if checked else previous[index])
+        self._steps.append(step)
+        self._variances.append(values)
+        self._drifts.append(drifts)
+
+    def measure(self, module: nn.Module) -> list[float]:
+        """Variance of each monitored weight of ``module``, in float64."""
+        self._metric.reset()
+        self._metric.update([effective_weight(module, weight) for weight in self.weights])
+        variances: list[float] = self._metric.compute().variance.tolist()
+        return variances
+
+    @property
+    def settled(self) -> int:
+        """How many layers are stationary so far."""
+        return sum(state.fired_at is not None for state in self._states)
+
+    @property
+    def all_settled(self) -> bool:
+        """Whether every layer is stationary."""
+        return self.settled == len(self._states)
+
+    @property
+    def broken_layers(self) -> list[str]:
+        """Layers whose variance became non-finite or zero."""
+        pairs = zip(self.weights, self._states, strict=True)
+        return [weight.name for weight, state in pairs if state.broken]
+
+    def decisions(self) -> list[Decision]:
+        """The verdict on each layer."""
+        return [decide(state) for state in self._states]
+
+    def fired_at_step(self, decision: Decision) -> int | None:
+        """Probe step at which a layer was first found stationary."""
+        if decision.fired_at is None or decision.verdict is not Verdict.STATIONARY:
+            return None
+        return self._steps[decision.fired_at - 1]
+
+    def history(self, initial: Sequence[float]) -> VarianceHistory:
+        """The series of every layer, with ``initial`` as the sample at step 0."""
+        unknown = [math.nan] * len(self.weights)
+        return VarianceHistory(
+            steps=(0, *self._steps),
+            layers=tuple(weight.name for weight in self.weights),
+            variances=tuple(zip(*[list(initial), *self._variances], strict=True)),
+            drifts=tuple(zip(*[unknown, *self._drifts], strict=True)),
+        )
