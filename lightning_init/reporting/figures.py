@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#767676"
+MOST_POINTS_PER_CURVE = 400
 
 
 def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
@@ -77,23 +78,21 @@ def variance_trajectories(
         ImportError: matplotlib is not installed.
     """
     figure, axes = _blank("probe step", "V / V before the probe")
+    x = np.asarray(steps, dtype=np.float64)
     ratios = {name: _over_first(values) for name, values in series.items()}
     order = sorted(ratios, key=lambda name: _movement(ratios[name]), reverse=True)
-    named = dict(zip(order, PALETTE, strict=False))
-    lines = {}
-    for name in reversed(order):
-        colour, width, front = (named[name], 1.6, 3) if name in named else (GREY, 0.5, 2)
-        (lines[name],) = axes.plot(steps, ratios[name], color=colour, linewidth=width, zorder=front)
-        _mark_fired(axes, steps, ratios[name], fired.get(name), colour)
+    named, rest = order[: len(PALETTE)], order[len(PALETTE) :]
+    if rest:
+        label = f"{len(rest)} more layers"
+        _draw_layers(axes, x, [ratios[name] for name in rest], GREY, 0.5, label)
+        _mark_fired(axes, x, {name: ratios[name] for name in rest}, fired, GREY)
+    for name, colour in reversed(list(zip(named, PALETTE, strict=False))):
+        _draw_layers(axes, x, [ratios[name]], colour, 1.6, _plain_text(name, 24))
+        _mark_fired(axes, x, {name: ratios[name]}, fired, colour)
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
     axes.set_title("Variance of the weights (dot: stationary)")
-    labels = [_plain_text(name, 24) for name in named]
-    shown = [lines[name] for name in named]
-    if len(order) > len(named):
-        shown.append(lines[order[-1]])
-        labels.append(f"{len(order) - len(named)} more layers")
-    if shown:
-        figure.legend(shown, labels, loc="outside lower center", ncols=2, frameon=False)
+    if order:
+        figure.legend(*_legend_entries(axes), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -239,12 +238,38 @@ def _movement(ratio: NDArray[np.float64]) -> float:
     return float(np.max(np.abs(np.log(known)))) if known.size else -1.0
 
 
-def _mark_fired(
-    axes: Axes, steps: Sequence[int], ratio: NDArray[np.float64], step: int | None, colour: str
+def _draw_layers(
+    axes: Axes,
+    steps: NDArray[np.float64],
+    ratios: Sequence[NDArray[np.float64]],
+    colour: str,
+    width: float,
+    label: str,
 ) -> None:
-    if step is not None and ratio.size:
-        height = float(np.interp(step, steps, ratio))
-        axes.plot([step], [height], marker="o", markersize=5, color=colour, zorder=4)
+    """Draw many curves as one line with gaps: a line of its own each takes milliseconds."""
+    stride = max(1, len(steps) // MOST_POINTS_PER_CURVE)
+    x = np.concatenate([np.append(steps[::stride], math.nan) for _ in ratios])
+    y = np.concatenate([np.append(ratio[::stride], math.nan) for ratio in ratios])
+    (line,) = axes.plot(x, y, color=colour, linewidth=width)
+    line.set_gid(label)
+
+
+def _mark_fired(
+    axes: Axes,
+    steps: NDArray[np.float64],
+    ratios: Mapping[str, NDArray[np.float64]],
+    fired: Mapping[str, int | None],
+    colour: str,
+) -> None:
+    at = [(step, name) for name in ratios if (step := fired.get(name)) is not None]
+    heights = [float(np.interp(step, steps, ratios[name])) for step, name in at]
+    axes.plot([step for step, _ in at], heights, "o", markersize=5, color=colour)
+
+
+def _legend_entries(axes: Axes) -> tuple[list[Any], list[str]]:
+    # Not by labels: matplotlib hides those that begin with an underscore, as a layer's name may.
+    lines = [line for line in reversed(axes.lines) if line.get_gid() is not None]
+    return lines, [str(line.get_gid()) for line in lines]
 
 
 def _plain_text(name: str, width: int) -> str:

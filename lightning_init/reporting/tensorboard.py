@@ -42,8 +42,9 @@ FRACTIONAL_MOMENT_TAGS = (
 
 LAYERS_PER_CHART = 12
 CHARTS_PER_QUANTITY = 4
-# A point costs about 60 bytes, most of it the tag: this bounds the series to about 4 MB.
-MOST_POINTS = 60_000
+# The series of a probe stay below this, but for the first 20 rows.
+SERIES_BYTES = 4_000_000
+FEWEST_ROWS = 20
 REPORT_ROWS = 100
 
 
@@ -83,8 +84,8 @@ class ProbeWriter:
     """Writes one probe to its own TensorBoard run; a context manager that closes its file.
 
     The file appears with the first row. The first row holds `variance` and `kl` of every layer;
-    `drift` starts for all layers at once, at the first check that knows one of them (a drift that
-    is unknown is then nan). Of a long probe on a large model every k-th row is written, so that the
+    `drift` stands in every row in which it is known for a layer, and is nan for those of which it
+    is not. Of a long probe on a large model every k-th row is written, so that the
     series stay within about 4 MB.
 
     Args:
@@ -101,7 +102,13 @@ class ProbeWriter:
     ) -> None:
         self._log_dir = None if log_dir is None else os.fspath(log_dir)
         self._initial_variances = dict(initial_variances)
-        rows = max(20, MOST_POINTS // (3 * max(1, len(self._initial_variances))))
+        self._tags = {
+            quantity: [tag(OPTIMAL_VARIANCE, quantity, layer) for layer in initial_variances]
+            for quantity in ("variance", "kl", "drift")
+        }
+        # Beside its tag, a point costs 5 bytes for the number and 4 for the framing.
+        row_bytes = sum(len(name) + 9 for names in self._tags.values() for name in names)
+        rows = max(FEWEST_ROWS, SERIES_BYTES // max(1, row_bytes))
         self._interval = math.ceil(max_steps / rows)
         self._last_row: int | None = None
         self._writer: Any = None
@@ -135,14 +142,14 @@ class ProbeWriter:
         """
         if self._log_dir is None or self._too_near(step, force):
             return
-        values: dict[str, float] = {}
-        known = drifts is not None and any(map(math.isfinite, drifts.values()))
-        for layer, initial in self._initial_variances.items():
-            variance = variances.get(layer, math.nan)
-            values[tag(OPTIMAL_VARIANCE, "variance", layer)] = variance
-            values[tag(OPTIMAL_VARIANCE, "kl", layer)] = _kl(variance, initial)
-            if drifts is not None and known:
-                values[tag(OPTIMAL_VARIANCE, "drift", layer)] = drifts.get(layer, math.nan)
+        layers = list(self._initial_variances)
+        now = [variances.get(layer, math.nan) for layer in layers]
+        before = self._initial_variances.values()
+        values = dict(zip(self._tags["variance"], now, strict=True))
+        values |= zip(self._tags["kl"], map(_kl, now, before), strict=True)
+        if drifts is not None and any(map(math.isfinite, drifts.values())):
+            drift = [drifts.get(layer, math.nan) for layer in layers]
+            values |= zip(self._tags["drift"], drift, strict=True)
         self._write_scalars(values, step)
         self._last_row = step
 

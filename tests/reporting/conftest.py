@@ -37,7 +37,7 @@ def layer() -> LayerReport:
     return STATIONARY_LAYER
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def report() -> InitReport:
     """Three layers: stationary, drifting, and one of which nothing is known."""
     drifting = replace(
