@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from lightning_init.inspection.fans import weight_blocks
+from lightning_init.inspection.fans import WeightBlock, weight_blocks
 from lightning_init.inspection.parameter_walk import ParameterSlot
 
 FROZEN = "frozen (requires_grad=False)"
@@ -93,15 +93,22 @@ def _why_parametrized(slot: ParameterSlot) -> str | None:
     return f"parametrized by {', '.join(chain)}; only weight_norm alone is known"
 
 
-def why_values_are_kept(values: Tensor) -> str | None:
-    """Reason for a weight whose present values, shape `Weight.shape`, are meant; None if none.
+def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
+    """Reason for a block whose present values are meant, or are not the whole matrix; None if none.
+
+    Args:
+        values: The block's values.
+        block: The weight matrix that the layer's numbers of channels and features make of it.
 
     Example:
-        >>> why_values_are_kept(torch.zeros(2, 3))
+        >>> layer = nn.Linear(3, 2)
+        >>> why_values_are_kept(torch.zeros(2, 3), weight_blocks(layer)[0])
         'all zeros: zero is meant'
     """
-    if values.dim() < 2:
-        return f"of {values.dim()} dimension, so flattened or sharded; its fans are not known"
+    # Dimension 0 holds the inputs of a transposed convolution and the outputs of everything else.
+    per_row = block.fans.fan_out if block.kind == "conv_transpose" else block.fans.fan_in
+    if values.dim() < 2 or values[0].numel() != per_row:
+        return f"of shape {tuple(values.shape)}, which does not fit the layer's fan-in"
     if hasattr(values, "full_tensor"):  # a DTensor: every rank takes part in the sum
         return None if float(whole_tensor(values.abs().sum())) else ALL_ZERO
     # The first row settles it for nearly every weight, without a pass over all of it.

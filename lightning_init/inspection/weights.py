@@ -218,7 +218,9 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
 
 def _precedence(slot: ParameterSlot) -> int:
     # What is tied to an embedding counts as one; a bare parameter that a layer also uses as its
-    # weight is that layer's.
+    # weight is that layer's; what a metric refers to is not the metric's.
+    if slot.in_metric:
+        return 3
     if isinstance(slot.module, EMBEDDING_LAYERS):
         return 0
     return 1 if slot.blocks else 2
@@ -272,7 +274,7 @@ def _reason(
     ):
         return "matched by no include pattern"
     return why_not_writable(slot) or why_values_are_kept(
-        _read(slot.module, slot.attribute, block.rows)
+        _read(slot.module, slot.attribute, block.rows), block
     )
 
 
