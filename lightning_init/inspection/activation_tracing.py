@@ -68,10 +68,11 @@ def trace_activations(
     """
     wanted = listed(weights)
     inner = unwrapped(model)
-    args, kwargs = _arguments(example_input)
-    mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
-    outputs = _run(inner, mode, args, kwargs)
-    scale_free = mode.scale_free(outputs)
+    # As in training: a forward may need gradients, and a caller may be in inference mode.
+    with torch.inference_mode(False), torch.enable_grad():
+        args, kwargs = _arguments(example_input)
+        mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
+        scale_free = mode.scale_free(_run(inner, mode, args, kwargs))
     return {
         weight.name: _one_of(mode.reached.get(weight.name, [NOT_REACHED])).in_front(
             "traced", scale_free=weight.name in scale_free
@@ -103,7 +104,7 @@ def _run(model: nn.Module, mode: SignalMode, args: tuple[Any, ...], kwargs: dict
         with _train_mode(model), _random_state(model), _eager(), mode:
             return functional_call(model, buffers, args, kwargs)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
         raise ValueError(
             f"`example_input` could not be run through {type(model).__name__}: {reason}; "
             "pass what its forward takes (a tensor, a tuple of arguments or a dict of keywords)."
@@ -139,8 +140,7 @@ def _train_mode(model: nn.Module) -> Iterator[None]:
     try:
         for module, _ in flags:
             module.training = True
-        with torch.inference_mode(False), torch.enable_grad():
-            yield
+        yield
     finally:
         for module, training in flags:
             module.training = training

@@ -45,13 +45,13 @@ LAYOUTS = names(
     movedim moveaxis t T mT H contiguous clone detach data to type type_as float double half
     bfloat16 cpu cuda squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors tile
     repeat repeat_interleave chunk split tensor_split unsafe_chunk unsafe_split split_with_sizes
-    unbind hsplit vsplit dsplit getitem narrow select slice index_select gather take
-    take_along_dim masked_select index roll flip fliplr flipud rot90 pad constant_pad_nd unfold
-    diagonal tril triu pixel_shuffle pixel_unshuffle channel_shuffle requires_grad
-    pack_padded_sequence pad_packed_sequence pad_sequence alias as_strided pin_memory nan_to_num
-    neg negative
+    unbind hsplit vsplit dsplit narrow select slice roll flip fliplr flipud rot90 pad
+    constant_pad_nd unfold diagonal tril triu pixel_shuffle pixel_unshuffle channel_shuffle
+    requires_grad pack_padded_sequence pad_packed_sequence pad_sequence alias as_strided
+    pin_memory nan_to_num
     """
 )
+SELECTIONS = names("getitem index_select gather take take_along_dim masked_select index")
 SUMS = names("add radd iadd sub rsub isub subtract lerp")
 PRODUCTS = names("mul rmul imul multiply div truediv itruediv idiv divide true_divide")
 MATRIX_PRODUCTS = names(

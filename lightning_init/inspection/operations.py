@@ -23,6 +23,7 @@ from lightning_init.inspection.operation_names import (
     POOLS,
     PRODUCTS,
     REDUCTIONS,
+    SELECTIONS,
     SUMS,
 )
 from lightning_init.inspection.signals import (
@@ -36,6 +37,7 @@ from lightning_init.inspection.signals import (
     normalize,
     pool,
     prelu_rule,
+    scale,
     undecided,
 )
 
@@ -195,8 +197,16 @@ def _dropout_probability(call: Call) -> float:
 
 
 def _pool(call: Call, signal: Signal) -> Signal:
-    # torch.max(a, b) is the larger of two signals, not a pooling.
-    return pool(signal) if len(call.signals) == 1 else _unknown(call)
+    # torch.max(a, b) is the larger of two tensors, not a pooling.
+    larger_of_two = call.name in ("max", "min") and isinstance(call.argument(1, "other"), Tensor)
+    return _unknown(call) if larger_of_two else pool(signal)
+
+
+def _layout(call: Call, signal: Signal) -> Signal:
+    if call.name in SELECTIONS and any(not other.from_input for other in call.signals[1:]):
+        note = f"entries are chosen by another signal: rule of {signal.nonlinearity} used"
+        return undecided(signal, note)
+    return signal
 
 
 def _reduction(call: Call) -> Signal:
@@ -243,7 +253,7 @@ def _scale(call: Call) -> Signal:
     if "div" in call.name and call.first is None:
         return _unknown(call)
     if len(call.signals) == 1:
-        return call.signals[0]  # scaled by a constant or a parameter
+        return scale(call.signals[0])
     inner = [signal for signal in call.signals if not signal.from_input]
     if len(inner) != 1:
         return product(call) if inner else _merged(call.signals)
@@ -259,6 +269,7 @@ _BINARY: dict[str, Callable[[Call], Signal | None]] = {
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(CONSTANTS, lambda call: None),
     **dict.fromkeys(("softmax", "safe_softmax", "scaled_dot_product_attention"), attention),
+    **dict.fromkeys(("neg", "negative"), lambda call: call.signals[0]),
     "copy": lambda call: call.signals[-1],
 }
 _UNARY: dict[str, Callable[[Call, Signal], Signal]] = {
@@ -269,5 +280,5 @@ _UNARY: dict[str, Callable[[Call, Signal], Signal]] = {
     ),
     **dict.fromkeys(NORMS, lambda call, signal: normalize(signal)),
     **dict.fromkeys(POOLS, _pool),
-    **dict.fromkeys(LAYOUTS, lambda call, signal: signal),
+    **dict.fromkeys(LAYOUTS | SELECTIONS, _layout),
 }

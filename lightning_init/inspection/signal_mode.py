@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -27,7 +28,15 @@ from lightning_init.inspection.operation_names import (
     operation_name,
 )
 from lightning_init.inspection.operations import PRODUCT_NOTE, Call, attention, behind, product
-from lightning_init.inspection.signals import Signal, activate, add, drop, pool, undecided
+from lightning_init.inspection.signals import (
+    Signal,
+    activate,
+    add,
+    concatenate,
+    drop,
+    pool,
+    undecided,
+)
 from lightning_init.inspection.weights import Weight
 
 CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
@@ -108,8 +117,21 @@ class SignalMode(TorchFunctionMode):
         else:
             after = behind(call) if call.carriers else None
         self._note_use(call, after)
+        changed = call.args[0] if call.args else None
         for tensor in outputs:
+            if tensor is changed and after is not None:
+                self._change_aliases(tensor, after)
             self._keep(tensor, after, weights if call.has_parameters else None)
+
+    def _change_aliases(self, changed: Tensor, after: Signal) -> None:
+        """Carry an in-place change over to the live tensors that share its memory."""
+        memory = _memory(changed)
+        for alias, signal in list(self._signals.items()):
+            if alias is changed or not memory or _memory(alias) != memory:
+                continue
+            rest = alias.numel() - changed.numel()
+            both = (signal, after), (rest, changed.numel())
+            self._signals[alias] = concatenate(*both) if rest > 0 else after
 
     def _keep(
         self, tensor: Tensor, signal: Signal | None, weights: tuple[Weight, ...] | None
@@ -207,6 +229,11 @@ def _factor(signals: list[Signal]) -> Signal:
     merged = Signal(marks=marks, from_input=all(signal.from_input for signal in signals))
     plain = all(signal.rule == merged.rule and signal.decided for signal in signals)
     return merged if plain else undecided(merged, PRODUCT_NOTE)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return where a tensor's storage begins; 0 if it has no memory that could be shared."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _refuses_single_values(call: Call) -> bool:

@@ -25,6 +25,8 @@ SUM_NOTE = (
     "a sum of branches reaches this weight, its scale is not held by the rule: linear rule used"
 )
 
+SCALE_NOTE = "scaled by a factor that the rule does not undo"
+
 
 @dataclass(frozen=True)
 class ActivationInFront:
@@ -149,6 +151,13 @@ def alpha_drop(signal: Signal, probability: float) -> Signal:
         f"alpha dropout (p={probability:g}) is not inverted dropout and has no law here: "
         f"rule of {signal.nonlinearity} without it used",
     )
+
+
+def scale(signal: Signal) -> Signal:
+    """Multiply `signal` by a constant or a learned factor; what is fed in has no scale to keep."""
+    if signal.from_input or SCALE_NOTE in signal.notes:
+        return signal
+    return replace(signal, notes=(*signal.notes, SCALE_NOTE))
 
 
 def pool(signal: Signal) -> Signal:

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import between
+from torch import Tensor, nn
+
+
+@pytest.mark.parametrize(
+    ("function", "nonlinearity", "param"),
+    [
+        (lambda x: x.relu(), "relu", None),
+        (torch.relu_, "relu", None),
+        (lambda x: F.relu(x, inplace=True), "relu", None),
+        (lambda x: torch.clamp(x, min=0), "relu", None),
+        (lambda x: x.clamp_min(0.0), "relu", None),
+        (lambda x: F.threshold(x, 0.0, 0.0), "relu", None),
+        (lambda x: x.clamp(-2, 3), "hardtanh", (-2.0, 3.0)),
+        (lambda x: F.leaky_relu_(x, negative_slope=0.4), "leaky_relu", 0.4),
+        (lambda x: F.leaky_relu(x), "leaky_relu", 0.01),
+        (lambda x: F.rrelu(x, 0.1, 0.3, training=True), "rrelu", (0.1, 0.3)),
+        (lambda x: F.rrelu(x, 0.1, 0.3), "leaky_relu", pytest.approx(0.2)),
+        (lambda x: F.gelu(x, approximate="tanh"), "gelu_tanh", None),
+        (lambda x: F.elu_(x, 0.5), "elu", 0.5),
+        (lambda x: F.softplus(x), "softplus", (1.0, 20.0)),
+        (lambda x: F.hardtanh(x, 0.0, 6.0), "relu6", None),
+        (torch.sigmoid_, "sigmoid", None),
+        (abs, "abs", None),
+        (lambda x: x.tanh_(), "tanh", None),
+        (lambda x: x.relu().view(-1).reshape(3, 8).flatten(1).T.mT.contiguous(), "relu", None),
+        (lambda x: x.relu().chunk(2, 1)[0].repeat(1, 2), "relu", None),
+        (lambda x: torch.einsum("bi->bi", x.relu()[..., None].squeeze(-1)) + 0, "relu", None),
+        (lambda x: x.relu().relu(), "relu", None),
+    ],
+)
+def test_every_spelling_of_an_activation_is_seen(
+    function: Callable[[Tensor], Tensor], nonlinearity: str, param: Any
+) -> None:
+    found = between(function)
+    assert (found.nonlinearity, found.param) == (nonlinearity, param)
+
+
+@pytest.mark.parametrize(
+    ("function", "nonlinearity", "note"),
+    [
+        (torch.sin, "linear", "`sin` has no known law"),
+        (lambda x: x.relu() ** 2, "linear", "`pow` has no known law"),
+        (lambda x: torch.where(x > 0, x, 0.1 * x), "linear", "`where` has no known law"),
+        (lambda x: x.masked_fill(x < 0, 0.0), "linear", "`masked_fill` has no known law"),
+        (lambda x: torch.max(x, torch.zeros(1)), "linear", "`max` has no known law"),
+        (lambda x: x.clamp(min=0.1), "linear", "`clamp` has no known law"),
+        (lambda x: 1.0 / x, "linear", "no known law"),
+        (lambda x: x * torch.sigmoid(x), "linear", "a product of two signals"),
+        (lambda x: x.relu() * torch.rand(3, 8), "relu", "(a mask?)"),
+        (lambda x: torch.eye(3) @ x.relu(), "relu", "mixed by a constant matrix"),
+        (lambda x: x.relu().tanh(), "tanh", "tanh follows relu"),
+        (lambda x: F.elu(x) + 1, "elu", "a constant is added behind elu"),
+        (lambda x: 1.7159 * x.tanh(), "tanh", "scaled by a factor that the rule does not undo"),
+        (lambda x: x.relu()[x[:, 0].argsort()], "relu", "entries are chosen by another signal"),
+        (lambda x: x.relu().sum(0, keepdim=True), "relu", "summed over positions"),
+        (lambda x: torch.from_numpy(x.detach().numpy()), "linear", "the trace cannot follow"),
+        (lambda x: F.tanh(F.dropout(x, 0.2)), "tanh", "dropout stands before tanh"),
+        (lambda x: F.alpha_dropout(F.selu(x), 0.1, True), "selu", "alpha dropout (p=0.1)"),
+    ],
+)
+def test_what_has_no_law_is_said(
+    function: Callable[[Tensor], Tensor], nonlinearity: str, note: str
+) -> None:
+    found = between(function)
+    assert found.nonlinearity == nonlinearity
+    assert note in found.note
+    assert found.source == ("traced" if "scaled" in note else "assumed")
+    assert not found.first_layer
+
+
+@pytest.mark.parametrize(
+    ("function", "dropout"),
+    [
+        (lambda x: F.dropout(x.relu(), 0.3), 0.3),
+        (lambda x: F.dropout(x.relu(), p=0.3, training=False), 0.0),
+        (nn.Sequential(nn.ReLU(), nn.Dropout(0.2), nn.Dropout(0.5)).eval(), pytest.approx(0.6)),
+        (lambda x: F.dropout(x, 0.3).relu(), 0.3),
+        (lambda x: F.dropout1d(x.relu()[None], 0.1)[0], 0.1),
+        (lambda x: F.layer_norm(F.dropout(x.relu(), 0.3), (8,)), 0.0),
+    ],
+)
+def test_dropout_is_seen(function: Callable[[Tensor], Tensor], dropout: float) -> None:
+    assert between(function).dropout == dropout
+
+
+@pytest.mark.parametrize(
+    ("function", "nonlinearity", "source", "marks"),
+    [
+        (lambda x: x + x.tanh(), "linear", "traced", ("residual",)),
+        (lambda x: (x + x.tanh()).relu(), "relu", "traced", ("residual",)),
+        (lambda x: F.rms_norm(x.relu(), (8,)), "linear", "traced", ("normalized",)),
+        (lambda x: torch.cat([x.relu(), x.relu()], 1), "relu", "traced", ("concatenated",)),
+        (lambda x: torch.cat([x, x.relu()], 1), "linear", "assumed", ("concatenated",)),
+        (
+            lambda x: torch.cat([x[:, :2], x.relu(), x.tanh()[:, 2:]], 1),
+            "relu",
+            "assumed",
+            ("concatenated",),
+        ),
+        (lambda x: torch.cat([x.relu(), torch.zeros(3, 8)], 1), "relu", "traced", ()),
+        (lambda x: F.avg_pool1d(x.tanh(), 2), "tanh", "traced", ("pooled",)),
+        (
+            lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None])[0],
+            "linear",
+            "assumed",
+            ("attention",),
+        ),
+        (lambda x: torch.softmax(x @ x.T, 1) @ x, "linear", "assumed", ("attention",)),
+    ],
+)
+def test_branches_and_norms_are_marked(
+    function: Callable[[Tensor], Tensor], nonlinearity: str, source: str, marks: tuple[str, ...]
+) -> None:
+    width = function(torch.zeros(3, 8)).shape[1]
+    found = between(function, width)
+    assert (found.nonlinearity, found.source, found.marks) == (nonlinearity, source, marks)
+    assert not found.note or "linear" in found.note or "relu" in found.note
+
+
+def test_an_activation_in_place_reaches_the_other_views() -> None:
+    def whole(x: Tensor) -> Tensor:
+        x.view(-1).relu_()
+        return x
+
+    def half(x: Tensor) -> Tensor:
+        x[:, :4].relu_()
+        return x
+
+    assert between(whole).nonlinearity == "relu"
+    assert between(half).source == "assumed"
+    assert "branches behind linear and relu" in between(half).note
