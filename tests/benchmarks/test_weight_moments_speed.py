@@ -1,0 +1,55 @@
+"""Cost of one sample of the moments on one thread; run with `pytest tests/benchmarks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_init.metrics.weight_moments import WeightMoments, tensor_moments
+
+SIZES = [64 * 64, 512 * 512, 1_000_000, 12_582_912]
+# Nanoseconds per weight. The first is set by the fixed cost of a call, the last by the memory.
+LIMITS = {64 * 64: 60.0, 512 * 512: 2.0, 1_000_000: 1.5, 12_582_912: 2.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_float32(benchmark: Any, size: int) -> None:
+    weights = 0.02 * torch.randn(size, generator=torch.Generator().manual_seed(0))
+    benchmark(tensor_moments, weights)
+    nanoseconds = benchmark.stats["min"] / size * 1e9
+    benchmark.extra_info["ns per weight"] = round(nanoseconds, 3)
+    assert nanoseconds < LIMITS[size]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_double_precision_path(benchmark: Any, dtype: torch.dtype) -> None:
+    weights = (0.02 * torch.randn(1_000_000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    benchmark(tensor_moments, weights)
+    nanoseconds = benchmark.stats["min"] / 1e6 * 1e9
+    benchmark.extra_info["ns per weight"] = round(nanoseconds, 3)
+    assert nanoseconds < 5.0
+
+
+def test_a_sample_of_sixty_layers(benchmark: Any) -> None:
+    weights = [torch.randn(128, 128) for _ in range(60)]
+    metric = WeightMoments(len(weights))
+
+    def sample() -> list[float]:
+        metric.reset()
+        metric.update(weights)
+        variances: list[float] = metric.compute().variance.tolist()
+        return variances
+
+    assert len(benchmark(sample)) == 60
+    assert benchmark.stats["min"] < 0.03
