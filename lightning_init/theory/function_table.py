@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -14,8 +14,8 @@ from lightning_init.theory.special import FloatArray, composite_gauss_legendre
 _BOUND = 9.5  # P(|z| > 9.5) = 2e-21
 _FINEST = 1e-19  # the closest panel edge to a zero of phi: closer lies less than 1e-19 of the mass
 _SNAP = 1e-14  # zeros this close to 0 are 0: a sign change is only known to the rounding of z
-_GRADING = 0.3  # ratio of neighbouring panel edges towards a zero of phi
-_POINTS = 20
+_GRADING = 0.2  # ratio of neighbouring panel edges towards a zero of phi
+_POINTS = 16
 _WIDEST_PANEL = 1.0
 
 
@@ -44,7 +44,7 @@ class FunctionTable:
 
     Attributes:
         nodes: z, shape (k,).
-        squares: phi(z)^2 > 0, shape (k,).
+        squares: phi(z)^2 > 0 in increasing order, shape (k,).
         weights: Normal probabilities, shape (k,); they sum to 1 - dead_probability.
         dead_probability: P(phi(z) = 0).
     """
@@ -53,6 +53,12 @@ class FunctionTable:
     squares: FloatArray
     weights: FloatArray
     dead_probability: float
+
+    @cached_property
+    def power_sums(self) -> FloatArray:
+        """Sums of weight * square^p over the first j nodes, p = 0, 1, 2; shape (3, k + 1)."""
+        terms = self.weights * self.squares ** np.arange(3)[:, None]
+        return np.concatenate([np.zeros((3, 1)), np.cumsum(terms, axis=1)], axis=1)
 
 
 @lru_cache(maxsize=256)
@@ -83,7 +89,8 @@ def function_table(function: ElementwiseFunction) -> FunctionTable:
     if weights[~alive].sum() < 1e-12:  # a lone node that hits a zero of phi is no dead zone
         weights = np.where(alive, weights, 0.0) / weights[alive].sum()
     dead = float(weights[~alive].sum())
-    return FunctionTable(nodes[alive], squares[alive], weights[alive], dead)
+    rising = np.flatnonzero(alive)[np.argsort(squares[alive], kind="stable")]
+    return FunctionTable(nodes[rising], squares[rising], weights[rising], dead)
 
 
 def scale_exponent(function: ElementwiseFunction) -> float:
@@ -103,12 +110,10 @@ def _panel_edges(function: ElementwiseFunction) -> FloatArray:
     marks = sorted(inner | {0.0, -_BOUND, _BOUND})
     edges = set(marks)
     for left, right in zip(marks[:-1], marks[1:], strict=True):
-        middle = (left + right) / 2.0
-        start = middle if left in zeros else left
-        stop = middle if right in zeros else right
-        panels = max(1, math.ceil((stop - start) / _WIDEST_PANEL))
-        edges.update(np.linspace(start, stop, panels + 1).tolist())
-        offsets = _graded_offsets(middle - left)
+        panels = math.ceil((right - left) / _WIDEST_PANEL)
+        edges.update(np.linspace(left, right, panels + 1).tolist())
+        # Half a panel at most: a gap of one panel may close in on both ends.
+        offsets = _graded_offsets((right - left) / (2.0 * panels))
         edges.update(left + offset for offset in offsets if left in zeros)
         edges.update(right - offset for offset in offsets if right in zeros)
     return np.array(sorted(edges))
@@ -116,7 +121,7 @@ def _panel_edges(function: ElementwiseFunction) -> FloatArray:
 
 def _graded_offsets(largest: float) -> list[float]:
     count = max(1, math.ceil(math.log(_FINEST / largest) / math.log(_GRADING)))
-    return [largest * _GRADING**k for k in range(1, count)]
+    return [largest * _GRADING**k for k in range(count)]
 
 
 def _sign_changes(function: ElementwiseFunction) -> set[float]:

@@ -68,13 +68,15 @@ def _uniform_slope(lower: float, upper: float) -> tuple[FixedSlopes, SlopeRanges
     else:
         low, high = sorted((abs(lower), abs(upper)))
         parts = [(low, high, 0.5)]
-    fixed: FixedSlopes = [(0.0, share) for _, high, share in parts if high < NO_SLOPE]
+    fixed: FixedSlopes = []
     ranges: SlopeRanges = []
     for low, high, share in parts:
-        if low >= 0.1 * high:
-            fixed += _quadrature_slopes(low, high, share)
-        elif high >= NO_SLOPE:
+        if high < NO_SLOPE:
+            fixed.append((0.0, share))
+        elif low < 0.1 * high:
             ranges.append((low, high, share))
+        else:
+            fixed += _quadrature_slopes(low, high, share)
     return fixed, ranges
 
 

@@ -17,10 +17,14 @@ from typing import Protocol
 
 import numpy as np
 
-from lightning_init.theory.function_table import ElementwiseFunction, function_table
+from lightning_init.theory.function_table import ElementwiseFunction, FunctionTable, function_table
 from lightning_init.theory.special import FloatArray
 
-_LARGEST_EXPONENT = 800.0  # exp(-800) is 0 in float64: larger exponents only risk inf * 0
+# Tabulated laws, in blocks of neighbouring t: below the first exponent two terms of the series are
+# exact to rounding, above the second exp(-t X) counts for nothing.
+_LINEAR = 1e-8
+_VANISHED = 700.0
+_BLOCK = 16
 
 
 class Component(Protocol):
@@ -118,28 +122,26 @@ def _slope_integrals(v: FloatArray) -> FloatArray:
     cosine = v * inverse_root
     first = value - cosine
     second = first - cosine**3 / 3.0
-    small = v < 0.35
-    series = _small_slope_integrals(v[small])
     rows = np.stack([v - value, value, 0.5 * first, 0.75 * second])
-    rows[0, small], rows[2, small], rows[3, small] = series
+    small = v < 0.35  # where all but the value cancel
+    powers = np.multiply.accumulate(np.repeat((v[small] ** 2)[None], _TERMS, axis=0))
+    rows[np.ix_((0, 2, 3), small)] = v[small] * (_SERIES @ powers)
     return rows
 
 
-def _small_slope_integrals(v: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Binomial series of all but the value for v < 0.35 (0.35^38 is below 1e-17)."""
-    square = v * v
-    deficit, first, second = (np.zeros_like(v) for _ in range(3))
-    power = v.copy()
-    coefficient = 1.0  # binomial(-1/2, k)
-    for k in range(1, 19):
-        coefficient *= (0.5 - k) / k
-        power = power * square
-        term = coefficient * power / (2 * k + 1)
-        # (-t d/dt) multiplies t^k by -k, (t^2 d^2/dt^2) by k (k - 1).
-        deficit -= term
-        first -= k * term
-        second += k * (k - 1) * term
-    return deficit, first, second
+def _slope_series(terms: int) -> FloatArray:
+    """Coefficients of v^(2k), k = 1 .. terms, in three integrals over v; shape (3, terms).
+
+    The value is sum_k binomial(-1/2, k) v^(2k) before integration; -t d/dt multiplies t^k by -k,
+    and t^2 d^2/dt^2 by k (k - 1).
+    """
+    k = np.arange(1, terms + 1)
+    coefficient = np.cumprod((0.5 - k) / k) / (2 * k + 1)
+    return np.stack([-coefficient, -k * coefficient, k * (k - 1) * coefficient])
+
+
+_TERMS = 18  # 0.35^38 is below 1e-17
+_SERIES = _slope_series(_TERMS)
 
 
 @dataclass(frozen=True)
@@ -163,15 +165,28 @@ class Tabulated:
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
         table = function_table(self.function)
-        weights = self.keep * table.weights
-        exponent = np.minimum(np.multiply.outer(t, self.gain * table.squares), _LARGEST_EXPONENT)
-        decay = np.exp(-exponent)
-        value = decay @ weights
-        first = exponent * decay
-        rows = np.stack(
-            [weights.sum() - value, value, first @ weights, (exponent * first) @ weights]
-        )
-        # 1 - value has lost digits only where it is small: the first rows, as t increases.
-        small = int(np.searchsorted(rows[0], 0.1 * weights.sum()))
-        rows[0, :small] = -np.expm1(-exponent[:small]) @ weights
-        return rows
+        blocks = [
+            _table_transforms(table, self.gain * t[start : start + _BLOCK])
+            for start in range(0, len(t), _BLOCK)
+        ]
+        return self.keep * np.concatenate(blocks, axis=1)
+
+
+def _table_transforms(table: FunctionTable, t: FloatArray) -> FloatArray:
+    """The four transforms for a few neighbouring t: only nodes with t X of order 1 need exp."""
+    low, high = np.searchsorted(table.squares, (_LINEAR / t[-1], _VANISHED / t[0]))
+    exponent = np.multiply.outer(t, table.squares[low:high])
+    weights = table.weights[low:high]
+    decay = np.exp(-exponent)
+    first = exponent * decay
+    mass, mean, square = table.power_sums[:, low, None]
+    linear, quadratic = t * mean, (t * np.sqrt(square)) ** 2
+    vanished = table.power_sums[0, -1] - table.power_sums[0, high]
+    return np.stack(
+        [
+            -np.expm1(-exponent) @ weights + linear - quadratic / 2.0 + vanished,
+            decay @ weights + mass - linear + quadratic / 2.0,
+            first @ weights + linear - quadratic,
+            (exponent * first) @ weights + quadratic,
+        ]
+    )

@@ -30,6 +30,7 @@ from lightning_init.theory.special import (
 _STEP = 0.2
 _LEFT_CUT = -40.0
 _TAIL = 1e-18
+_TINY = 1e-300  # M1 may underflow between the last two right cuts
 # Right cuts tried in turn; the last covers a slope of 1e-120 at width 1.
 _RIGHT_CUTS = np.array(
     [4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 46, 60, 80, 100, 130, 170, 220, 280, 360, 460, 640], float
@@ -100,7 +101,9 @@ def _density(law: ActivationLaw, width: int, t: FloatArray) -> FloatArray:
     deficit, value, first, second = law.laplace(t)
     dead = law.dead_probability
     near = deficit < 0.5
-    log_one = np.where(near, np.log1p(-np.where(near, deficit, 0.0)), np.log(dead + value))
+    log_one = np.where(
+        near, np.log1p(-np.where(near, deficit, 0.0)), np.log(np.maximum(dead + value, _TINY))
+    )
     one = np.exp(log_one)
     slope = first / one
     density: FloatArray = width * np.exp(width * log_one) * ((width - 1) * slope**2 + second / one)
