@@ -1,0 +1,259 @@
+"""Runs a scenario twice, each time in a process of its own, and compares what is left.
+
+The first run has our callbacks. The reference has none of them: it is built alike, and only the
+redrawn weights are set by hand, so everything else must come out right by itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from contract_record import HookTrace, Record, Recorder, differences, final_record
+from lightning.pytorch import (
+    Callback,
+    LightningDataModule,
+    LightningModule,
+    Trainer,
+    seed_everything,
+)
+
+# Loaded once here, not in every child.
+from tensorboard.backend.event_processing import event_accumulator as event_accumulator
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from lightning_init import FractionalMomentInit, OptimalVarianceInit
+from lightning_init.inspection.weights import find_weights
+
+PROBE_STEPS = 19  # 2.4 epochs: ends in the middle of one, after crossing two boundaries
+SECONDS_PER_RUN = 60.0
+
+Weights = dict[str, torch.Tensor]
+
+
+def probe(**changes: Any) -> OptimalVarianceInit:
+    """The callback under test, sampling at every step."""
+    settings: dict[str, Any] = {
+        "max_probe_steps": PROBE_STEPS,
+        "sample_every_n_steps": 1,
+        "log_summary": False,
+        "verbose": False,
+        "seed": 11,
+    }
+    return OptimalVarianceInit(**(settings | changes))
+
+
+@dataclass
+class Setup:
+    """One scenario, built afresh in each process.
+
+    Args:
+        model: The user's module.
+        trainer: Arguments of the Trainer beyond the defaults.
+        train: Training loaders; ``None`` when a datamodule or the module's hooks provide them.
+        val: Validation loaders.
+        datamodule: The user's datamodule.
+        ours: Our callbacks.
+        before: Callbacks listed before ours.
+        callbacks: Callbacks listed after ours.
+        fit: Runs the whole use, ``trainer.fit`` unless a scenario does more.
+        redraws: Whether our callbacks are meant to write weights.
+        early: Whether the reference may set the weights at setup already (not where a callback
+            trains in between, as the learning-rate finder does).
+        says: What the user is told, a part of a warning's text, where the runs must differ.
+    """
+
+    model: LightningModule
+    trainer: dict[str, Any] = field(default_factory=dict)
+    train: Any = None
+    val: Any = None
+    datamodule: LightningDataModule | None = None
+    ours: list[Callback] = field(default_factory=lambda: [probe()])
+    before: list[Callback] = field(default_factory=list)
+    callbacks: list[Callback] = field(default_factory=list)
+    fit: Callable[[Trainer, Setup], None] | None = None
+    make_trainer: Callable[..., Trainer] = Trainer
+    redraws: bool = True
+    early: bool = True
+    says: str | None = None
+
+
+Scenario = Callable[[], Setup]
+
+
+# ------------------------------------------------------------------------------- the two callbacks
+class KeepRedraw(Callback):
+    """Placed after ours: keeps the weights that the real run starts from."""
+
+    def __init__(self, biases: bool) -> None:
+        self.redrawn: Weights = {}
+        self._biases = biases
+        self._before: Weights = {}
+
+    def remember(self, module: LightningModule) -> None:
+        self._before = {n: p.detach().clone() for n, p in module.named_parameters()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        allowed = _may_be_redrawn(pl_module, self._biases)
+        for name, parameter in pl_module.named_parameters():
+            before = self._before.get(name)
+            if before is None or not torch.equal(before, parameter):
+                self.redrawn[name] = parameter.detach().clone()
+        # What had no value before (layers made in `configure_model`) cannot be told from redrawn.
+        self.redrawn = {n: w for n, w in self.redrawn.items() if n in allowed or n in self._before}
+        assert set(self.redrawn) <= allowed, set(self.redrawn) - allowed
+
+
+def _may_be_redrawn(module: nn.Module, biases: bool) -> set[str]:
+    """Full names of weights, and of the biases that belong to them where these are zeroed."""
+    names = set()
+    for weight in find_weights(module).weights:
+        prefix = f"{weight.module_name}." if weight.module_name else ""
+        names |= {f"{prefix}{weight.attribute}"}
+        names |= {f"{prefix}{bias}" for bias in weight.biases if biases}
+        names |= {f"{prefix}parametrizations.{weight.attribute}.original{i}" for i in (0, 1)}
+    return names
+
+
+class SetWeights(Callback):
+    """The reference: weights set by hand, also on the copies that other callbacks keep."""
+
+    def __init__(self, weights: Weights, early: bool) -> None:
+        self.weights = weights
+        self.early = early
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.early and stage == "fit" and trainer.global_step == 0:
+            self._set(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == 0:
+            self._set(pl_module)
+            for callback in trainer.callbacks:
+                for value in vars(callback).values():
+                    if isinstance(value, AveragedModel):
+                        self._set(value.module)
+                    elif isinstance(value, LightningModule) and value is not pl_module:
+                        self._set(value)
+
+    def _set(self, module: nn.Module) -> None:
+        parameters = dict(module.named_parameters())
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                if name in parameters and parameters[name].shape == weight.shape:
+                    parameters[name].copy_(weight)
+
+
+# ------------------------------------------------------------------------------------ the two runs
+def build_trainer(setup: Setup, ours: list[Callback]) -> Trainer:
+    """A Trainer with this scenario's options and callbacks."""
+    callbacks = [*setup.before, *ours, *setup.callbacks]
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": 3,
+        "logger": False,
+        "enable_checkpointing": any(type(c).__name__.endswith("Checkpoint") for c in callbacks),
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "log_every_n_steps": 5,
+        "default_root_dir": ".",
+    }
+    return setup.make_trainer(**(defaults | setup.trainer | {"callbacks": callbacks}))
+
+
+def fit(trainer: Trainer, setup: Setup) -> None:
+    """The plain use: one fit."""
+    trainer.fit(setup.model, setup.train, setup.val, datamodule=setup.datamodule)
+
+
+def run(scenario: Scenario, reference: Weights | None) -> tuple[Record, Weights, list[str]]:
+    """One run of a scenario: with our callbacks, or with weights set by hand."""
+    seed_everything(7, verbose=False)
+    setup = scenario()
+    biases = any(isinstance(callback, FractionalMomentInit) for callback in setup.ours)
+    keep, recorder = KeepRedraw(biases), Recorder()
+    keep.remember(setup.model)
+    ours: list[Callback] = [*setup.ours, keep]
+    if reference is not None:
+        ours = [SetWeights(reference, setup.early)]
+    setup.callbacks.append(recorder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = build_trainer(setup, ours)
+        trace = HookTrace(setup.model)
+        (setup.fit or fit)(trainer, setup)
+    record = final_record(trainer, setup.model, recorder) | {"hooks": trace.calls}
+    if reference is None:
+        assert bool(keep.redrawn) == setup.redraws, f"redrawn: {sorted(keep.redrawn)}"
+    return record, keep.redrawn, [str(w.message) for w in caught]
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function`` computed in a forked process, in a directory of its own.
+
+    Raises:
+        AssertionError: If it raised or did not end in time; with its traceback.
+    """
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        assert receiver.poll(SECONDS_PER_RUN), "the run hangs"
+        failed, result = pickle.loads(receiver.recv_bytes())
+    except EOFError:
+        process.join()
+        raise AssertionError(f"the run died with exit code {process.exitcode}") from None
+    finally:
+        process.join(2)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    assert not failed, result
+    return result
+
+
+def _child(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    gc.freeze()  # no collection walks, and so copies, what the parent loaded
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as directory, open(os.devnull, "w") as sink:
+        os.chdir(directory)
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            answer: tuple[bool, Any] = (False, function(*arguments))
+        except BaseException:
+            answer = (True, traceback.format_exc())
+        # Plain pickle: a Connection would pass tensors by a socket of the process that ends here.
+        sender.send_bytes(pickle.dumps(answer))
+
+
+def compare(scenario: Scenario, sabotage: Callable[[], None] | None = None) -> list[str]:
+    """Differences between a run with our callbacks and its reference."""
+
+    def first() -> Any:
+        if sabotage is not None:
+            sabotage()
+        return run(scenario, None)
+
+    record, redrawn, said = in_own_process(first)
+    expected, _, _ = in_own_process(run, scenario, redrawn)
+    found = differences(record, expected)
+    if found:
+        found += [text for text in said if "OptimalVarianceInit" in text]
+    return found
