@@ -107,8 +107,7 @@ def tensor_moments(tensor: Tensor) -> Tensor:
             those of the whole tensor, which is a collective call.
 
     Returns:
-        (n, mean, M2), shape (3,), float64, on the tensor's device, on the CPU if that device
-        has no float64.
+        (n, mean, M2), shape (3,), float64, on the CPU.
 
     Example:
         >>> tensor_moments(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
@@ -133,22 +132,18 @@ def _flatten(tensor: Tensor) -> Tensor:
 
 
 def _exact_moments(flat: Tensor) -> Tensor:
-    """Moments in float64 with the deviations taken from the mean of each chunk; no waiting."""
-    if flat.numel() == 0:
-        return flat.new_zeros(3, dtype=torch.float64)
+    """Moments in float64, with the deviations of a chunk taken from the chunk's own mean."""
     size = CHUNK if flat.device.type == "cpu" else ACCELERATOR_CHUNK
     # One buffer for all chunks: fresh memory for each costs ten times the arithmetic.
-    buffer = flat.new_empty(min(size, flat.numel()), dtype=torch.float64)
-    chunks = torch.split(flat, size)
-    means, m2s = [], []
-    for chunk in chunks:
+    buffer = torch.empty(min(size, flat.numel()), dtype=torch.float64, device=flat.device)
+    rows = []
+    for chunk in torch.split(flat, size):
         values = buffer[: chunk.numel()].copy_(chunk)
-        means.append(values.mean())
-        values -= means[-1]
-        m2s.append(values.dot(values))
-    counts = torch.tensor([chunk.numel() for chunk in chunks]).to(buffer)
-    rows = torch.stack([counts, torch.stack(means), torch.stack(m2s)], dim=-1)
-    return rows[0] if len(chunks) == 1 else fold_moments(rows)
+        mean = values.mean().item() if chunk.numel() else 0.0
+        values -= mean
+        rows.append((chunk.numel(), mean, values.dot(values).item()))
+    moments = torch.tensor(rows, dtype=torch.float64)
+    return moments[0] if len(rows) == 1 else fold_moments(moments)
 
 
 def _fast_moments(flat: Tensor) -> Tensor | None:
@@ -175,14 +170,15 @@ def _sharded_moments(tensor: Any) -> Tensor:
     """Moments of a whole DTensor: the local ones, folded over the mesh dimensions that shard it."""
     if any(placement.is_partial() for placement in tensor.placements):
         return tensor_moments(tensor.full_tensor())
-    moments = tensor_moments(tensor.to_local())
+    local = tensor.to_local()
+    moments = tensor_moments(local).to(local.device)
     for dimension, placement in enumerate(tensor.placements):
         if placement.is_shard():
             group = tensor.device_mesh.get_group(dimension)
             parts = [torch.empty_like(moments) for _ in range(tensor.device_mesh.size(dimension))]
             torch.distributed.all_gather(parts, moments, group=group)
             moments = fold_moments(torch.stack(parts))
-    return moments
+    return moments.cpu()
 
 
 class WeightMoments(Metric):
@@ -246,8 +242,8 @@ class WeightMoments(Metric):
                 f"`weights` must hold one tensor per layer, {self.number_of_layers}, "
                 f"got {len(weights)}."
             )
-        rows = [tensor_moments(weight).to(self.moments.device) for weight in weights]
-        self.moments = merge_moments(self.moments, torch.stack(rows))
+        rows = torch.stack([tensor_moments(weight) for weight in weights])
+        self.moments = merge_moments(self.moments, rows.to(self.moments.device))
 
     def compute(self) -> LayerMoments:
         """Moments of everything since the last reset."""
