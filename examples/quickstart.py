@@ -4,7 +4,7 @@
     python examples/quickstart.py
 
 A 4-layer ReLU network is trained by SGD with weight decay. `FractionalMomentInit` draws the first
-weights in closed form; `OptimalVarianceInit` then probes, redraws with sigma0^2 = V(W) and restarts.
+weights in closed form; `OptimalVarianceInit` probes, redraws with sigma0^2 = V(W) and restarts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lightning_init import FractionalMomentInit, OptimalVarianceInit
 class DigitsMLP(LightningModule):
     """A plain ReLU network for 8x8 images."""
 
-    def __init__(self, weight_decay: float = 1e-2) -> None:
+    def __init__(self, weight_decay: float = 5e-4) -> None:
         super().__init__()
         self.weight_decay = weight_decay
         self.net = nn.Sequential(
@@ -44,7 +44,7 @@ class DigitsMLP(LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1, weight_decay=self.weight_decay)
+        return torch.optim.SGD(self.parameters(), lr=0.05, weight_decay=self.weight_decay)
 
 
 def digits_loader(batch_size: int = 32) -> DataLoader:

@@ -58,7 +58,7 @@ def require_weights(name: str, inventory: WeightInventory) -> None:
             )
     if inventory.weights:
         return
-    reasons = sorted({skipped.reason for skipped in inventory.left_out})
+    reasons = sorted({s.reason for s in inventory.left_out if not s.reason.startswith("bias of")})
     raise MisconfigurationException(
         f"{name}: no weight takes part ({'; '.join(reasons[:4]) or 'the model has no parameters'});"
         " check `include`/`exclude` and `requires_grad`."

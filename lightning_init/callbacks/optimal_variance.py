@@ -56,6 +56,8 @@ class OptimalVarianceInit(_InitCallback):
             probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
+        largest_change: Largest factor by which a layer's variance may change, either way; the
+            default is no limit.
         include: Glob patterns of layer names that take part; the default is all.
         exclude: Glob patterns of layer names that do not take part.
         probe_lr: Learning rate of the probe; the default is the schedule's first value.
@@ -101,6 +103,7 @@ class OptimalVarianceInit(_InitCallback):
         horizon: Literal["run", "probe"] | int = "run",
         sample_every_n_steps: int | None = None,
         granularity: Granularity = "layer",
+        largest_change: float | None = None,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         probe_lr: float | None = None,
@@ -121,6 +124,8 @@ class OptimalVarianceInit(_InitCallback):
             _at_least_one("horizon", horizon)
         if sample_every_n_steps is not None:
             _at_least_one("sample_every_n_steps", sample_every_n_steps)
+        if largest_change is not None and not largest_change > 1:
+            raise ValueError(f"`largest_change` must be above 1, got {largest_change!r}.")
         if probe_lr is not None and not probe_lr > 0:
             raise ValueError(f"`probe_lr` must be above 0, got {probe_lr!r}.")
         self.detector = DetectorSettings(
@@ -131,6 +136,7 @@ class OptimalVarianceInit(_InitCallback):
         self.horizon = horizon
         self.sample_every_n_steps = sample_every_n_steps
         self.granularity = granularity
+        self.largest_change = largest_change
         self.include = include
         self.exclude = exclude
         self.limits = ProbeLimits(
@@ -248,10 +254,9 @@ class OptimalVarianceInit(_InitCallback):
     def _refuse_divergence(
         trainer: Trainer, healthy: bool, monitor: VarianceMonitor, step: int
     ) -> None:
-        broken = monitor.broken_layers
-        sick = trainer.strategy.reduce_boolean_decision(not healthy or bool(broken), all=False)
-        if sick:
-            what = f"the variance of {broken[0]!r}" if healthy and broken else "the training loss"
+        lost = monitor.diverged_layers
+        if trainer.strategy.reduce_boolean_decision(not healthy or bool(lost), all=False):
+            what = f"the variance of {lost[0]!r}" if healthy and lost else "the training loss"
             raise MisconfigurationException(
                 f"OptimalVarianceInit: {what} was not finite by probe step {step}, so no variance"
                 " can be trusted; lower the learning rate or set `probe_lr`. Nothing was changed."
@@ -266,17 +271,19 @@ class OptimalVarianceInit(_InitCallback):
         run: ProbeRun,
         initial: list[float],
     ) -> InitReport:
-        layers = layer_reports(monitor, initial, self.on_unsettled, self.granularity)
+        layers = layer_reports(
+            monitor, initial, self.on_unsettled, self.granularity, self.largest_change
+        )
         layers = trainer.strategy.broadcast(layers)
-        converged = all(layer.verdict is Verdict.STATIONARY for layer in layers)
+        settled = sum(layer.verdict is Verdict.STATIONARY for layer in layers)
         return InitReport(
             layers=layers,
             left_out=inventory.left_out,
-            stop_reason=_stop_reason(run, monitor),
+            stop_reason=_stop_reason(run, monitor, settled),
             probe_steps=run.steps,
             horizon_steps=round(monitor.horizon),
             sample_interval=monitor.interval,
-            converged=converged,
+            converged=settled == len(layers),
             wall_time=run.seconds,
             history=monitor.history(initial),
             settings=self._settings(),
@@ -315,6 +322,7 @@ class OptimalVarianceInit(_InitCallback):
             ("persistence", self.detector.persistence),
             ("horizon", self.horizon),
             ("granularity", self.granularity),
+            ("largest_change", self.largest_change),
             ("probe_lr", self.limits.learning_rate),
             ("keep_schedule", self.limits.keep_schedule),
         )
@@ -350,8 +358,8 @@ def _finite(outputs_of_step: Any) -> bool:
     return not isinstance(loss, torch.Tensor) or bool(torch.isfinite(loss).all())
 
 
-def _stop_reason(run: ProbeRun, monitor: VarianceMonitor) -> str:
-    layers = f"{monitor.settled} of {len(monitor.weights)} layers settled"
+def _stop_reason(run: ProbeRun, monitor: VarianceMonitor, settled: int) -> str:
+    layers = f"{settled} of {len(monitor.weights)} layers settled"
     horizon = f"a horizon of {round(monitor.horizon)} steps"
     if run.end is ProbeEnd.SETTLED:
         return (

@@ -15,10 +15,6 @@ from lightning_init.theory.variance_bound import SteadyState, optimal_initial_va
 OnUnsettled = Literal["use", "keep", "raise", "project"]
 Granularity = Literal["layer", "global", "gain"]
 
-#: Largest factor by which one round may change a layer's variance, either way: beyond it the probe
-#: says more about a collapse or an explosion than about a scale.
-LARGEST_CHANGE = 16.0
-
 #: A projection is used only where the ends of its interval differ by less than this factor.
 WIDEST_PROJECTION = 1.25
 
@@ -28,6 +24,7 @@ def layer_reports(
     initial: Sequence[float],
     on_unsettled: OnUnsettled,
     granularity: Granularity,
+    largest_change: float | None,
 ) -> tuple[LayerReport, ...]:
     """Decide what each layer gets: sigma0^2 = V (Horii & Has, arXiv 2508.12834).
 
@@ -36,11 +33,12 @@ def layer_reports(
         initial: Realised variance of each layer before the probe.
         on_unsettled: What happens to layers that are not stationary.
         granularity: One variance per layer, one for all, or one gain over the He variances 2 / m.
+        largest_change: Largest factor by which a layer's variance may change, or None.
     """
     decisions = monitor.decisions()
     targets, notes = [], []
     for decision, start in zip(decisions, initial, strict=True):
-        target, note = _target(decision, start, on_unsettled)
+        target, note = _target(decision, start, on_unsettled, largest_change or math.inf)
         targets.append(target)
         notes.append(note)
     shared = _share(monitor.weights, targets, granularity)
@@ -53,7 +51,7 @@ def layer_reports(
 
 
 def _target(
-    decision: Decision, initial: float, on_unsettled: OnUnsettled
+    decision: Decision, initial: float, on_unsettled: OnUnsettled, largest_change: float
 ) -> tuple[float | None, str]:
     """Variance of the redraw, or None to keep the initial weights, and a note."""
     variance = decision.estimate
@@ -65,9 +63,9 @@ def _target(
             return None, "not settled: initial weights kept"
         if on_unsettled == "project":
             variance, note = _projected(decision)
-    bounded = min(max(variance, initial / LARGEST_CHANGE), initial * LARGEST_CHANGE)
+    bounded = min(max(variance, initial / largest_change), initial * largest_change)
     if bounded != variance:
-        note = f"change of variance limited to a factor of {LARGEST_CHANGE:g}"
+        note = f"change of variance limited to a factor of {largest_change:g}"
     return bounded, note
 
 

@@ -46,6 +46,7 @@ class VarianceMonitor:
         samples = max(1.0, budget / interval)
         state = start(settings, self.horizon / interval, samples)
         self._states: list[DetectorState] = [state] * len(self.weights)
+        self._stationary = [False] * len(self.weights)
         self._metric = WeightMoments(len(self.weights))
         self._steps: list[int] = []
         self._variances: list[list[float]] = []
@@ -54,14 +55,15 @@ class VarianceMonitor:
     def sample(self, module: nn.Module, step: int) -> None:
         """Measure every layer of ``module`` after ``step`` optimizer steps."""
         values = self.measure(module)
-        previous = self._drifts[-1] if self._drifts else [math.nan] * len(values)
-        drifts = []
+        drifts = list(self._drifts[-1]) if self._drifts else [math.nan] * len(values)
         for index, value in enumerate(values):
             before = self._states[index]
             after = self._states[index] = update(before, value)
-            # A trend is fitted at checks only; between them the last known index stands.
-            checked = after.next_check != before.next_check
-            drifts.append(decide(after).drift_index if checked else previous[index])
+            # A trend is fitted at checks only; between them the last known one stands.
+            if after.next_check != before.next_check:
+                decision = decide(after)
+                drifts[index] = decision.drift_index
+                self._stationary[index] = decision.verdict is Verdict.STATIONARY
         self._steps.append(step)
         self._variances.append(values)
         self._drifts.append(drifts)
@@ -75,8 +77,8 @@ class VarianceMonitor:
 
     @property
     def settled(self) -> int:
-        """How many layers are stationary so far."""
-        return sum(state.fired_at is not None for state in self._states)
+        """How many layers were stationary when last checked (a layer may begin to drift again)."""
+        return sum(self._stationary)
 
     @property
     def all_settled(self) -> bool:
@@ -84,10 +86,11 @@ class VarianceMonitor:
         return self.settled == len(self._states)
 
     @property
-    def broken_layers(self) -> list[str]:
-        """Layers whose variance became non-finite or zero."""
-        pairs = zip(self.weights, self._states, strict=True)
-        return [weight.name for weight, state in pairs if state.broken]
+    def diverged_layers(self) -> list[str]:
+        """Layers whose variance was not finite when last measured."""
+        values = self._variances[-1] if self._variances else []
+        pairs = zip(self.weights, values, strict=False)
+        return [weight.name for weight, value in pairs if not math.isfinite(value)]
 
     def decisions(self) -> list[Decision]:
         """The verdict on each layer."""
