@@ -225,3 +225,30 @@ def test_the_caller_may_be_in_inference_mode() -> None:
     model = Between(torch.relu)
     with torch.inference_mode():
         assert traced(model, torch.zeros(3, 4))["second"].nonlinearity == "relu"
+
+
+def test_an_output_that_is_also_returned_is_not_scale_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(model: Between, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = model.first(x)
+        return model.second(F.layer_norm(hidden, (8,))), hidden
+
+    monkeypatch.setattr(Between, "forward", forward)
+    assert traced(Between(nn.Identity()), torch.zeros(3, 4))["first"].marks == ()
+
+
+def test_addmm_multiplies_its_second_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(model: Between, x: Tensor) -> Tensor:
+        hidden = model.first(x)
+        return torch.addmm(hidden[:, :2].tanh(), hidden.relu(), model.second.weight.t())
+
+    monkeypatch.setattr(Between, "forward", forward)
+    found = traced(Between(nn.Identity()), torch.zeros(3, 4))["second"]
+    assert (found.nonlinearity, found.source) == ("relu", "traced")
+
+
+def test_behind_an_activation_nothing_is_a_first_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(model: Between, x: Tensor) -> Tensor:
+        return model.second(model.first(F.layer_norm(x.relu(), (4,))))
+
+    monkeypatch.setattr(Between, "forward", forward)
+    assert not traced(Between(nn.Identity()), torch.zeros(3, 4))["first"].first_layer

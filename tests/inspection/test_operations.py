@@ -63,6 +63,8 @@ def test_every_spelling_of_an_activation_is_seen(
         (lambda x: x.relu()[x[:, 0].argsort()], "relu", "entries are chosen by another signal"),
         (lambda x: x.relu().sum(0, keepdim=True), "relu", "summed over positions"),
         (lambda x: torch.from_numpy(x.detach().numpy()), "linear", "the trace cannot follow"),
+        (lambda x: torch.ones(3, 8).type_as(x.relu()), "linear", "the trace cannot follow"),
+        (lambda x: x.relu().zero_(), "linear", "the trace cannot follow"),
         (lambda x: F.tanh(F.dropout(x, 0.2)), "tanh", "dropout stands before tanh"),
         (lambda x: F.alpha_dropout(F.selu(x), 0.1, True), "selu", "alpha dropout (p=0.1)"),
     ],
