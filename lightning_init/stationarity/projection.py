@@ -14,7 +14,7 @@ fitted end of the window,
     log V(end) ~ c_end + r e / 2,   variance  se(c_end)^2 + r^2 Var[u e] + 4 b2^2 r^3 / 3.
 
 Measured coverage of the nominal 90% interval (tests/benchmarks/detector_characteristics.py): at
-least .88 on series that are stationary, relax, grow or walk at random, mostly above .95, so the
+least .87 on series that are stationary, relax, grow or walk at random, mostly above .95, so the
 interval is on the wide side; a turning point that is still to come is caught in about .5 to .8 of
 the series, and a learning rate that drops after the window not at all.
 """

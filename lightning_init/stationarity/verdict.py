@@ -38,6 +38,8 @@ LONGER_WINDOW_FRACTIONS = (0.6, 0.7, 0.8, 0.9)
 # With this level a quarter of a standard error is added to the rate at the end: enough to keep
 # turning points out, little enough to leave the power on stationary and relaxing series as it was.
 END_RATE_CONFIDENCE = 0.60
+# Share of the usual error probability left for `drifting` where `stationary` is out of reach.
+DOUBT_BEYOND_REACH = 0.1
 
 
 class Verdict(Enum):
@@ -257,9 +259,22 @@ def _fit(state: DetectorState, fraction: float) -> TrendFit:
 
 
 def _verdict(state: DetectorState, trend: DriftIndex) -> Verdict:
-    if trend.lower > state.settings.tolerance:
+    if _surely_drifting(state, trend):
         return Verdict.DRIFTING
     return Verdict.INCONCLUSIVE if state.fired_at is None else Verdict.STATIONARY
+
+
+def _surely_drifting(state: DetectorState, trend: DriftIndex) -> bool:
+    settings = state.settings
+    if trend.lower <= settings.tolerance:
+        return False
+    margin = trend.upper - trend.drift_index
+    if settings.rule == "drift-index" or margin <= settings.tolerance:
+        return True
+    # Over so far a horizon that even a flat series could not pass, `lower` exceeds the tolerance as
+    # soon as a slope is significant, which noise alone brings about in up to 30% of flat series.
+    doubt = (1 - settings.confidence) * DOUBT_BEYOND_REACH
+    return drift_index(trend.fit, state.horizon, 1 - doubt).lower > settings.tolerance
 
 
 def _last_quarter(values: FloatArray, fit: TrendFit) -> tuple[float, float]:

@@ -19,6 +19,8 @@ from lightning_init.stationarity import detect
 
 FloatArray = NDArray[np.float64]
 FALSE_FIRE_FACTOR = 1.5
+SASA_QUANTILE = float(stats.t.ppf(0.95, 9))
+SLOPE_QUANTILE = float(stats.t.ppf(0.975, 8))
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def sasa_like(series: FloatArray, horizon: float) -> tuple[int | None, float]:
     def passes(log_values: FloatArray) -> bool:
         increments = np.diff(log_values[-(len(log_values) // 2 // 10 * 10 + 1) :]) * horizon
         means = increments.reshape(10, -1).mean(axis=1)
-        margin = stats.t.ppf(0.95, 9) * means.std(ddof=1) / math.sqrt(10)
+        margin = SASA_QUANTILE * means.std(ddof=1) / math.sqrt(10)
         return bool(abs(means.mean()) + margin <= 0.10)
 
     return _first_fire(series, horizon, passes)
@@ -179,7 +181,8 @@ def slope_test(series: FloatArray, horizon: float) -> tuple[int | None, float]:
     def passes(log_values: FloatArray) -> bool:
         window = log_values[-(len(log_values) // 2 // 10 * 10) :]
         means = window.reshape(10, -1).mean(axis=1)
-        return bool(stats.linregress(np.arange(10.0), means).pvalue > 0.05)
+        (slope, _), covariance = np.polyfit(np.arange(10.0), means, 1, cov=True)
+        return bool(abs(slope) < SLOPE_QUANTILE * math.sqrt(covariance[0, 0]))
 
     return _first_fire(series, horizon, passes)
 
