@@ -17,12 +17,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 
 DEBIAN_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
-SPLITS = {"train": "train", "test": "t10k"}
 
 
 def read_idx(directory: Path, name: str) -> Tensor:
@@ -41,12 +40,21 @@ def read_idx(directory: Path, name: str) -> Tensor:
     )
 
 
-def load_split(directory: Path, split: str, mean: float, std: float) -> tuple[Tensor, Tensor]:
-    """Images as standardised rows of 784 and labels."""
-    prefix = SPLITS[split]
-    images = read_idx(directory, f"{prefix}-images-idx3-ubyte").float() / 255
-    labels = read_idx(directory, f"{prefix}-labels-idx1-ubyte").long()
-    return (images.flatten(1) - mean) / std, labels
+def load(directory: Path) -> tuple[TensorDataset, TensorDataset]:
+    """Training and test images as rows of 784, standardised by the training pixels; labels."""
+    splits = []
+    for prefix in ("train", "t10k"):
+        images = read_idx(directory, f"{prefix}-images-idx3-ubyte").flatten(1).float()
+        splits.append((images, read_idx(directory, f"{prefix}-labels-idx1-ubyte").long()))
+    mean, std = splits[0][0].mean(), splits[0][0].std()
+    train, test = (TensorDataset((images - mean) / std, labels) for images, labels in splits)
+    return train, test
+
+
+def shuffled(data: TensorDataset, batch_size: int) -> DataLoader:
+    """Whole batches by one indexing operation, four times as fast as collating single images."""
+    batches = BatchSampler(RandomSampler(data), batch_size, drop_last=False)
+    return DataLoader(data, sampler=batches, batch_size=None)
 
 
 class MLP(LightningModule):
@@ -86,7 +94,7 @@ def callbacks_for(init: str, max_probe_steps: int) -> list[Callback]:
     }[init]
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=DEBIAN_DIRECTORY)
     parser.add_argument("--init", default="optimal")
@@ -96,14 +104,26 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--max-probe-steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
-    raw = read_idx(options.data_dir, "train-images-idx3-ubyte").float() / 255
-    mean, std = raw.mean().item(), raw.std().item()
-    train = TensorDataset(*load_split(options.data_dir, "train", mean, std))
-    test = TensorDataset(*load_split(options.data_dir, "test", mean, std))
 
-    seed_everything(options.seed)
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    options = parse(argv)
+    train, test = load(options.data_dir)
+    result = train_once(options, train, test)
+    print(f"init={options.init} seed={options.seed} weight_decay={options.weight_decay:g}")
+    print(
+        f"final training loss {result['train_loss']:.4f},"
+        f" test loss {result['test_loss']:.4f}, test accuracy {result['test_accuracy']:.4f}"
+    )
+    return result
+
+
+def train_once(
+    options: argparse.Namespace, train: TensorDataset, test: TensorDataset
+) -> dict[str, float]:
+    """One run; the training loss is that of the trained model over the whole training set."""
+    seed_everything(options.seed, verbose=False)
     model = MLP(options.learning_rate, options.weight_decay)
     trainer = Trainer(
         max_epochs=options.epochs,
@@ -112,12 +132,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(model, DataLoader(train, batch_size=options.batch_size, shuffle=True))
-    train_loss = trainer.callback_metrics["train_loss"].item()
-    tested = trainer.test(model, DataLoader(test, batch_size=1000), verbose=False)[0]
-    print(f"init={options.init} seed={options.seed} weight_decay={options.weight_decay:g}")
-    print(f"final training loss {train_loss:.4f}, test accuracy {tested['test_accuracy']:.4f}")
-    return {"train_loss": train_loss, **tested}
+    trainer.fit(model, shuffled(train, options.batch_size))
+    on_train = trainer.test(model, DataLoader(train, batch_size=1000), verbose=False)[0]
+    on_test = trainer.test(model, DataLoader(test, batch_size=1000), verbose=False)[0]
+    return {"train_loss": on_train["test_loss"], **on_test}
 
 
 if __name__ == "__main__":
