@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from small_models import between
 from torch import Tensor, nn
 
-
 RESIDUAL_SUM = ("linear", ("residual",))
 
 
