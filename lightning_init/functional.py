@@ -50,17 +50,7 @@ def fractional_moment_std(
         >>> round(fractional_moment_std(64, order=1.0, nonlinearity="leaky_relu", param=0.01), 12)
         0.178518656078
     """
-    law = activation_law(nonlinearity, param, dropout)
-    std = moment_preserving_std(law, fan_in, order, scheme=scheme)
-    if scheme == "exact":
-        _warn_dead_layers(law, fan_in, order)
-    return std
-
-
-def _warn_dead_layers(law: ActivationLaw, fan_in: int, order: float) -> None:
-    sentence = dead_layer_warning(law, fan_in, order)
-    if sentence is not None:
-        warnings.warn(sentence, UserWarning, stacklevel=3)
+    return _std(activation_law(nonlinearity, param, dropout), fan_in, order, scheme)
 
 
 def fractional_moment_normal_(
@@ -108,7 +98,7 @@ def fractional_moment_normal_(
             "pass fan_in."
         )
     inputs = tensor[0].numel() if fan_in is None else fan_in
-    std = fractional_moment_std(inputs, order, nonlinearity, param, dropout)
+    std = _std(activation_law(nonlinearity, param, dropout), inputs, order, "exact")
     with torch.no_grad():
         if torch.finfo(tensor.dtype).bits >= 32:
             return tensor.normal_(0.0, std, generator=generator)
@@ -148,3 +138,12 @@ def log_norm_law(
         (-0.020054, 0.020749)
     """
     return log_norm.log_norm_law(activation_law(nonlinearity, param, dropout), width, order)
+
+
+def _std(law: ActivationLaw, fan_in: int, order: float, scheme: str) -> float:
+    """The scale, with the warning about dead layers raised at the caller of the public function."""
+    std = moment_preserving_std(law, fan_in, order, scheme=scheme)
+    sentence = dead_layer_warning(law, fan_in, order) if scheme == "exact" else None
+    if sentence is not None:
+        warnings.warn(sentence, UserWarning, stacklevel=3)
+    return std

@@ -77,7 +77,7 @@ class ActivationLaw:
         return self._relative_power(3) - 3.0 * self._relative_power(2) + 2.0
 
     def log_alive_probability(self, width: int) -> float:
-        """Log P(X_1 + ... + X_width > 0), accurate at both ends."""
+        """The logarithm of P(X_1 + ... + X_width > 0), accurate at both ends."""
         if self.alive_probability == 1.0:
             return 0.0
         log_dead = width * math.log1p(-self.alive_probability)

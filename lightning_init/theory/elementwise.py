@@ -21,7 +21,8 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 def sigmoid(z: FloatArray) -> FloatArray:
     """1 / (1 + exp(-z))."""
-    return 1.0 / (1.0 + np.exp(-z))
+    small = np.exp(-np.abs(z))  # never overflows
+    return np.where(z > 0.0, 1.0, small) / (1.0 + small)
 
 
 def gelu(z: FloatArray) -> FloatArray:

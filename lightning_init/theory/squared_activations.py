@@ -125,7 +125,8 @@ def _slope_integrals(v: FloatArray) -> FloatArray:
     rows = np.stack([v - value, value, 0.5 * first, 0.75 * second])
     small = v < 0.35  # where all but the value cancel
     powers = np.multiply.accumulate(np.repeat((v[small] ** 2)[None], _TERMS, axis=0))
-    rows[np.ix_((0, 2, 3), small)] = v[small] * (_SERIES @ powers)
+    for row, series in zip((0, 2, 3), v[small] * (_SERIES @ powers), strict=True):
+        rows[row, small] = series
     return rows
 
 

@@ -89,8 +89,12 @@ def kl_per_weight(variance: float, initial_variance: float, mean: float = 0.0) -
     """
     _require_positive("variance", variance)
     _require_positive("initial_variance", initial_variance)
-    relative = (variance - initial_variance) / initial_variance
-    return 0.5 * (_excess_over_log1p(relative) + mean * mean / initial_variance)
+    ratio = variance / initial_variance
+    if 0.5 < ratio < 1.5:
+        excess = _excess_over_log1p((variance - initial_variance) / initial_variance)
+    else:
+        excess = ratio - 1.0 + math.log(initial_variance) - math.log(variance)
+    return 0.5 * (excess + mean * mean / initial_variance)
 
 
 def excess_kl_per_weight(initial_variance: float, optimum: float) -> float:
@@ -183,12 +187,10 @@ def optimal_initial_variances(
 
 
 def _excess_over_log1p(x: float) -> float:
-    """X - log(1 + x) for x > -1, relatively accurate as x -> 0.
+    """The difference x - log(1 + x) for |x| <= 1/2, relatively accurate as x -> 0.
 
     With u = x / (2 + x), log(1 + x) = 2 artanh u and x - 2 u = x u exactly.
     """
-    if abs(x) > 0.5:
-        return x - math.log1p(x)
     u = x / (2.0 + x)
     square = u * u
     series = 0.0
