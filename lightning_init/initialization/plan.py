@@ -12,7 +12,7 @@ from torch import nn
 from lightning_init.initialization import fill
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.weights import LeftOut, Weight, WeightInventory
-from lightning_init.reporting.tables import number, shape_text, text_table
+from lightning_init.tables import number, shape_text, text_table
 from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
 from lightning_init.theory.squared_norm import check_order

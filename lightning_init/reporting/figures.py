@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.reporting.tables import number, shorten
+from lightning_init.tables import number, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lightning_init.reporting.tables import (
+from lightning_init.stationarity.verdict import Verdict
+from lightning_init.tables import (
     html_table,
     markdown_table,
     number,
@@ -15,7 +16,6 @@ from lightning_init.reporting.tables import (
     shorten,
     text_table,
 )
-from lightning_init.stationarity.verdict import Verdict
 
 if TYPE_CHECKING:
     from lightning_init.reporting.report import InitReport, LayerReport

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_init.reporting.tables import (
+from lightning_init.tables import (
     html_table,
     markdown_table,
     number,
