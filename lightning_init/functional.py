@@ -12,6 +12,7 @@ from lightning_init.theory import log_norm
 from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
 from lightning_init.theory.log_norm import LogNormLaw
+from lightning_init.theory.scale_stability import scale_instability_warning
 
 
 def fractional_moment_std(
@@ -21,6 +22,8 @@ def fractional_moment_std(
     param: float | Sequence[float] | None = None,
     dropout: float = 0.0,
     scheme: str = "exact",
+    *,
+    conditional: bool = False,
 ) -> float:
     """Standard deviation of normal weights that preserves the order-s moment at finite width.
 
@@ -36,6 +39,8 @@ def fractional_moment_std(
         dropout: Probability of the dropout between activation and weight, in [0, 1).
         scheme: "exact", "asymptotic" (large-width expansion) or "authors" (published code, for
             comparison).
+        conditional: Preserve the moment given that not all inputs are zero; see
+            `lightning_init.theory.fractional_moments.moment_preserving_std`.
 
     Returns:
         sigma > 0.
@@ -44,13 +49,14 @@ def fractional_moment_std(
         ValueError: If an argument is out of its range.
 
     Warns:
-        UserWarning: If dead layers inflate the scale by more than 5 %.
+        UserWarning: If dead layers inflate the scale by more than 5 %, or the activation amplifies
+            scale errors with depth (GELU, SiLU, Mish).
 
     Example:
         >>> round(fractional_moment_std(64, order=1.0, nonlinearity="leaky_relu", param=0.01), 12)
         0.178518656078
     """
-    return _std(activation_law(nonlinearity, param, dropout), fan_in, order, scheme)
+    return _std(activation_law(nonlinearity, param, dropout), fan_in, order, scheme, conditional)
 
 
 def fractional_moment_normal_(
@@ -61,6 +67,8 @@ def fractional_moment_normal_(
     dropout: float = 0.0,
     fan_in: int | None = None,
     generator: torch.Generator | None = None,
+    *,
+    conditional: bool = False,
 ) -> Tensor:
     """Fill the tensor in place with N(0, sigma^2), sigma = `fractional_moment_std`.
 
@@ -76,6 +84,7 @@ def fractional_moment_normal_(
         fan_in: Inputs summed per output; by default the number of elements of ``tensor[0]``, which
             is right for linear and (grouped) convolution weights, not for transposed convolutions.
         generator: Source of the draw; None for torch's global one.
+        conditional: Preserve the moment given that not all inputs are zero.
 
     Returns:
         The same tensor.
@@ -98,7 +107,7 @@ def fractional_moment_normal_(
             "pass fan_in."
         )
     inputs = tensor[0].numel() if fan_in is None else fan_in
-    std = _std(activation_law(nonlinearity, param, dropout), inputs, order, "exact")
+    std = _std(activation_law(nonlinearity, param, dropout), inputs, order, "exact", conditional)
     with torch.no_grad():
         if torch.finfo(tensor.dtype).bits >= 32:
             return tensor.normal_(0.0, std, generator=generator)
@@ -140,10 +149,11 @@ def log_norm_law(
     return log_norm.log_norm_law(activation_law(nonlinearity, param, dropout), width, order)
 
 
-def _std(law: ActivationLaw, fan_in: int, order: float, scheme: str) -> float:
-    """The scale, with the warning about dead layers raised at the caller of the public function."""
-    std = moment_preserving_std(law, fan_in, order, scheme=scheme)
-    sentence = dead_layer_warning(law, fan_in, order) if scheme == "exact" else None
-    if sentence is not None:
-        warnings.warn(sentence, UserWarning, stacklevel=3)
+def _std(law: ActivationLaw, fan_in: int, order: float, scheme: str, conditional: bool) -> float:
+    """The scale, with the warnings raised at the caller of the public function."""
+    std = moment_preserving_std(law, fan_in, order, conditional=conditional, scheme=scheme)
+    dead = None if conditional else dead_layer_warning(law, fan_in, order)
+    for sentence in (dead, scale_instability_warning(law, fan_in, order)):
+        if sentence is not None and scheme == "exact":
+            warnings.warn(sentence, UserWarning, stacklevel=3)
     return std

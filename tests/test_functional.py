@@ -51,6 +51,30 @@ def test_no_warning_without_need(fan_in: int, order: float) -> None:
             fractional_moment_std(fan_in, order, "leaky_relu")
 
 
+@pytest.mark.parametrize("name", ["gelu", "silu", "mish"])
+def test_amplifying_activations_are_warned_about(name: str) -> None:
+    with pytest.warns(UserWarning, match=f"{name} is not homogeneous and amplifies scale errors"):
+        fractional_moment_std(64, nonlinearity=name)
+
+
+@pytest.mark.parametrize("name", ["tanh", "elu", "selu", "softplus", "linear"])
+def test_damping_activations_are_not(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fractional_moment_std(64, nonlinearity=name)
+
+
+def test_the_way_out_of_the_dead_layer_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        conditional = fractional_moment_std(4, conditional=True)
+        weight = fractional_moment_normal_(torch.empty(500, 4), conditional=True)
+    with pytest.warns(UserWarning, match="use conditional=True"):
+        exact = fractional_moment_std(4)
+    assert conditional == pytest.approx(exact * (1 - 2**-4), rel=1e-14)
+    assert weight.std().item() == pytest.approx(conditional, rel=4 / math.sqrt(4000))
+
+
 def test_large_layer_has_the_promised_law() -> None:
     weight = torch.empty(1000, 1000)
     assert fractional_moment_normal_(weight, generator=generator()) is weight

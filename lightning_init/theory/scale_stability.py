@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from lightning_init.theory.activation_laws import ActivationLaw
-from lightning_init.theory.function_table import function_table
+from lightning_init.theory.function_table import ElementwiseFunction, function_table
 from lightning_init.theory.special import FloatArray
 from lightning_init.theory.squared_activations import Tabulated
 from lightning_init.theory.squared_norm import check_fan_in, check_order
@@ -24,8 +24,8 @@ _MARGIN = 1e-9  # chi of a homogeneous activation registered by the user is 1 up
 _DEEPEST = 300
 _BOUND = 6.0  # of |log q|; continued linearly beyond
 _COARSE = np.linspace(-_BOUND, _BOUND, 49)  # where phi is integrated
-_LOG_SCALES = np.linspace(-_BOUND, _BOUND, 385)
-_UNIT = 192  # where log q = 0
+_LOG_SCALES = np.linspace(-_BOUND, _BOUND, 193)
+_UNIT = 96  # where log q = 0
 
 
 @lru_cache(maxsize=256)
@@ -64,11 +64,11 @@ def material_depth(
     log_gain, variance = _log_scale_step(component, m)
     # Centred so that one step from q = 1 preserves the moment, as sigma does.
     centre = log_gain - variance / 2.0 + variance[_UNIT] * (2.0 - order) / 4.0
-    nodes, weights = np.polynomial.hermite_e.hermegauss(16)
-    reached = centre[:, None] + np.sqrt(variance)[:, None] * nodes
+    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+    step = _Interpolation(centre[:, None] + np.sqrt(variance)[:, None] * nodes, len(_LOG_SCALES))
     log_moment = (order or 1.0) / 2.0 * _LOG_SCALES
     for depth in range(1, _DEEPEST + 1):
-        log_moment = _average(_cubic(reached, log_moment), weights / weights.sum(), order)
+        log_moment = _average(step(log_moment), weights / weights.sum(), order)
         if abs(float(log_moment[_UNIT])) > math.log1p(tolerance):
             return depth
     return None
@@ -89,34 +89,52 @@ def scale_instability_warning(law: ActivationLaw, width: int, order: float = 1.0
 
 def _log_scale_step(component: Tabulated, width: int) -> tuple[FloatArray, FloatArray]:
     """Log mu(q) / mu(1) and the variance of log q' on the grid of log q."""
-    table = function_table(component.function)
-    squares = component.function(np.multiply.outer(np.exp(_COARSE / 2.0), table.nodes)) ** 2
-    mean, fourth = squares @ table.weights, squares**2 @ table.weights
+    mean, fourth = _moments_by_scale(component.function)
     # Inverted dropout leaves E X and divides E X^2 by the probability to keep, both over 1 / keep.
     relative_variance = fourth / (component.keep * mean**2) - 1.0
-    log_mean = _cubic(_LOG_SCALES, np.log(mean))
-    variance = _cubic(_LOG_SCALES, np.log1p(relative_variance / width))
-    return log_mean - log_mean[_UNIT], variance
+    refine = _Interpolation(_LOG_SCALES, len(_COARSE))
+    log_mean = refine(np.log(mean))
+    return log_mean - log_mean[_UNIT], refine(np.log1p(relative_variance / width))
 
 
-def _cubic(points: FloatArray, values: FloatArray) -> FloatArray:
-    """Four-point Lagrange interpolation of values on a uniform grid of log q, linear outside.
+@lru_cache(maxsize=64)
+def _moments_by_scale(function: ElementwiseFunction) -> tuple[FloatArray, FloatArray]:
+    """E phi(sqrt(q) z)^2 and E phi(sqrt(q) z)^4 on the coarse grid of log q."""
+    table = function_table(function)
+    squares = function(np.multiply.outer(np.exp(_COARSE / 2.0), table.nodes)) ** 2
+    return squares @ table.weights, squares**2 @ table.weights
+
+
+class _Interpolation:
+    """Four-point Lagrange interpolation at fixed points of a uniform grid of log q, linear outside.
 
     Linear inside will not do: on a convex function it adds more than the noise of a wide layer.
     """
-    step = 2.0 * _BOUND / (len(values) - 1)
-    inside = np.clip(points, -_BOUND, _BOUND)
-    left = np.clip(np.floor((inside + _BOUND) / step).astype(int), 1, len(values) - 3)
-    u = (inside + _BOUND) / step - left
-    slopes = np.where(points < 0.0, values[1] - values[0], values[-1] - values[-2]) / step
-    result: FloatArray = (
-        (points - inside) * slopes
-        - u * (u - 1.0) * (u - 2.0) / 6.0 * values[left - 1]
-        + (u + 1.0) * (u - 1.0) * (u - 2.0) / 2.0 * values[left]
-        - (u + 1.0) * u * (u - 2.0) / 2.0 * values[left + 1]
-        + (u + 1.0) * u * (u - 1.0) / 6.0 * values[left + 2]
-    )
-    return result
+
+    def __init__(self, points: FloatArray, count: int) -> None:
+        step = 2.0 * _BOUND / (count - 1)
+        inside = np.clip(points, -_BOUND, _BOUND)
+        self.left = np.clip(np.floor((inside + _BOUND) / step).astype(int), 1, count - 3)
+        u = (inside + _BOUND) / step - self.left
+        below, above = (
+            np.minimum(points - inside, 0.0) / step,
+            np.maximum(points - inside, 0) / step,
+        )
+        self.weights = (
+            -u * (u - 1.0) * (u - 2.0) / 6.0 - below,
+            (u + 1.0) * (u - 1.0) * (u - 2.0) / 2.0 + below,
+            -(u + 1.0) * u * (u - 2.0) / 2.0 - above,
+            (u + 1.0) * u * (u - 1.0) / 6.0 + above,
+        )
+
+    def __call__(self, values: FloatArray) -> FloatArray:
+        """Values on the grid to values at the points, shape of the points."""
+        a, b, c, d = self.weights
+        i = self.left
+        result: FloatArray = (
+            a * values[i - 1] + b * values[i] + c * values[i + 1] + d * values[i + 2]
+        )
+        return result
 
 
 def _average(log_values: FloatArray, weights: FloatArray, order: float) -> FloatArray:
