@@ -21,7 +21,14 @@ from torchmetrics import Metric
 Record = dict[str, Any]
 
 # Ours, and the stand-ins of the reference run: present in one of the two runs only.
-OURS = ("OptimalVarianceInit", "FractionalMomentInit", "SetWeights", "KeepRedraw", "Recorder")
+OURS = (
+    "OptimalVarianceInit",
+    "FractionalMomentInit",
+    "SetWeights",
+    "KeepRedraw",
+    "Recorder",
+    "Fails",
+)
 
 # Wall-clock times, and identities of objects.
 _VOLATILE = {
