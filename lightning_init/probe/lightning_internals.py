@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,16 @@ def enter_training_state(
         datamodule=datamodule,
         profiler=PassThroughProfiler(),
         state=dataclasses.replace(trainer.state),
+        save_checkpoint=_save_no_checkpoint,
     )
     _require(trainer, "_logger_connector").reset_results()
     trainer.limit_val_batches = 0
     trainer.should_stop = False
     trainer.training = True
+
+
+def _save_no_checkpoint(*_: Any, **__: Any) -> None:
+    """A checkpoint of the probe, by a user's hook or a requeue, would pass for one of the run."""
 
 
 def callbacks(trainer: Trainer) -> list[Callback]:
@@ -230,8 +236,21 @@ def restore_signal_handlers(trainer: Trainer) -> None:
 
 # ----------------------------------------------------------------------------------------- resume
 def is_restoring(trainer: Trainer) -> bool:
-    """Whether a checkpoint is held at this moment (from its reading until ``resume_end``)."""
-    return bool(_require(_require(trainer, "_checkpoint_connector"), "_loaded_checkpoint"))
+    """Whether the present fit resumes from a checkpoint, read already or still to be read.
+
+    Callbacks are set up before the checkpoint is read, and sharded strategies read it only after
+    ``on_fit_start``. Until then its path is nowhere but in a local variable of ``Trainer._run``
+    (``trainer.ckpt_path`` may be a stale one).
+    """
+    if _require(_require(trainer, "_checkpoint_connector"), "_loaded_checkpoint"):
+        return True
+    _require(trainer, "_run")
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "_run" and frame.f_locals.get("self") is trainer:
+            return frame.f_locals.get("ckpt_path") is not None
+        frame = frame.f_back
+    return False
 
 
 def restored_by_tuner(trainer: Trainer) -> bool:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
+from lightning_init.probe.data_state import capture_data_state, data_held_by
 
 # Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
 # that never steps, a `training_step` that always returns None).
@@ -145,19 +146,21 @@ def _enter(
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
     strategy = trainer.strategy
     instance, name = internals.train_data_source(trainer)
-    roots = [instance, internals.prepared_loader(trainer)]
-    stack.callback(snapshot.capture_loaders(roots))
+    datamodule = getattr(trainer, "datamodule", None)
+    held = data_held_by(module)
+    roots = [instance, datamodule, internals.prepared_loader(trainer), *held]
+    stack.callback(capture_data_state(roots))
     stack.callback(snapshot.capture_optimizers(strategy.optimizers))
     stack.callback(snapshot.capture_attributes(strategy))
     stack.callback(snapshot.capture_attributes(trainer))
     grad_enabled = torch.is_grad_enabled()
     stack.callback(lambda: torch.set_grad_enabled(grad_enabled))
 
+    shared = [] if limits.isolate_dataset else held
     twin = snapshot.copy_training(
-        trainer, module, strategy.optimizers, strategy.lr_scheduler_configs
+        trainer, module, strategy.optimizers, strategy.lr_scheduler_configs, shared
     )
     internals.uncompile(twin.module)
-    datamodule = getattr(trainer, "datamodule", None)
     if limits.dataloaders is not None:
         instance, name = limits.dataloaders, "train_dataloader"
     elif instance is module:

@@ -1,8 +1,8 @@
 """What a nested fit would change, captured and put back.
 
 A probe trains new objects (:func:`copy_training`) wherever it can, so that
-the user's own objects need no repair. What is shared by nature - random streams, loaders and
-samplers, the attributes of Trainer and strategy - is captured by value and restored.
+the user's own objects need no repair. What is shared by nature - random streams, the attributes
+of Trainer and strategy, the data (:mod:`.data_state`) - is captured by value and restored.
 """
 
 from __future__ import annotations
@@ -13,27 +13,17 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from lightning_init.probe import lightning_internals as internals
 
-if TYPE_CHECKING:
-    from types import MethodType
-
 Restore = Callable[[], None]
-
-# How far random generators are searched for below a loader: loader, dataset, transform, list, item.
-_SEARCH_DEPTH = 6
-_SEARCH_LIMIT = 20_000
-_LEAVES = (str, bytes, int, float, complex, bool, type(None), Tensor, np.ndarray, type, nn.Module)
 
 
 def capture_random_state() -> Restore:
@@ -99,68 +89,6 @@ def _run_all(restores: list[Callable[[], object]]) -> None:
         restore()
 
 
-def capture_loaders(roots: Iterable[object]) -> Restore:
-    """Capture every piece of iteration state reachable from ``roots`` (loaders, datamodules).
-
-    Random generators (torch, numpy, ``random``), sampler epochs and iterators kept by persistent
-    workers are put back; the iterators are also hidden meanwhile, so that the probe opens its own.
-    Counters that a dataset keeps in plain attributes are not seen: that is what a deep copy of the
-    data (``isolate_dataset=True``) is for.
-    """
-    restores: list[Callable[[], object]] = []
-    for item in _reachable(roots):
-        if isinstance(item, torch.Generator):
-            restores.append(functools.partial(item.set_state, item.get_state()))
-        elif isinstance(item, np.random.Generator):
-            state = copy.deepcopy(item.bit_generator.state)
-            restores.append(functools.partial(setattr, item.bit_generator, "state", state))
-        elif isinstance(item, np.random.RandomState):
-            restores.append(functools.partial(item.set_state, item.get_state()))
-        elif isinstance(item, random.Random):
-            restores.append(functools.partial(item.setstate, item.getstate()))
-        elif isinstance(item, CombinedLoader):
-            restores.append(capture_attributes(item))
-        elif isinstance(item, DataLoader):
-            iterator = internals.loader_iterator(item)
-            internals.set_loader_iterator(item, None)
-            restores.append(functools.partial(internals.set_loader_iterator, item, iterator))
-        elif callable(getattr(item, "set_epoch", None)) and hasattr(item, "epoch"):
-            restores.append(functools.partial(setattr, item, "epoch", item.epoch))
-    return functools.partial(_run_all, restores)
-
-
-def _reachable(roots: Iterable[object]) -> Iterator[object]:
-    seen: set[int] = set()
-    level = list(roots)
-    for _ in range(_SEARCH_DEPTH):
-        following: list[object] = []
-        for item in level:
-            if id(item) in seen or isinstance(item, _LEAVES) or len(seen) > _SEARCH_LIMIT:
-                continue
-            seen.add(id(item))
-            yield item
-            following.extend(_children(item))
-        level = following
-
-
-def _children(item: object) -> Iterable[object]:
-    if isinstance(item, (Trainer, LightningModule)):
-        return ()
-    if isinstance(item, dict):
-        return item.values() if len(item) <= 1000 else ()
-    if isinstance(item, (list, tuple, set)):
-        return item if len(item) <= 1000 else ()
-    bound: MethodType | None = getattr(item, "__self__", None)
-    if bound is not None:
-        return (bound,)
-    children = list(vars(item).values()) if hasattr(item, "__dict__") else []
-    if isinstance(item, functools.partial):
-        children += [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, CombinedLoader):
-        children += list(item.flattened)
-    return children
-
-
 # ------------------------------------------------------------------------------------------ copies
 @dataclass(frozen=True)
 class TrainingCopy:
@@ -174,7 +102,11 @@ class TrainingCopy:
 
 
 def copy_training(
-    trainer: Trainer, module: LightningModule, optimizers: list[Optimizer], schedulers: list[Any]
+    trainer: Trainer,
+    module: LightningModule,
+    optimizers: list[Optimizer],
+    schedulers: list[Any],
+    shared_data: list[object],
 ) -> TrainingCopy:
     """Deep-copy module, optimizers and schedulers together, so that all stay tied to each other.
 
@@ -182,10 +114,11 @@ def copy_training(
     a second time: a hook may be written to run once, and LightningCLI returns the same optimizer
     object, on the original parameters, whenever it is asked.
 
-    What refuses to be copied (a lock, an open file) is shared with the original.
+    What refuses to be copied (a lock, an open file) is shared with the original, and so is
+    ``shared_data``, which may fill the memory.
     """
     # Someone may keep the Trainer itself in an attribute: it is never copied.
-    shared: dict[int, Any] = {id(trainer): trainer}
+    shared: dict[int, Any] = {id(item): item for item in [trainer, *shared_data]}
     try:
         return _copy_graph(module, optimizers, schedulers, dict(shared))
     except Exception:

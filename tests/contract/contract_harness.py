@@ -106,10 +106,12 @@ class KeepRedraw(Callback):
         self._before = {n: p.detach().clone() for n, p in module.named_parameters()}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step > 0:
+            return
         allowed = _may_be_redrawn(pl_module, self._biases)
         for name, parameter in pl_module.named_parameters():
             before = self._before.get(name)
-            if before is None or not torch.equal(before, parameter):
+            if before is None or not torch.equal(before.to(parameter.dtype), parameter):
                 self.redrawn[name] = parameter.detach().clone()
         # What had no value before (layers made in `configure_model`) cannot be told from redrawn.
         self.redrawn = {n: w for n, w in self.redrawn.items() if n in allowed or n in self._before}
