@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lightning_init.inspection.declared_order import (
@@ -22,6 +17,7 @@ from lightning_init.inspection.declared_order import (
 )
 from lightning_init.inspection.signal_mode import SignalMode, tensors_in
 from lightning_init.inspection.signals import ActivationInFront, Signal, undecided
+from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory
 
 __all__ = ["ActivationInFront", "declared_activations", "trace_activations"]
@@ -35,9 +31,8 @@ def trace_activations(
     """Run the model once and see which activation and dropout feed each weight.
 
     The forward pass runs in train mode, where dropout acts, and eagerly even under `torch.compile`.
-    Afterwards the model is what it was: buffers, modes, gradients and the random state of Python
-    and torch, also when the forward pass fails. What the model's own forward assigns to other
-    attributes stays.
+    Afterwards the model is what it was: buffers, modes, attributes, gradients and the random state
+    of Python and torch, also when the forward pass fails.
 
     Args:
         model: The model; a forward pass on `example_input` must be possible on its device.
@@ -53,6 +48,7 @@ def trace_activations(
         ValueError: If the forward pass fails on `example_input`, or a lazy layer has no shape yet.
 
     Example:
+        >>> import torch
         >>> from lightning_init.inspection.weights import find_weights
         >>> class Network(nn.Module):
         ...     def __init__(self):
@@ -67,12 +63,9 @@ def trace_activations(
         ('relu', 'traced', True)
     """
     wanted = listed(weights)
-    inner = unwrapped(model)
-    # As in training: a forward may need gradients, and a caller may be in inference mode.
-    with torch.inference_mode(False), torch.enable_grad():
-        args, kwargs = _arguments(example_input)
-        mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
-        scale_free = mode.scale_free(_run(inner, mode, args, kwargs))
+    args, kwargs = arguments_of(example_input)
+    mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
+    scale_free = mode.scale_free(trial_run(unwrapped(model), mode, args, kwargs))
     return {
         weight.name: _one_of(mode.reached.get(weight.name, [NOT_REACHED])).in_front(
             "traced", scale_free=weight.name in scale_free
@@ -95,81 +88,6 @@ def _parameters(
         for parameter in tensors_behind(model, weight):
             made_of.setdefault(id(parameter), []).append(weight)
     return [(p, tuple(made_of.get(id(p), ()))) for p in model.parameters()]
-
-
-def _run(model: nn.Module, mode: SignalMode, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    # Buffers are swapped for copies, so that not even their version counters move.
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with _train_mode(model), _random_state(model), _eager(), mode:
-            return functional_call(model, buffers, args, kwargs)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
-        raise ValueError(
-            f"`example_input` could not be run through {type(model).__name__}: {reason}; "
-            "pass what its forward takes (a tensor, a tuple of arguments or a dict of keywords)."
-        ) from error
-
-
-def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Split the example into arguments, copied so that in-place operations leave it alone."""
-    copied = _copied(example_input)
-    if isinstance(copied, dict):
-        return (), copied
-    if isinstance(copied, list) or type(copied) is tuple:
-        return tuple(copied), {}
-    return (copied,), {}
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_copied(item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_copied(item) for item in value)
-    return value
-
-
-@contextmanager
-def _train_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module in train mode by its flag: `train()` may be overridden to do more."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
-            module.training = True
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-
-
-@contextmanager
-def _random_state(model: nn.Module) -> Iterator[None]:
-    """Give back the random states of Python, torch and the accelerators that hold the model."""
-    state = random.getstate()
-    devices = {parameter.device for parameter in model.parameters()}
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
-            for device in (d for d in devices if d.type not in ("cpu", "meta")):
-                stack.enter_context(torch.random.fork_rng([device], device_type=device.type))
-            yield
-    finally:
-        random.setstate(state)
-
-
-@contextmanager
-def _eager() -> Iterator[None]:
-    """Run compiled parts eagerly; nothing can be compiled while dynamo was never imported."""
-    set_stance = getattr(torch.compiler, "set_stance", None)
-    if "torch._dynamo" not in sys.modules or set_stance is None:
-        yield
-        return
-    with set_stance("force_eager"):
-        yield
 
 
 def _one_of(signals: list[Signal]) -> Signal:
