@@ -8,16 +8,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.callbacks.base import _InitCallback, require_weights, synchronize
-from lightning_init.initialization.plan import (
+from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
+from lightning_init.initialization.settings import (
     Bias,
     ConvWidth,
     FirstLayer,
     FractionalMomentSettings,
-    InitPlan,
     Mode,
     Recurrent,
     Scheme,
-    plan_fractional_moments,
 )
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.activations import activations_in_front, named_activations

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_init.callbacks.base import _InitCallback, require_weights, synchronize
+from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
-from lightning_init.callbacks.outcome import Granularity, OnUnsettled, layer_reports
-from lightning_init.callbacks.progress import ProbeProgress
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
-from lightning_init.initialization.fill import fill_normal_
-from lightning_init.inspection.weights import WeightInventory, find_weights
-from lightning_init.probe import ProbeEnd, ProbeLimits, ProbeRun, run_probe
+from lightning_init.callbacks.recipes import apply_recipe, recipe_of, write_in_log_dir
+from lightning_init.callbacks.redraw import redraw
+from lightning_init.callbacks.sentences import warn_of_outcome, warn_of_zero_learning_rate
+from lightning_init.callbacks.sequence import search
+from lightning_init.callbacks.settings import (
+    Granularity,
+    Moment,
+    OnUnsettled,
+    OptimalVarianceSettings,
+)
+from lightning_init.inspection.weights import find_weights
+from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
+from lightning_init.reporting.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
-from lightning_init.stationarity import DetectorSettings, Verdict
-
-# Samples that a whole probe takes when the interval is left to us: enough for the detector's ten
-# batches of ten in half the series, and few enough that measuring stays below 1 % of a step.
-_SAMPLES_PER_PROBE = 250
+from lightning_init.stationarity import DetectorSettings
 
 
 class OptimalVarianceInit(_InitCallback):
@@ -39,8 +39,10 @@ class OptimalVarianceInit(_InitCallback):
     same batches as without a probe. The rule sigma0^2 = V(W) minimises a bound on the expected
     loss (Horii & Has, arXiv 2508.12834); its effect is often small, and the report says so.
 
-    The outcome is on `callback.report` and is printed once. Biases and normalization layers keep
-    their initialization. A resumed run is neither probed nor redrawn.
+    The outcome is on `callback.report` and is printed once; what it takes to draw the same scales
+    again is on `callback.recipe` and in `<log_dir>/init_recipe.json`. Biases and normalization
+    layers keep their initialization. A resumed run is neither probed nor redrawn. When anything
+    fails, the module's weights are what they were.
 
     Args:
         max_probe_steps: Most optimizer steps of the probe; it ends sooner when all layers settle.
@@ -56,8 +58,15 @@ class OptimalVarianceInit(_InitCallback):
             probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
-        largest_change: Largest factor by which a layer's variance may change, either way; the
-            default is no limit.
+        moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
+        largest_change: Largest factor by which a layer's variance may change in a round, either
+            way; the default is no limit, and 16 with several rounds.
+        rounds: Most probes, each from the weights that the one before asks for; it ends when none
+            would change by more than 5 %.
+        forgetting: Probe once more from a quarter of the variance, for as many steps, and tell
+            for each layer whether V depends on where the probe started.
+        guard_steps: Optimizer steps of a trial of the redraw against the original weights, ten
+            trials in all; the redraw is kept unless it is worse with the stated confidence.
         include: Glob patterns of layer names that take part; the default is all.
         exclude: Glob patterns of layer names that do not take part.
         probe_lr: Learning rate of the probe; the default is the schedule's first value.
@@ -66,6 +75,9 @@ class OptimalVarianceInit(_InitCallback):
         isolate_dataset: Probe on a deep copy of the data, for datasets that change when read.
         probe_dataloaders: Loaders for the probe in place of the run's own, for data that can be
             read only once.
+        recipe: File that an earlier probe wrote: its variances are drawn, without a probe.
+        recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
+        recipe_path: Where to write what was found; it is also written to the log directory.
         seed: Seed of the redraw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
         log_summary: Log the outcome to loggers other than TensorBoard, as one row at step 0.
@@ -103,52 +115,57 @@ class OptimalVarianceInit(_InitCallback):
         horizon: Literal["run", "probe"] | int = "run",
         sample_every_n_steps: int | None = None,
         granularity: Granularity = "layer",
+        moment: Moment = "central",
         largest_change: float | None = None,
+        rounds: int = 1,
+        forgetting: bool = False,
+        guard_steps: int = 0,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
         probe_lr: float | None = None,
         keep_schedule: bool = False,
         isolate_dataset: bool = False,
         probe_dataloaders: Any | None = None,
+        recipe: str | None = None,
+        recipe_by_width: bool = False,
+        recipe_path: str | None = None,
         seed: int | None = None,
         log_summary: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__(seed)
-        _at_least_one("max_probe_steps", max_probe_steps)
-        _one_of("on_unsettled", on_unsettled, ("use", "keep", "project", "raise"))
-        _one_of("granularity", granularity, ("layer", "global", "gain"))
-        if isinstance(horizon, str):
-            _one_of("horizon", horizon, ("run", "probe"))
-        else:
-            _at_least_one("horizon", horizon)
-        if sample_every_n_steps is not None:
-            _at_least_one("sample_every_n_steps", sample_every_n_steps)
-        if largest_change is not None and not largest_change > 1:
-            raise ValueError(f"`largest_change` must be above 1, got {largest_change!r}.")
-        if probe_lr is not None and not probe_lr > 0:
-            raise ValueError(f"`probe_lr` must be above 0, got {probe_lr!r}.")
-        self.detector = DetectorSettings(
-            tolerance=tolerance, confidence=confidence, persistence=persistence
+        self.settings = OptimalVarianceSettings(
+            limits=ProbeLimits(
+                max_steps=max_probe_steps,
+                learning_rate=probe_lr,
+                keep_schedule=keep_schedule,
+                isolate_dataset=isolate_dataset,
+                dataloaders=probe_dataloaders,
+            ),
+            detector=DetectorSettings(
+                tolerance=tolerance, confidence=confidence, persistence=persistence
+            ),
+            on_unsettled=on_unsettled,
+            horizon=horizon,
+            sample_every_n_steps=sample_every_n_steps,
+            granularity=granularity,
+            moment=moment,
+            largest_change=largest_change,
+            rounds=rounds,
+            forgetting=forgetting,
+            guard_steps=guard_steps,
         )
-        self.max_probe_steps = max_probe_steps
-        self.on_unsettled = on_unsettled
-        self.horizon = horizon
-        self.sample_every_n_steps = sample_every_n_steps
-        self.granularity = granularity
-        self.largest_change = largest_change
+        if recipe_by_width and recipe is None:
+            raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")
         self.include = include
         self.exclude = exclude
-        self.limits = ProbeLimits(
-            max_steps=max_probe_steps,
-            learning_rate=probe_lr,
-            keep_schedule=keep_schedule,
-            isolate_dataset=isolate_dataset,
-            dataloaders=probe_dataloaders,
-        )
+        self.recipe_file = recipe
+        self.recipe_by_width = recipe_by_width
+        self.recipe_path = recipe_path
         self.log_summary = log_summary
         self.verbose = verbose
         self.report: InitReport | None = None
+        self.recipe: InitRecipe | None = None
         self._to_log = False
 
     @property
@@ -161,174 +178,71 @@ class OptimalVarianceInit(_InitCallback):
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.global_step == 0:
             self.report = None
+            self.recipe = None
             self._to_log = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Probe, put everything back, redraw."""
+        """Probe, put everything back, redraw; or draw a recipe."""
         if not self._is_fresh(trainer):
             return
-        skipped = _reason_to_skip(trainer)
+        skipped = _reason_to_skip(trainer) if self.recipe_file is None else None
         if skipped:
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
         _draw_late_weights(trainer, pl_module)
         with preserved_random_state():
-            self.report = self._probe_and_redraw(trainer, pl_module)
+            if self.recipe_file is None:
+                self._probe_and_redraw(trainer, pl_module)
+            else:
+                self._draw_recipe(trainer, pl_module, self.recipe_file)
         self._to_log = True
-        if self.verbose and trainer.is_global_zero:
-            outputs.show(self.report.table())
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the outcome, now that the real run's loggers have opened their files."""
-        if self._to_log and self.report is not None:
-            self._to_log = False
-            with preserved_random_state():
+        if not self._to_log:
+            return
+        self._to_log = False
+        with preserved_random_state():
+            if self.recipe is not None:
+                write_in_log_dir(trainer, self.recipe)
+            if self.report is not None:
                 outputs.log_probe(trainer, self.report, summary=self.log_summary)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
         return {"report": None if self.report is None else self.report.to_dict()}
 
-    # -------------------------------------------------------------------------------- the probe
-    def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> InitReport:
+    def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
         inventory = find_weights(module, self.include, self.exclude)
         require_weights(type(self).__name__, inventory)
-        if not self.limits.keep_schedule and self.limits.learning_rate is None:
-            _warn_of_zero_learning_rate(trainer)
-        monitor, run, initial = self._probe(trainer, module, inventory)
-        report = self._report(trainer, inventory, monitor, run, initial)
-        if self.on_unsettled == "raise" and not report.converged:
-            raise MisconfigurationException(
-                f"OptimalVarianceInit(on_unsettled='raise'): {report.stop_reason} Raise"
-                " `max_probe_steps` or `tolerance`, or choose on_unsettled='keep'."
-            )
-        self._redraw(trainer, module, inventory, report)
-        return report
-
-    def _probe(
-        self, trainer: Trainer, module: LightningModule, inventory: WeightInventory
-    ) -> tuple[VarianceMonitor, ProbeRun, list[float]]:
-        monitors: list[VarianceMonitor] = []
-        initial: list[float] = []
-        healthy = True
-
-        with ProbeProgress(trainer, self.max_probe_steps) as progress:
-
-            def on_start(copied: LightningModule, planned_steps: float) -> None:
-                monitors.append(self._monitor(inventory, planned_steps))
-                initial.extend(monitors[0].measure(copied))
-
-            def on_step(copied: LightningModule, step: int, outputs_of_step: Any) -> bool:
-                nonlocal healthy
-                healthy = healthy and _finite(outputs_of_step)
-                monitor = monitors[0]
-                if step % monitor.interval and step < self.max_probe_steps:
-                    return False
-                if step % monitor.interval == 0:
-                    monitor.sample(copied, step)
-                self._refuse_divergence(trainer, healthy, monitor, step)
-                progress.advance(step, monitor.settled, len(monitor.weights))
-                decision: bool = trainer.strategy.reduce_boolean_decision(monitor.all_settled)
-                return decision
-
-            run = run_probe(trainer, module, on_step, self.limits, on_start)
-        if not monitors or run.steps == 0:
-            raise MisconfigurationException(
-                "OptimalVarianceInit: the probe took no optimizer step; check that the training"
-                " data are not empty and that `training_step` returns a loss."
-            )
-        return monitors[0], run, initial
-
-    def _monitor(self, inventory: WeightInventory, planned_steps: float) -> VarianceMonitor:
-        budget = int(min(self.max_probe_steps, max(1.0, planned_steps)))
-        horizons = {"run": planned_steps, "probe": float(self.max_probe_steps)}
-        horizon = horizons[self.horizon] if isinstance(self.horizon, str) else float(self.horizon)
-        if horizon == float("inf"):  # a run without end: judge over the probe itself
-            horizon = float(self.max_probe_steps)
-        chosen = self.sample_every_n_steps or max(1, budget // _SAMPLES_PER_PROBE)
-        return VarianceMonitor(
-            inventory.weights, self.detector, horizon, budget, min(chosen, budget)
-        )
-
-    @staticmethod
-    def _refuse_divergence(
-        trainer: Trainer, healthy: bool, monitor: VarianceMonitor, step: int
-    ) -> None:
-        lost = monitor.diverged_layers
-        if trainer.strategy.reduce_boolean_decision(not healthy or bool(lost), all=False):
-            what = f"the variance of {lost[0]!r}" if healthy and lost else "the training loss"
-            raise MisconfigurationException(
-                f"OptimalVarianceInit: {what} was not finite by probe step {step}, so no variance"
-                " can be trusted; lower the learning rate or set `probe_lr`. Nothing was changed."
-            )
-
-    # ------------------------------------------------------------------------------ the outcome
-    def _report(
-        self,
-        trainer: Trainer,
-        inventory: WeightInventory,
-        monitor: VarianceMonitor,
-        run: ProbeRun,
-        initial: list[float],
-    ) -> InitReport:
-        layers = layer_reports(
-            monitor, initial, self.on_unsettled, self.granularity, self.largest_change
-        )
-        layers = trainer.strategy.broadcast(layers)
-        settled = sum(layer.verdict is Verdict.STATIONARY for layer in layers)
-        return InitReport(
-            layers=layers,
-            left_out=inventory.left_out,
-            stop_reason=_stop_reason(run, monitor, settled),
-            probe_steps=run.steps,
-            horizon_steps=round(monitor.horizon),
-            sample_interval=monitor.interval,
-            converged=settled == len(layers),
-            wall_time=run.seconds,
-            history=monitor.history(initial),
-            settings=self._settings(),
-            notes=_notes(trainer),
-        )
-
-    def _redraw(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        inventory: WeightInventory,
-        report: InitReport,
-    ) -> None:
-        unsettled = [row.name for row in report.layers if row.verdict is not Verdict.STATIONARY]
-        if unsettled:
-            shown = ", ".join(unsettled[:8]) + (", ..." if len(unsettled) > 8 else "")
-            rank_zero_warn(
-                f"OptimalVarianceInit: {len(unsettled)} of {len(report.layers)} layers had not"
-                f" settled after {report.probe_steps} probe steps ({shown});"
-                f" on_unsettled={self.on_unsettled!r} decides what they get. Raise"
-                " `max_probe_steps` to probe for longer."
-            )
+        limits = self.settings.limits
+        if not limits.keep_schedule and limits.learning_rate is None:
+            warn_of_zero_learning_rate(trainer)
         seed = self._resolve_seed(trainer)
-        with shadows_follow(trainer, module):
-            for weight, layer in zip(inventory.weights, report.layers, strict=True):
-                if layer.action == "redrawn":
-                    fill_normal_(module, weight, layer.sigma0, seed)
-            synchronize(module)
+        report = search(trainer, module, inventory, self.settings, seed)
+        recipe = recipe_of(report, trainer)
+        if self.recipe_path is not None and trainer.is_global_zero:
+            recipe.save(self.recipe_path)
+        warn_of_outcome(report, self.settings)
+        redraw(trainer, module, inventory.weights, report.layers, seed)
+        self.report, self.recipe = report, recipe
+        if self.verbose and trainer.is_global_zero:
+            outputs.show(report.table())
 
-    def _settings(self) -> tuple[tuple[str, Any], ...]:
-        return (
-            ("max_probe_steps", self.max_probe_steps),
-            ("on_unsettled", self.on_unsettled),
-            ("tolerance", self.detector.tolerance),
-            ("confidence", self.detector.confidence),
-            ("persistence", self.detector.persistence),
-            ("horizon", self.horizon),
-            ("granularity", self.granularity),
-            ("largest_change", self.largest_change),
-            ("probe_lr", self.limits.learning_rate),
-            ("keep_schedule", self.limits.keep_schedule),
-        )
+    def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
+        inventory = find_weights(module, self.include, self.exclude)
+        require_weights(type(self).__name__, inventory)
+        recipe = InitRecipe.load(path)
+        seed = self._resolve_seed(trainer)
+        drawn = apply_recipe(trainer, module, recipe, inventory, seed, self.recipe_by_width)
+        self.recipe = recipe
+        if self.verbose:
+            rank_zero_info(
+                f"OptimalVarianceInit: {len(drawn)} of {len(recipe.layers)} layers drawn from"
+                f" {path!r} with seed {seed}, without a probe."
+            )
 
 
-# ------------------------------------------------------------------------------------- functions
 def _reason_to_skip(trainer: Trainer) -> str | None:
     if internals.fast_dev_run(trainer):
         return "fast_dev_run only checks that the code runs"
@@ -342,53 +256,3 @@ def _draw_late_weights(trainer: Trainer, module: LightningModule) -> None:
     for callback in internals.callbacks(trainer):
         if isinstance(callback, FractionalMomentInit):
             callback.draw_late_weights(trainer, module)
-
-
-def _warn_of_zero_learning_rate(trainer: Trainer) -> None:
-    rates = [float(g["lr"]) for optimizer in trainer.optimizers for g in optimizer.param_groups]
-    if any(rate == 0 for rate in rates):
-        rank_zero_warn(
-            "OptimalVarianceInit: the schedule starts at learning rate 0, at which the probe"
-            " cannot move; set `probe_lr` or `keep_schedule=True`."
-        )
-
-
-def _finite(outputs_of_step: Any) -> bool:
-    loss = outputs_of_step.get("loss") if isinstance(outputs_of_step, dict) else outputs_of_step
-    return not isinstance(loss, torch.Tensor) or bool(torch.isfinite(loss).all())
-
-
-def _stop_reason(run: ProbeRun, monitor: VarianceMonitor, settled: int) -> str:
-    layers = f"{settled} of {len(monitor.weights)} layers settled"
-    horizon = f"a horizon of {round(monitor.horizon)} steps"
-    if run.end is ProbeEnd.SETTLED:
-        return (
-            f"The probe stopped after {run.steps} optimizer steps, because all"
-            f" {len(monitor.weights)} layers had settled over {horizon}."
-        )
-    if run.end is ProbeEnd.BUDGET:
-        return (
-            f"The probe stopped at its budget of {run.steps} optimizer steps, with {layers}"
-            f" over {horizon}."
-        )
-    return (
-        f"The probe stopped after {run.steps} optimizer steps at the run's own limit, with"
-        f" {layers} over {horizon}."
-    )
-
-
-def _notes(trainer: Trainer) -> tuple[str, ...]:
-    kinds = {type(optimizer).__name__ for optimizer in trainer.optimizers}
-    if kinds - {"SGD"}:
-        return (f"The rule is derived for SGD; with {', '.join(sorted(kinds))} it is a heuristic.",)
-    return ()
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")

@@ -16,6 +16,7 @@ from lightning_init.stationarity import (
     DetectorState,
     Verdict,
     decide,
+    reset,
     start,
     update,
 )
@@ -24,12 +25,18 @@ from lightning_init.stationarity import (
 class VarianceMonitor:
     """One detector per layer, fed with the layer's weight variance.
 
+    At a steady state V is proportional to the learning rate, so the series begin again when a
+    learning rate has changed since they began by more than half the tolerance: such a change alone
+    can move V by half of what the verdict allows. A schedule that moves at every step starts them
+    again only every few per cent, and lets no layer fire before it has calmed down.
+
     Args:
         weights: The monitored weights.
         settings: What counts as stationary.
         horizon: Optimizer steps over which V must stay put.
         budget: Most optimizer steps of the probe.
         interval: Optimizer steps between two samples.
+        moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
     """
 
     def __init__(
@@ -39,21 +46,35 @@ class VarianceMonitor:
         horizon: float,
         budget: int,
         interval: int,
+        moment: str = "central",
     ) -> None:
         self.weights = tuple(weights)
         self.horizon = max(horizon, float(budget))
         self.interval = interval
+        self.moment = moment
+        self.resets: list[int] = []
         samples = max(1.0, budget / interval)
         state = start(settings, self.horizon / interval, samples)
         self._states: list[DetectorState] = [state] * len(self.weights)
         self._stationary = [False] * len(self.weights)
         self._metric = WeightMoments(len(self.weights))
+        self._learning_rates: tuple[float, ...] | None = None
+        self._rate_change = settings.tolerance / 2
+        self._first_sample = 0
         self._steps: list[int] = []
+        self._means: list[float] = []
         self._variances: list[list[float]] = []
         self._drifts: list[list[float]] = []
 
-    def sample(self, module: nn.Module, step: int) -> None:
-        """Measure every layer of ``module`` after ``step`` optimizer steps."""
+    def sample(self, module: nn.Module, step: int, learning_rates: Sequence[float] = ()) -> None:
+        """Measure every layer of ``module`` after ``step`` optimizer steps.
+
+        Args:
+            module: The copy that the probe trains.
+            step: Optimizer steps so far.
+            learning_rates: One per parameter group of the probe's optimizers.
+        """
+        self._follow_learning_rates(tuple(learning_rates), step)
         values = self.measure(module)
         drifts = list(self._drifts[-1]) if self._drifts else [math.nan] * len(values)
         for index, value in enumerate(values):
@@ -69,11 +90,21 @@ class VarianceMonitor:
         self._drifts.append(drifts)
 
     def measure(self, module: nn.Module) -> list[float]:
-        """Variance of each monitored weight of ``module``, in float64."""
+        """V of each monitored weight of ``module``, in float64."""
         self._metric.reset()
         self._metric.update([effective_weight(module, weight) for weight in self.weights])
-        variances: list[float] = self._metric.compute().variance.tolist()
-        return variances
+        moments = self._metric.compute()
+        self._means = moments.mean.tolist()
+        central = moments.variance
+        values: list[float] = (
+            central + moments.mean.square() if self.moment == "raw" else central
+        ).tolist()
+        return values
+
+    @property
+    def means(self) -> list[float]:
+        """Mean of each monitored weight when last measured."""
+        return list(self._means)
 
     @property
     def settled(self) -> int:
@@ -100,7 +131,7 @@ class VarianceMonitor:
         """Probe step at which a layer was first found stationary."""
         if decision.fired_at is None or decision.verdict is not Verdict.STATIONARY:
             return None
-        return self._steps[decision.fired_at - 1]
+        return self._steps[self._first_sample + decision.fired_at - 1]
 
     def history(self, initial: Sequence[float]) -> VarianceHistory:
         """The series of every layer, with ``initial`` as the sample at step 0."""
@@ -111,3 +142,15 @@ class VarianceMonitor:
             variances=tuple(zip(*[list(initial), *self._variances], strict=True)),
             drifts=tuple(zip(*[unknown, *self._drifts], strict=True)),
         )
+
+    def _follow_learning_rates(self, rates: tuple[float, ...], step: int) -> None:
+        if self._learning_rates is None:
+            self._learning_rates = rates
+        pairs = zip(self._learning_rates, rates, strict=True)
+        if not any(abs(now - then) > self._rate_change * min(now, then) for then, now in pairs):
+            return
+        self._learning_rates = rates
+        self._states = [reset(state) for state in self._states]
+        self._stationary = [False] * len(self._states)
+        self._first_sample = len(self._steps)
+        self.resets.append(step)

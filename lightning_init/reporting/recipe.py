@@ -163,7 +163,13 @@ class InitRecipe:
         Raises:
             ValueError: Names or shapes differ; the message names the layers.
         """
-        found = {weight.name: weight for weight in _matching(self, find_weights(model), by_width)}
+        return self.apply_to(model, find_weights(model), seed, by_width)
+
+    def apply_to(
+        self, model: nn.Module, inventory: WeightInventory, seed: int, by_width: bool
+    ) -> list[str]:
+        """Do what `apply` does with weights that were found before, e.g. by patterns."""
+        found = {weight.name: weight for weight in _matching(self, inventory, by_width)}
         redrawn = [layer for layer in self.layers if layer.action == "redrawn"]
         for layer in redrawn:
             weight = found[layer.name]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from lightning_init.stationarity.verdict import Verdict
 from lightning_init.tables import (
     html_table,
     markdown_table,
@@ -29,10 +29,13 @@ FULL_HEADERS = (
     "V",
     "V/V before",
     "rel. s.e.",
+    "cost of V before (nat)",
     "drift",
     "verdict",
     "fired at",
     "V at horizon",
+    "of start left",
+    "implied V",
     "sigma0",
     "action",
     "note",
@@ -89,7 +92,7 @@ def plain(value: Any) -> Any:
     >>> plain({"V": float("nan"), "shape": (2, 3)})
     {'V': None, 'shape': [2, 3]}
     """
-    if isinstance(value, Verdict):
+    if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -109,9 +112,21 @@ def _heading(report: InitReport) -> list[str]:
     return [
         f"OptimalVarianceInit: {redrawn} redrawn, {kept} kept, {len(report.left_out)} left out; "
         f"{outcome} after {report.probe_steps} probe steps ({report.wall_time:.1f} s).",
+        *_rounds(report),
         report.stop_reason,
         f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
         f"one sample every {report.sample_interval}.",
+    ]
+
+
+def _rounds(report: InitReport) -> list[str]:
+    if report.total_steps == report.probe_steps:
+        return []
+    return [
+        f"The last of {report.rounds} rounds; {report.total_steps} optimizer steps in all probes"
+        " and trials together."
+        if report.rounds > 1
+        else f"{report.total_steps} optimizer steps in all probes and trials together."
     ]
 
 
@@ -157,10 +172,13 @@ def _full_cells(layer: LayerReport) -> tuple[str, ...]:
         number(layer.variance, 4),
         _ratio_text(layer),
         number(layer.standard_error, 2),
+        number(layer.excess_kl, 2),
         _drift_text(layer),
         layer.verdict.value,
         "-" if layer.fired_at_step is None else str(layer.fired_at_step),
         _projection_text(layer),
+        _forgetting_text(layer),
+        number(layer.implied_variance),
         number(layer.sigma0, 4),
         layer.action,
         layer.note,
@@ -186,3 +204,9 @@ def _projection_text(layer: LayerReport) -> str:
         return "-"
     band = f"[{number(layer.projected_lower)},{number(layer.projected_upper)}]"
     return f"{number(layer.projected)} {band}"
+
+
+def _forgetting_text(layer: LayerReport) -> str:
+    if layer.forgetting is None:
+        return "-"
+    return f"{number(layer.surviving_share, 2)} {layer.forgetting.value}"

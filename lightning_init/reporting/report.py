@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_init.inspection.weights import LeftOut
 from lightning_init.reporting import rendering
+from lightning_init.stationarity.forgetting import ForgettingVerdict
 from lightning_init.stationarity.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -41,7 +42,16 @@ class LayerReport:
         sigma0: Standard deviation of the first weights of the real run: that of the draw, or, for
             a kept layer, the root of `initial_variance`.
         action: `"redrawn"` or `"kept"`.
-        note: Empty, or one clause that the reader should know.
+        note: Empty, or a clause or two that the reader should know.
+        mean_share: Squared mean of the weights over `variance`; nan if unknown.
+        kl_to_initial: KL(N(mean, V) || N(0, `initial_variance`)) in nat per weight, with the
+            variance about the mean; nan if unknown.
+        excess_kl: What starting from `initial_variance` instead of `variance` costs in the bound,
+            in nat per weight; nan if unknown.
+        forgetting: Whether V depends on where the probe started; None if it was not asked.
+        surviving_share: Share of the difference between two starts that is left in log V.
+        implied_variance: Variance that would come back as itself, from two probes; nan if there is
+            none or it is unknown.
     """
 
     name: str
@@ -61,6 +71,12 @@ class LayerReport:
     sigma0: float
     action: str
     note: str = ""
+    mean_share: float = math.nan
+    kl_to_initial: float = math.nan
+    excess_kl: float = math.nan
+    forgetting: ForgettingVerdict | None = None
+    surviving_share: float = math.nan
+    implied_variance: float = math.nan
 
     @property
     def ratio(self) -> float:
@@ -105,6 +121,32 @@ class VarianceHistory:
 
 
 @dataclass(frozen=True)
+class GuardOutcome:
+    """What a paired trial of redrawn against original weights said.
+
+    Args:
+        worse: Whether the redraw was found worse, so that the original weights were kept.
+        difference: Mean training loss over the last half of a trial, redrawn minus original,
+            averaged over the pairs; nan if it could not be told.
+        lower: Lower limit of `difference`.
+        upper: Upper limit of `difference`.
+        confidence: One-sided confidence level of each limit.
+        pairs: Pairs of trials that were compared.
+        steps: Optimizer steps of all trials together.
+        seconds: Wall time of all trials together.
+    """
+
+    worse: bool
+    difference: float
+    lower: float
+    upper: float
+    confidence: float
+    pairs: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class InitReport:
     """The outcome of a probe.
 
@@ -112,14 +154,17 @@ class InitReport:
         layers: One entry per weight that took part, in model order.
         left_out: Weights that did not take part, each with its reason.
         stop_reason: Full sentence: why the probe ended.
-        probe_steps: Optimizer steps that the probe made.
+        probe_steps: Optimizer steps that the probe made, the last one of several rounds.
         horizon_steps: Optimizer steps over which the verdicts hold.
         sample_interval: Optimizer steps between two samples.
         converged: Whether every monitored layer was stationary.
-        wall_time: Duration of the probe in seconds.
+        wall_time: Duration of everything before the redraw in seconds.
         history: Series of every layer.
         settings: Pairs of setting and value, as the callback was given them.
         notes: Sentences that concern the whole model.
+        rounds: Probes made one after the other, each from what the one before asked for.
+        other_probe_steps: Optimizer steps of the earlier rounds and of the test of forgetting.
+        guard: What the guard's trial said, or None without one.
 
     `str(report)` is the table, `report["net.0"]` one layer.
     """
@@ -135,6 +180,9 @@ class InitReport:
     history: VarianceHistory = VarianceHistory()
     settings: tuple[tuple[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    rounds: int = 1
+    other_probe_steps: int = 0
+    guard: GuardOutcome | None = None
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:
@@ -150,6 +198,16 @@ class InitReport:
     def drifting_layers(self) -> tuple[str, ...]:
         """Names of the layers whose variance was still moving."""
         return tuple(layer.name for layer in self.layers if layer.verdict is Verdict.DRIFTING)
+
+    @property
+    def guard_steps(self) -> int:
+        """Optimizer steps of the guard's trials."""
+        return 0 if self.guard is None else self.guard.steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all probes and trials together: what the report has cost."""
+        return self.probe_steps + self.other_probe_steps + self.guard_steps
 
     def table(self, max_rows: int = 40) -> str:
         """Render as plain text, at most 120 columns wide.
@@ -177,6 +235,8 @@ class InitReport:
                 **content,
                 "layers": layers,
                 "settings": dict(self.settings),
+                "guard_steps": self.guard_steps,
+                "total_steps": self.total_steps,
             }.items()
         }
 
@@ -192,10 +252,7 @@ class InitReport:
             raise ImportError(
                 "`to_pandas` needs pandas; install it with `pip install pandas`, or use `to_dict`."
             ) from None
-        rows = [
-            {**vars(layer), "ratio": layer.ratio, "verdict": layer.verdict.value}
-            for layer in self.layers
-        ]
+        rows = [{**vars(layer), "ratio": layer.ratio, **_words(layer)} for layer in self.layers]
         return pandas.DataFrame(rows).set_index("name") if rows else pandas.DataFrame()
 
     def plot(self) -> Figure:
@@ -209,3 +266,8 @@ class InitReport:
         fired = {layer.name: layer.fired_at_step for layer in self.layers}
         series = dict(zip(self.history.layers, self.history.variances, strict=True))
         return variance_trajectories(self.history.steps, series, fired)
+
+
+def _words(layer: LayerReport) -> dict[str, str | None]:
+    forgetting = None if layer.forgetting is None else layer.forgetting.value
+    return {"verdict": layer.verdict.value, "forgetting": forgetting}

@@ -1,0 +1,100 @@
+"""Weights written by a probe: for a while, with the originals put back, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from types import TracebackType
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_init.callbacks.base import synchronize
+from lightning_init.initialization.fill import fill_normal_, parameters_of
+from lightning_init.inspection.weights import Weight
+from lightning_init.probe.shadows import shadows_follow
+from lightning_init.reporting.report import LayerReport
+
+
+class BorrowedWeights:
+    """Lets later probes start from other weights; on exit the originals are back, bit for bit.
+
+    The originals are copied before the first write only, so a single probe costs no memory.
+
+    Args:
+        module: The user's module.
+        weights: The weights that may be written.
+    """
+
+    def __init__(self, module: LightningModule, weights: Sequence[Weight]) -> None:
+        self._module = module
+        self._weights = tuple(weights)
+        self._originals: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> BorrowedWeights:
+        return self
+
+    def draw(self, variances: Sequence[float | None], seed: int) -> None:
+        """Draw each weight with its variance; those with None get their originals back."""
+        self.give_back()
+        self._keep_originals()
+        for weight, variance in zip(self._weights, variances, strict=True):
+            if variance is not None:
+                fill_normal_(self._module, weight, variance**0.5, seed)
+        synchronize(self._module)
+
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply every weight as it is now."""
+        self._keep_originals()
+        for weight in self._weights:
+            # Under weight normalization the first parameter is the magnitude.
+            parameter = parameters_of(self._module, weight)[0]
+            rows = slice(None) if weight.rows is None else slice(*weight.rows)
+            parameter[rows].mul_(factor)
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Put the originals back, if anything was written."""
+        for parameter, original in self._originals:
+            parameter.copy_(original)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.give_back()
+
+    def _keep_originals(self) -> None:
+        if self._originals:
+            return
+        found = {id(p): p for w in self._weights for p in parameters_of(self._module, w)}
+        self._originals = [(p, p.detach().clone()) for p in found.values()]
+
+
+def redraw(
+    trainer: Trainer,
+    module: LightningModule,
+    weights: Sequence[Weight],
+    rows: Sequence[LayerReport],
+    seed: int,
+) -> None:
+    """Draw the first weights of the real run, on every rank and on the copies that follow them."""
+    with shadows_follow(trainer, module):
+        for weight, row in zip(weights, rows, strict=True):
+            if row.action == "redrawn":
+                fill_normal_(module, weight, row.sigma0, seed)
+        synchronize(module)
+
+
+def derived_seed(seed: int, purpose: str) -> int:
+    """A seed for draws that must not repeat those of the real run.
+
+    >>> derived_seed(1, "round 1") == derived_seed(1, "round 2")
+    False
+    """
+    digest = blake2b(f"{seed}/{purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,0 +1,150 @@
+"""The whole search for V: rounds of probes, the test of memory, the guard; then the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_init.callbacks.forgetting import (
+    forgetting_sentence,
+    probe_from_another_scale,
+    with_forgetting,
+)
+from lightning_init.callbacks.guard import guard_trial
+from lightning_init.callbacks.outcome import layer_reports
+from lightning_init.callbacks.probe_phase import ProbeResult, VarianceProbe
+from lightning_init.callbacks.redraw import BorrowedWeights, derived_seed
+from lightning_init.callbacks.sentences import guard_sentence, model_notes, stop_reason
+from lightning_init.callbacks.settings import OptimalVarianceSettings
+from lightning_init.inspection.weights import WeightInventory
+from lightning_init.reporting.report import (
+    UNCHANGED_LOG_RATIO,
+    GuardOutcome,
+    InitReport,
+    LayerReport,
+)
+from lightning_init.stationarity import Verdict
+
+Rows = tuple[LayerReport, ...]
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The last of several rounds, and what the ones before it took."""
+
+    result: ProbeResult
+    rows: Rows
+    original_variances: tuple[float, ...]
+    count: int
+    earlier_steps: int
+    earlier_seconds: float
+
+
+def search(
+    trainer: Trainer,
+    module: LightningModule,
+    inventory: WeightInventory,
+    settings: OptimalVarianceSettings,
+    seed: int,
+) -> InitReport:
+    """Find the variance of every layer; the module is as it was when this returns or raises.
+
+    Raises:
+        MisconfigurationException: If the probe failed, or layers did not settle that had to.
+    """
+    with BorrowedWeights(module, inventory.weights) as borrowed:
+        rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed)
+        result, rows = rounds.result, rounds.rows
+        reason = stop_reason(result, rows)
+        if settings.on_unsettled == "raise" and not _settled(rows):
+            raise MisconfigurationException(
+                f"OptimalVarianceInit(on_unsettled='raise'): {reason} Raise"
+                " `max_probe_steps` or `tolerance`, or choose on_unsettled='keep'."
+            )
+        notes, other_steps = model_notes(trainer, result), rounds.earlier_steps
+        seconds = rounds.earlier_seconds + result.run.seconds
+        if settings.forgetting:
+            second = probe_from_another_scale(trainer, module, borrowed, settings, result)
+            rows = with_forgetting(rows, result, second, settings)
+            notes += (forgetting_sentence(rows),)
+            other_steps += second.run.steps
+            seconds += second.run.seconds
+        rows = trainer.strategy.broadcast(rows)
+        guard: GuardOutcome | None = None
+        if settings.guard_steps and any(row.action == "redrawn" for row in rows):
+            variances = _variances(rows)
+            guard = guard_trial(trainer, module, borrowed, variances, settings, seed)
+            notes += (guard_sentence(guard),)
+            rows = _kept(rows, rounds.original_variances) if guard.worse else rows
+            seconds += guard.seconds
+    monitor = result.monitor
+    return InitReport(
+        layers=rows,
+        left_out=inventory.left_out,
+        stop_reason=reason,
+        probe_steps=result.run.steps,
+        horizon_steps=round(monitor.horizon),
+        sample_interval=monitor.interval,
+        converged=_settled(rows),
+        wall_time=seconds,
+        history=monitor.history(result.initial),
+        settings=settings.pairs(),
+        notes=notes,
+        rounds=rounds.count,
+        other_probe_steps=other_steps,
+        guard=guard,
+    )
+
+
+def _probe_in_rounds(
+    trainer: Trainer,
+    module: LightningModule,
+    borrowed: BorrowedWeights,
+    inventory: WeightInventory,
+    settings: OptimalVarianceSettings,
+    seed: int,
+) -> _Rounds:
+    """Probe from the weights, then from those that the probe before asks for, and so on."""
+    drawn: list[float | None] = [None] * len(inventory.weights)
+    originals: tuple[float, ...] = ()
+    steps, seconds = 0, 0.0
+    for count in range(1, settings.rounds + 1):
+        name = "Probing weight variance" + (f" (round {count})" if settings.rounds > 1 else "")
+        probe = VarianceProbe(trainer, inventory.weights, settings, description=name)
+        result = probe.run(module)
+        rows = layer_reports(result, settings, drawn)
+        originals = originals or result.initial
+        if count == settings.rounds or _at_fixed_point(rows):
+            break
+        steps, seconds = steps + result.run.steps, seconds + result.run.seconds
+        drawn = _variances(rows)
+        borrowed.draw(drawn, derived_seed(seed, f"round {count}"))
+    return _Rounds(result, rows, originals, count, steps, seconds)
+
+
+def _at_fixed_point(rows: Rows) -> bool:
+    """Whether another round would begin where this one began: |log(sigma0^2 / before)| < 0.05."""
+    return all(
+        row.action == "kept"
+        or abs(math.log(row.sigma0**2 / row.initial_variance)) < UNCHANGED_LOG_RATIO
+        for row in rows
+    )
+
+
+def _variances(rows: Rows) -> list[float | None]:
+    return [row.sigma0**2 if row.action == "redrawn" else None for row in rows]
+
+
+def _kept(rows: Rows, variances: Sequence[float]) -> Rows:
+    return tuple(
+        replace(row, action="kept", sigma0=math.sqrt(variance))
+        for row, variance in zip(rows, variances, strict=True)
+    )
+
+
+def _settled(rows: Rows) -> bool:
+    return all(row.verdict is Verdict.STATIONARY for row in rows)
