@@ -3,113 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from torch import nn
 
 from lightning_init.initialization import fill
+from lightning_init.initialization.measurement import LayerLogNorm, measurement_lines, signal_cells
+from lightning_init.initialization.planned_weight import PlannedWeight, law_of, law_words
+from lightning_init.initialization.prediction import closing_lines, plan_warnings
+from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.weights import LeftOut, Weight, WeightInventory
-from lightning_init.tables import number, shape_text, text_table
-from lightning_init.theory.activation_laws import ActivationLaw, activation_law
-from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
-from lightning_init.theory.squared_norm import check_order
+from lightning_init.tables import number, shape_text, shorten, text_table
+from lightning_init.theory.activation_laws import ActivationLaw
+from lightning_init.theory.fractional_moments import dead_inflation, moment_preserving_std
 
-Mode = Literal["fan_in", "fan_out"]
-FirstLayer = Literal["linear", "activation"]
-ConvWidth = Literal["taps", "channels"]
-Recurrent = Literal["orthogonal", "keep", "same"]
-Bias = Literal["zero", "keep"]
-Scheme = Literal["exact", "asymptotic", "authors"]
-Treatment = Literal["normal", "orthogonal", "keep"]
-
-
-@dataclass(frozen=True)
-class FractionalMomentSettings:
-    """Which moment is preserved, and the conventions where the theorem leaves a choice.
-
-    Args:
-        order: Order s of the preserved moment, in [0, 2].
-        scheme: "exact", "asymptotic" (large widths) or "authors" (the published code's formulas).
-        mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
-        first_layer: Law of a weight with no activation in front: "linear" is exact for standardised
-            inputs, "activation" uses the following layer's law, as Kaiming's habit is.
-        conv_width: Independent inputs of a convolution: "taps" counts every kernel position
-            (Kaiming's convention), "channels" only the channels.
-        recurrent: What hidden-to-hidden weights get, which no theorem covers: "orthogonal" blocks,
-            "keep", or the "same" law as the others.
-        bias: "zero", which the theorem needs, or "keep".
-        conditional: Preserve the moment given that the layer is alive.
-
-    Raises:
-        ValueError: If an argument is outside its range.
-    """
-
-    order: float = 1.0
-    scheme: Scheme = "exact"
-    mode: Mode = "fan_in"
-    first_layer: FirstLayer = "linear"
-    conv_width: ConvWidth = "taps"
-    recurrent: Recurrent = "orthogonal"
-    bias: Bias = "zero"
-    conditional: bool = False
-
-    def __post_init__(self) -> None:
-        check_order(self.order)
-        for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "scheme": get_args(Scheme),
-    "mode": get_args(Mode),
-    "first_layer": get_args(FirstLayer),
-    "conv_width": get_args(ConvWidth),
-    "recurrent": get_args(Recurrent),
-    "bias": get_args(Bias),
-}
-
-
-@dataclass(frozen=True)
-class PlannedWeight:
-    """What one weight gets.
-
-    Args:
-        weight: The weight.
-        activation: What stands in front of it, and how that is known.
-        treatment: "normal" (drawn from N(0, std^2)), "orthogonal", or "keep".
-        std: Standard deviation of the draw; nan for a kept weight.
-        kaiming_std: What order 2 gives under the same law; nan for a kept weight.
-        formula: The rule in words, e.g. "order 1 of relu".
-        note: Empty, or what the reader should know.
-    """
-
-    weight: Weight
-    activation: ActivationInFront
-    treatment: Treatment
-    std: float
-    kaiming_std: float
-    formula: str
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Standard deviation relative to order 2 (Kaiming, LeCun) under the same law."""
-        return self.std / self.kaiming_std
+_LINE = 120  # characters that a table keeps to, by the first of these layouts that does:
+# the widths of names and of remarks (longer ones go below), and whether log-norms are columns.
+_LAYOUTS = ((48, 24, True), (48, 0, True), (48, 24, False), (48, 0, False), (32, 0, False))
+_WIDEST = 48
 
 
 @dataclass(frozen=True)
 class InitPlan:
-    """One row per weight, and why the others are left out; `str(plan)` is the table."""
+    """One row per weight, and why the others are left out; `str(plan)` is the table.
+
+    Args:
+        rows: What each weight gets, in the order of the model's modules.
+        left_out: Every other parameter, with its reason.
+        settings: What was asked for.
+        notes: Closing lines: what the plan predicts.
+        warnings: What is worth a warning, one sentence each.
+        log_norms: What a batch measured, one entry per layer that it reached; empty without one.
+    """
 
     rows: tuple[PlannedWeight, ...]
     left_out: tuple[LeftOut, ...]
     settings: FractionalMomentSettings
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    log_norms: tuple[LayerLogNorm, ...] = ()
 
     def apply_(self, model: nn.Module, seed: int) -> None:
         """Draw every planned weight of ``model`` in place.
@@ -130,26 +64,94 @@ class InitPlan:
         return self.table()
 
     def table(self, max_rows: int = 60) -> str:
-        """Render as plain text; rows beyond ``max_rows`` are counted."""
-        rows = [_cells(row) for row in self.rows[:max_rows]]
-        rows += [
-            (skipped.name, shape_text(skipped.shape), f"left out: {skipped.reason}")
-            for skipped in self.left_out[: max(0, max_rows - len(rows))]
+        """Render as plain text; weights beyond ``max_rows`` are counted.
+
+        Remarks too long for their column stand below the table, and so does what is left out,
+        grouped by reason.
+        """
+        hidden = len(self.rows) - len(self.rows[:max_rows])
+        more = (f"... and {hidden} more weights",) if hidden else ()
+        tables = [self._tables(self.rows[:max_rows], more, *layout) for layout in _LAYOUTS]
+        fitting = (text for text in tables if max(map(len, text.splitlines())) <= _LINE)
+        return "\n".join(
+            [
+                next(fitting, tables[-1]),
+                *_left_out_lines(self.left_out),
+                *self.notes,
+                *measurement_lines(self.log_norms),
+            ]
+        )
+
+    def _tables(
+        self,
+        rows: tuple[PlannedWeight, ...],
+        more: tuple[str, ...],
+        name_width: int,
+        note_width: int,
+        inline: bool,
+    ) -> str:
+        """The table; the measured log-norms are columns of it, or a table of their own below it."""
+        footnotes: dict[str, int] = {}
+        names = {row.weight.name: shorten(row.weight.name, name_width) for row in rows}
+        signals = {one.name: signal_cells(one) for one in self.log_norms if one.name in names}
+        predicted = any(one.inside is not None for one in self.log_norms)
+        headers = ("log-norm", "predicted")[: 1 + predicted if signals else 0]
+        columns = len(headers) if inline else 0
+        cells = [
+            (
+                names[row.weight.name],
+                *_law_cells(row),
+                *signals.get(row.weight.name, ("-", "-"))[:columns],
+                _note(row, footnotes, note_width),
+            )
+            for row in rows
         ]
-        hidden = len(self.rows) + len(self.left_out) - len(rows)
-        tail = [f"... and {hidden} more"] if hidden else []
-        headers = ("layer", "shape", "law", "fan_in", "std", "/ Kaiming", "note")
-        return "\n".join([text_table(headers, rows), *tail, *self.notes])
+        law = f"law at order {self.settings.order:g}"
+        first = ("layer", "shape", law, "fan_in", "std", "/ Kaiming", *headers[:columns], "note")
+        parts = [text_table(first, cells, _WIDEST), *more]
+        parts += [f"[{index}] {remark}" for remark, index in footnotes.items()]
+        if headers and not inline:
+            of_signal = [(names[name], *pair[: len(headers)]) for name, pair in signals.items()]
+            parts += ["", text_table(("layer", *headers), of_signal, _WIDEST)]
+        return "\n".join(parts)
 
 
-def _cells(row: PlannedWeight) -> tuple[str, ...]:
-    law = f"{row.formula} ({row.activation.source})"
-    marks = ", ".join(row.activation.marks)
-    note = "; ".join(part for part in (marks, row.note, row.activation.note) if part)
-    std = row.treatment if row.treatment != "normal" else number(row.std, 5)
-    ratio = number(row.ratio, 5)
-    weight = row.weight
-    return (weight.name, shape_text(weight.shape), law, str(weight.fan_in), std, ratio, note)
+def _law_cells(row: PlannedWeight) -> tuple[str, ...]:
+    weight, drawn = row.weight, row.treatment == "normal"
+    law = f"{law_words(row.activation)} ({row.activation.source})" if drawn else row.formula
+    std = number(row.std, 4)
+    shape = shape_text(weight.shape)
+    return (shape, law, str(weight.fan_in), std, number(row.ratio, 5))
+
+
+def _note(row: PlannedWeight, footnotes: dict[str, int], width: int) -> str:
+    remarks = (", ".join(row.activation.marks), row.note, row.activation.note)
+    return " ".join(
+        remark if len(remark) <= width else _footnote(remark, footnotes)
+        for remark in remarks
+        if remark
+    )
+
+
+def _footnote(remark: str, footnotes: dict[str, int]) -> str:
+    return f"[{footnotes.setdefault(remark, len(footnotes) + 1)}]"
+
+
+def _left_out_lines(left_out: tuple[LeftOut, ...]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for skipped in left_out:
+        reason = "bias of a weight that is left out" if _follows_weight(skipped) else skipped.reason
+        names.setdefault(reason, []).append(skipped.name)
+    return [f"Left out: {_listed(found)}: {reason}." for reason, found in names.items()]
+
+
+def _follows_weight(skipped: LeftOut) -> bool:
+    return skipped.reason.startswith("bias of ")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(shorten(name, 28) for name in names[:2])
+    return shown + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def plan_fractional_moments(
@@ -174,7 +176,13 @@ def plan_fractional_moments(
         _plan_weight(weight, _activation(index, inventory, activations, settings), settings)
         for index, weight in enumerate(inventory.weights)
     )
-    return InitPlan(rows, inventory.left_out, settings, _notes(rows, settings))
+    return InitPlan(
+        rows,
+        inventory.left_out,
+        settings,
+        notes=closing_lines(rows, settings),
+        warnings=plan_warnings(rows, settings),
+    )
 
 
 def _activation(
@@ -199,13 +207,15 @@ def _plan_weight(
             weight, activation, settings.recurrent, math.nan, math.nan, words[settings.recurrent]
         )
     try:
-        law = activation_law(activation.nonlinearity, activation.param, activation.dropout)
+        law = law_of(activation)
         std = _std(law, weight, settings)
         kaiming = _std(law, weight, settings, order=2.0)
+        dead = dead_inflation(law, settings.width_of(weight), settings.order)
     except ValueError as error:
         raise ValueError(f"Layer {weight.name!r}: {error}") from None
-    note = dead_layer_warning(law, _width(weight, settings), settings.order) or ""
-    formula = f"order {settings.order:g} of {_law_words(activation)}"
+    pays = dead > 0.05 and settings.scheme == "exact" and not settings.conditional
+    note = f"dead layers: std x{math.exp(dead):.3g}" if pays else ""
+    formula = f"order {settings.order:g} of {law_words(activation)}"
     return PlannedWeight(weight, activation, "normal", std, kaiming, formula, note)
 
 
@@ -215,44 +225,13 @@ def _std(
     settings: FractionalMomentSettings,
     order: float | None = None,
 ) -> float:
-    taps = weight.taps if _counts_channels(weight, settings) else 1
+    taps = weight.taps if settings.counts_channels(weight) else 1
     std = moment_preserving_std(
         law,
-        _width(weight, settings),
+        settings.width_of(weight),
         settings.order if order is None else order,
-        conditional=settings.conditional,
+        conditional=settings.conditional and order is None,
         scheme=settings.scheme if order is None else "exact",
     )
     # sigma^2 sums over every tap, of which only the channels are independent.
     return std / math.sqrt(taps)
-
-
-def _width(weight: Weight, settings: FractionalMomentSettings) -> int:
-    fan = weight.fan_in if settings.mode == "fan_in" else weight.fan_out
-    return max(1, fan // weight.taps) if _counts_channels(weight, settings) else fan
-
-
-def _counts_channels(weight: Weight, settings: FractionalMomentSettings) -> bool:
-    return settings.conv_width == "channels" and weight.taps > 1
-
-
-def _law_words(activation: ActivationInFront) -> str:
-    param = activation.param
-    if isinstance(param, tuple):
-        inside = ", ".join(f"{value:.3g}" for value in param[:2]) + (", ..." * (len(param) > 2))
-        words = f"{activation.nonlinearity}({inside})"
-    else:
-        words = activation.nonlinearity + ("" if param is None else f"({param:.3g})")
-    return words + (f" + dropout {activation.dropout:g}" if activation.dropout else "")
-
-
-def _notes(rows: Sequence[PlannedWeight], settings: FractionalMomentSettings) -> tuple[str, ...]:
-    drawn = [row for row in rows if row.treatment == "normal"]
-    if not drawn:
-        return ()
-    shift = sum(math.log(row.ratio) for row in drawn)
-    verdict = "nothing material changes" if abs(shift) < 0.05 else f"x{math.exp(shift):.3g}"
-    return (
-        f"Order {settings.order:g} against Kaiming (order 2): {shift:+.3f} in the log-norm through"
-        f" {len(drawn)} layers in a row, {verdict}.",
-    )

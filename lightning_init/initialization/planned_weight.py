@@ -1,0 +1,66 @@
+"""One row of a plan: what one weight gets, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_init.inspection.activation_tracing import ActivationInFront
+from lightning_init.inspection.weights import Weight
+from lightning_init.theory.activation_laws import ActivationLaw, activation_law
+
+Treatment = Literal["normal", "orthogonal", "keep"]
+
+
+@dataclass(frozen=True)
+class PlannedWeight:
+    """What one weight gets.
+
+    Args:
+        weight: The weight.
+        activation: What stands in front of it, and how that is known.
+        treatment: "normal" (drawn from N(0, std^2)), "orthogonal", or "keep".
+        std: Standard deviation of the draw; nan for a weight that is not drawn from it.
+        kaiming_std: What order 2 gives under the same law; nan likewise.
+        formula: The rule in words, e.g. "order 1 of relu".
+        note: Empty, or what the reader should know.
+    """
+
+    weight: Weight
+    activation: ActivationInFront
+    treatment: Treatment
+    std: float
+    kaiming_std: float
+    formula: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Standard deviation relative to order 2 (Kaiming, LeCun) under the same law."""
+        return self.std / self.kaiming_std
+
+    @property
+    def law(self) -> ActivationLaw:
+        """The law of the activation in front."""
+        return law_of(self.activation)
+
+
+def law_of(activation: ActivationInFront) -> ActivationLaw:
+    """The law that an activation in front of a weight obeys; equal ones give the same object."""
+    return activation_law(activation.nonlinearity, activation.param, activation.dropout)
+
+
+def law_words(activation: ActivationInFront) -> str:
+    """Name a law for people, its parameters and dropout included.
+
+    Example:
+        >>> law_words(ActivationInFront("leaky_relu", 0.2, 0.5, "traced", False, (), ""))
+        'leaky_relu(0.2) + dropout 0.5'
+    """
+    param = activation.param
+    if isinstance(param, tuple):
+        inside = ", ".join(f"{value:.3g}" for value in param[:2]) + (", ..." * (len(param) > 2))
+        words = f"{activation.nonlinearity}({inside})"
+    else:
+        words = activation.nonlinearity + ("" if param is None else f"({param:.3g})")
+    return words + (f" + dropout {activation.dropout:g}" if activation.dropout else "")

@@ -1,0 +1,173 @@
+"""What a plan will do to the signal, said before anyone trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lightning_init.initialization.planned_weight import PlannedWeight
+from lightning_init.initialization.settings import FractionalMomentSettings
+from lightning_init.theory.fractional_moments import dead_layer_warning
+from lightning_init.theory.log_norm import LogNormLaw, log_norm_law
+from lightning_init.theory.scale_stability import scale_instability_warning
+
+# Behind these the scale is a fresh one: it was fixed, or something else was added to it.
+FRESH_SCALE = frozenset({"normalized", "residual", "attention", "concatenated"})
+
+MATERIAL_SHIFT = 0.05  # of the log-norm, and of the chance below
+SMALL = 0.1
+_LARGEST = 1e6  # of mean and variance, where a law with chi > 1 runs away
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The log-norm behind the longest run of weights, under the plan and under Kaiming.
+
+    Args:
+        depth: Weights in the run.
+        law: Law of log(||y|| / ||x||) under the plan, x a standardised input.
+        kaiming: The same with the scales of order 2.
+    """
+
+    depth: int
+    law: LogNormLaw
+    kaiming: LogNormLaw
+
+    @property
+    def shift(self) -> float:
+        """Mean log-norm of the output relative to Kaiming, in nats."""
+        return self.law.drift - self.kaiming.drift
+
+    @property
+    def material(self) -> bool:
+        """Whether the shift, or the change of the chance of a small output, exceeds 0.05."""
+        chances = self.law.probability_below(SMALL) - self.kaiming.probability_below(SMALL)
+        return max(abs(self.shift), abs(chances)) >= MATERIAL_SHIFT
+
+
+def longest_run(rows: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
+    """The longest stretch of drawn weights with nothing in between that fixes or adds scale.
+
+    Rows are taken in the order of the plan, so parallel branches count as if they stood in series.
+    A weight that feeds a norm ends a run and is not part of it: its scale goes nowhere. Recurrent
+    weights end it too.
+    """
+    runs: list[list[PlannedWeight]] = [[]]
+    for row in rows:
+        marks = set(row.activation.marks)
+        drawn = row.treatment == "normal" and not row.weight.kind.startswith("recurrent")
+        if not drawn or row.activation.first_layer or marks & FRESH_SCALE:
+            runs.append([])
+        if drawn and "scale-free" not in marks:
+            if not (runs[-1] and _beside(row, runs[-1][-1])):
+                runs[-1].append(row)
+        elif runs[-1]:
+            runs.append([])
+    return tuple(max(runs, key=len))
+
+
+def _beside(row: PlannedWeight, other: PlannedWeight) -> bool:
+    """Whether two weights are projections of one input: queries, keys and values."""
+    same = row.weight.module_name == other.weight.module_name
+    return same and row.weight.kind == other.weight.kind == "attention"
+
+
+def predict(rows: Sequence[PlannedWeight], order: float) -> Prediction:
+    """Follow the log-norm through the longest run of a plan.
+
+    Each weight multiplies the norm by sigma sqrt(Q), Q = ||phi(z)||^2 over its inputs; the factors
+    are independent, so their means and variances add (Gurbuzbalaban & Hu 2021, arXiv 2005.11878).
+    An activation of scale exponent chi passes a deviation of the log-norm on chi-fold, 1 if it is
+    homogeneous. A convolution counts its channels as the independent inputs, as deep stacks of them
+    tend to.
+    """
+    run = longest_run(rows)
+    planned = _walk(run, order, lambda row: row.std)
+    return Prediction(len(run), planned, _walk(run, order, lambda row: row.kaiming_std))
+
+
+def _walk(
+    run: Sequence[PlannedWeight], order: float, std_of: Callable[[PlannedWeight], float]
+) -> LogNormLaw:
+    mean, variance, alive = 0.0, 0.0, 1.0
+    for row in run:
+        taps, chi = row.weight.taps, row.law.scale_exponent
+        channels = max(1, row.weight.fan_in // taps)
+        step = log_norm_law(row.law, channels, order, std=std_of(row) * math.sqrt(taps))
+        mean = max(-_LARGEST, min(_LARGEST, chi * mean + step.drift))
+        variance = min(_LARGEST, chi**2 * variance + step.variance)
+        alive *= 1.0 - step.dead_probability
+    return LogNormLaw(mean, variance, 1.0 - alive)
+
+
+def closing_lines(
+    rows: Sequence[PlannedWeight], settings: FractionalMomentSettings
+) -> tuple[str, ...]:
+    """Say in words what `predict` finds; nothing when nothing is drawn."""
+    if not any(row.treatment == "normal" for row in rows):
+        return ()
+    found = predict(rows, settings.order)
+    if found.depth == 0:
+        return ("Every drawn weight feeds a norm or is recurrent: nothing material changes.",)
+    chances = [_percent(law.probability_below(SMALL)) for law in (found.law, found.kaiming)]
+    verdict = "" if found.material else ": nothing material changes"
+    plural = "s" if found.depth > 1 else ""
+    lines = [
+        f"Order {settings.order:g} against Kaiming (order 2): log-norm {found.shift:+.3f}"
+        f" (x{math.exp(min(found.shift, 300.0)):.3g}) through {found.depth} weight{plural}"
+        f" in a row{verdict}.",
+        f"Chance that the output norm falls below a tenth: {chances[0]} (Kaiming: {chances[1]}).",
+    ]
+    if found.depth < sum(row.treatment == "normal" for row in rows):
+        lines.append(
+            "In a row: no norm, sum, concatenation, attention or recurrence in between;"
+            " parallel branches count as in series."
+        )
+    if settings.bias == "keep":
+        lines.append("Biases are kept: the prediction takes them for zero.")
+    return tuple(lines)
+
+
+def plan_warnings(
+    rows: Sequence[PlannedWeight], settings: FractionalMomentSettings
+) -> tuple[str, ...]:
+    """What is worth a warning: activations with chi > 1, and scales inflated by dead layers."""
+    drawn = [row for row in rows if row.treatment == "normal"]
+    narrowest: dict[str, PlannedWeight] = {}
+    for row in sorted(drawn, key=lambda row: row.weight.fan_in):
+        if not row.law.homogeneous:
+            narrowest.setdefault(row.activation.nonlinearity, row)
+    unstable = [
+        sentence
+        for row in narrowest.values()
+        if (sentence := scale_instability_warning(row.law, row.weight.fan_in, settings.order))
+    ]
+    return (*unstable, *_dead_layers(drawn, settings))
+
+
+def _dead_layers(
+    drawn: Sequence[PlannedWeight], settings: FractionalMomentSettings
+) -> tuple[str, ...]:
+    if settings.conditional or settings.scheme != "exact":
+        return ()
+    found = [
+        (row.weight.name, sentence)
+        for row in drawn
+        if (sentence := dead_layer_warning(row.law, settings.width_of(row.weight), settings.order))
+    ]
+    if not found:
+        return ()
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return (f"Layer {found[0][0]!r}{more}: {found[0][1]}",)
+
+
+def _percent(probability: float) -> str:
+    """Round a chance to what the normal approximation can hold.
+
+    >>> _percent(0.1863), _percent(0.0009), _percent(1e-9)
+    ('about 19 %', 'about 0.09 %', '< 0.01 %')
+    """
+    if probability < 1e-4:
+        return "< 0.01 %"
+    return f"about {100 * probability:.2g} %" if probability < 0.995 else "> 99 %"

@@ -1,0 +1,175 @@
+"""What enters every layer in one forward pass: its log-norm, and which layer it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_init.inspection.declared_order import tensors_behind, unwrapped
+from lightning_init.inspection.operation_names import operation_name
+from lightning_init.inspection.signal_mode import tensors_in
+from lightning_init.inspection.trial_run import arguments_of, trial_run
+from lightning_init.inspection.weights import Weight
+
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What entered one layer.
+
+    Args:
+        log_norm: Mean over samples (and tokens) of log||x||, x the inputs that one output unit
+            sums; of a convolution, sqrt(fan_in) times the root mean square over channels and
+            positions. -inf if some x is zero.
+        origin: The one layer whose output this is a function of, or None if there is none or there
+            are several.
+        units: Number of output units (of a convolution, channels) of the layer itself.
+        covered: Share of its taps that do not fall on zero padding; 1 for a dense layer.
+    """
+
+    log_norm: float
+    origin: str | None
+    units: int
+    covered: float
+
+
+def record_layer_inputs(
+    model: nn.Module, weights: Iterable[Weight], example_input: Any
+) -> dict[str, LayerInput]:
+    """Run a model once, in train mode, and record what enters its dense layers and convolutions.
+
+    Args:
+        model: The model; it is left as it was.
+        weights: The layers to look at. Those whose weight is stacked with others, is transposed,
+            or acts several times are not recorded.
+        example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments.
+
+    Returns:
+        By layer name, in the order of execution.
+
+    Raises:
+        ValueError: If the forward pass fails.
+
+    Example:
+        >>> from lightning_init.inspection.weights import find_weights
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = record_layer_inputs(model, find_weights(model).weights, torch.ones(1, 4))
+        >>> round(found["0"].log_norm, 6), found["2"].origin
+        (0.693147, '0')
+    """
+    names: Any = WeakTensorKeyDictionary()
+    for parameter in model.parameters():
+        names[parameter] = frozenset()
+    fan_in: dict[str, int] = {}
+    for weight in weights:
+        fan_in[weight.name] = weight.fan_in
+        for parameter in tensors_behind(model, weight):
+            names[parameter] = names[parameter] | {weight.name}
+    args, kwargs = arguments_of(example_input)
+    mode = _InputMode(names, fan_in, tensors_in((args, kwargs)))
+    trial_run(unwrapped(model), mode, args, kwargs)
+    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+
+
+class _InputMode(TorchFunctionMode):
+    """Carries the name of the last layer along every tensor that is computed from its output."""
+
+    def __init__(self, names: Any, fan_in: Mapping[str, int], inputs: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.recorded: dict[str, list[LayerInput]] = {}
+        self._made_of = names
+        self._fan_in = fan_in
+        self._origins: Any = WeakTensorKeyDictionary()
+        for tensor in inputs:
+            self._origins[tensor] = frozenset()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = operation_name(func)
+        given = list(tensors_in((args, kwargs)))
+        origins = [self._origins[tensor] for tensor in given if tensor in self._origins]
+        made_of = [self._made_of[tensor] for tensor in given if tensor in self._made_of]
+        layers = frozenset[str]().union(*made_of)
+        if name == "linear" or name in _CONVOLUTIONS:
+            self._record(func, name, args, kwargs, layers)
+        result = func(*args, **kwargs)
+        outputs = list(tensors_in(result))
+        if origins or not made_of:
+            origin = self._behind(name, layers, bool(made_of), origins)
+            for tensor in outputs:
+                self._origins[tensor] = origin
+        else:
+            for tensor in outputs:
+                if tensor not in self._made_of:
+                    self._made_of[tensor] = layers
+        return result
+
+    def _behind(
+        self, name: str, layers: frozenset[str], parameters: bool, origins: list[frozenset[str]]
+    ) -> frozenset[str]:
+        if layers:
+            return layers
+        if parameters and (name == "linear" or name.startswith("conv")):
+            return frozenset({_SEVERAL})
+        return frozenset[str]().union(*origins)
+
+    def _record(
+        self,
+        func: Callable[..., Any],
+        operation: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        layers: frozenset[str],
+    ) -> None:
+        entered = args[0] if args else kwargs["input"]
+        matrix = args[1] if len(args) > 1 else kwargs["weight"]
+        if len(layers) != 1 or entered not in self._origins:
+            return
+        (layer,) = layers
+        origins = self._origins[entered]
+        convolution = operation in _CONVOLUTIONS
+        norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
+        covered = _covered(func, entered, matrix, args[3:], kwargs) if convolution else 1.0
+        (origin,) = origins if len(origins) == 1 else (None,)
+        one = LayerInput(norm, origin, int(matrix.shape[0]), covered)
+        self.recorded.setdefault(layer, []).append(one)
+
+
+@torch.no_grad()
+def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
+    values = entered.detach().double()
+    axes = tuple(range(max(-dimensions, -values.dim()), 0))
+    mean_square = values.square().mean(dim=axes)
+    return float((0.5 * (mean_square * fan_in).log()).mean())
+
+
+@torch.no_grad()
+def _covered(
+    func: Callable[..., Any],
+    entered: Tensor,
+    matrix: Tensor,
+    options: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> float:
+    """Share of the taps that see the input: the same convolution, all of ones."""
+    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
+    sample = entered if entered.dim() < matrix.dim() else entered[:1]
+    ones = torch.ones(sample.shape, device=sample.device)
+    kernel = torch.ones(matrix.shape, device=sample.device)
+    seen = func(ones, kernel, None, *options, **rest)
+    return float(seen.mean()) / matrix[0].numel()
