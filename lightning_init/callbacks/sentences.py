@@ -47,8 +47,8 @@ def model_notes(trainer: Trainer, result: ProbeResult) -> tuple[str, ...]:
     resets = result.monitor.resets
     if resets:
         notes.append(
-            f"The learning rate changed during the probe, so the series began again"
-            f" {len(resets)} times, last at step {resets[-1]}; verdicts rest on what came after."
+            "The learning rate changed during the probe: verdicts rest on the samples after step"
+            f" {resets[-1]}, where the series began again (restarts: {len(resets)})."
         )
     return tuple(notes)
 

@@ -16,6 +16,7 @@ from models import (
     NoisyQuadratic,
     Regression,
     StateAtTrainStart,
+    fit,
     mlp,
     regression_loader,
 )
@@ -23,12 +24,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit, Verdict
-
-
-def fit(model: Any, *callbacks: Any, loader: Any = None, **options: Any) -> Trainer:
-    trainer = Trainer(callbacks=list(callbacks), **{**QUIET, "max_epochs": 3, **options})
-    trainer.fit(model, loader if loader is not None else regression_loader())
-    return trainer
 
 
 def state_of(trainer: Trainer, model: Any) -> dict[str, Any]:
@@ -362,6 +357,11 @@ class TestRefusals:
             ({"horizon": 0}, "`horizon` must be at least 1, got 0."),
             ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
             ({"largest_change": 1.0}, "`largest_change` must be above 1, got 1.0."),
+            ({"moment": "third"}, "`moment` must be one of central, raw, got 'third'."),
+            ({"rounds": 0}, "`rounds` must be at least 1, got 0."),
+            ({"guard_steps": -1}, "`guard_steps` must be at least 0, got -1."),
+            ({"guard_steps": 1}, "`guard_steps` must be 0 (no guard) or at least 2, got 1."),
+            ({"recipe_by_width": True}, "`recipe_by_width` needs a `recipe`"),
             ({"probe_lr": 0.0}, "`probe_lr` must be above 0, got 0.0."),
             ({"sample_every_n_steps": 0}, "`sample_every_n_steps` must be at least 1, got 0."),
         ],
