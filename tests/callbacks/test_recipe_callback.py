@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+
+from lightning_init import InitRecipe, OptimalVarianceInit
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> str:
+    """What a probe of a 16-64-64-4 network found."""
+    path = tmp_path / "found" / "recipe.json"
+    torch.manual_seed(0)
+    model = Regression(mlp(16, 64, 64, 4), lr=0.2)
+    fit(model, OptimalVarianceInit(40, recipe_path=str(path), verbose=False), max_epochs=5)
+    return str(path)
+
+
+def apply(path: str, model: Regression, *callbacks: Callback, **arguments: Any) -> Any:
+    recorder = StateAtTrainStart()
+    options = {"recipe": path, "verbose": False, "seed": 1} | arguments
+    callback = OptimalVarianceInit(**options)
+    fit(model, callback, recorder, *callbacks, max_epochs=1)
+    return callback, recorder
+
+
+class TestWritten:
+    def test_the_file_holds_what_the_report_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "deep" / "recipe.json"
+        callback = OptimalVarianceInit(8, recipe_path=str(path), verbose=False)
+        fit(Regression(lr=0.05), callback)
+        assert callback.report is not None
+        recipe = InitRecipe.load(path)
+        assert recipe == callback.recipe
+        for layer, row in zip(recipe.layers, callback.report.layers, strict=True):
+            assert (layer.name, layer.action, layer.verdict) == (
+                row.name,
+                row.action,
+                row.verdict.value,
+            )
+            assert layer.sigma0_squared == pytest.approx(row.sigma0**2)
+        assert recipe.optimizers == (("SGD", 0.05),)
+        assert [file.name for file in path.parent.iterdir()] == ["recipe.json"]
+
+    @pytest.mark.parametrize("kind", [TensorBoardLogger, CSVLogger])
+    def test_it_is_beside_the_log_and_the_logger_does_not_mind(
+        self, tmp_path: Path, kind: Any
+    ) -> None:
+        logger = kind(tmp_path)
+        callback = OptimalVarianceInit(8, verbose=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*not empty.*")
+            fit(Regression(), callback, logger=logger, log_every_n_steps=4)
+        assert InitRecipe.load(Path(logger.log_dir) / "init_recipe.json") == callback.recipe
+
+    def test_a_file_that_cannot_be_written_changes_no_weight(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        model = Regression()
+        before = weights_of(model)
+        with pytest.raises(OSError, match="file"):
+            fit(model, OptimalVarianceInit(8, recipe_path=str(tmp_path / "file" / "x.json")))
+        assert same(weights_of(model), before)
+
+
+class TestApplied:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_other_seeds_draw_the_same_variances(self, recipe_file: str, seed: int) -> None:
+        model = Regression(mlp(16, 64, 64, 4))
+        biases = {k: v for k, v in weights_of(model).items() if k.endswith("bias")}
+        callback, recorder = apply(recipe_file, model, seed=100 + seed)
+        assert callback.report is None
+        for layer in InitRecipe.load(recipe_file).layers:
+            weight = recorder.weights[f"{layer.name}.weight"].double()
+            spread = 4 * math.sqrt(2 / weight.numel())
+            assert weight.var().item() == pytest.approx(layer.sigma0_squared, rel=spread)
+        assert all(torch.equal(recorder.weights[name], biases[name]) for name in biases)
+
+    def test_the_seed_decides_the_draw(self, recipe_file: str) -> None:
+        def drawn(seed: int | None, global_seed: int) -> Any:
+            torch.manual_seed(0)
+            model = Regression(mlp(16, 64, 64, 4))
+            torch.manual_seed(global_seed)
+            return apply(recipe_file, model, seed=seed)[1].weights
+
+        assert same(drawn(5, 1), drawn(5, 2))
+        assert same(drawn(7, 1), drawn(None, 7))
+        assert not same(drawn(5, 1), drawn(6, 1))
+
+    def test_no_step_is_taken_and_the_batches_are_those_of_a_plain_run(
+        self, recipe_file: str
+    ) -> None:
+        seen: list[list[float]] = []
+
+        class Watched(Regression):
+            def training_step(self, batch: Any, batch_idx: int) -> Any:
+                seen[-1].append(batch[0].sum().item())
+                return super().training_step(batch, batch_idx)
+
+        for path in (None, recipe_file):
+            seen.append([])
+            torch.manual_seed(3)
+            model = Watched(mlp(16, 64, 64, 4))
+            if path is None:
+                fit(model, max_epochs=1)
+            else:
+                apply(path, model)
+        assert len(seen[1]) == 8
+        assert seen[0] == seen[1]
+
+    def test_fast_dev_run_draws_too_because_nothing_is_trained(self, recipe_file: str) -> None:
+        model = Regression(mlp(16, 64, 64, 4))
+        recorder = StateAtTrainStart()
+        before = weights_of(model)
+        fit(model, OptimalVarianceInit(recipe=recipe_file), recorder, fast_dev_run=True)
+        assert not torch.equal(recorder.weights["net.2.weight"], before["net.2.weight"])
+
+    def test_a_resumed_run_is_not_drawn(self, recipe_file: str, tmp_path: Path) -> None:
+        model = Regression(mlp(16, 64, 64, 4))
+        trainer = fit(model, max_epochs=1)
+        trainer.save_checkpoint(tmp_path / "one.ckpt")
+        recorder, callback = StateAtTrainStart(), OptimalVarianceInit(recipe=recipe_file)
+        from lightning.pytorch import Trainer
+        from models import QUIET, regression_loader
+
+        trainer = Trainer(max_epochs=2, callbacks=[callback, recorder], **QUIET)
+        trainer.fit(model, regression_loader(), ckpt_path=str(tmp_path / "one.ckpt"))
+        saved = torch.load(tmp_path / "one.ckpt", weights_only=True)["state_dict"]
+        assert same(recorder.weights, saved)
+        assert callback.recipe is None
+
+    def test_the_log_directory_gets_the_recipe_that_was_applied(
+        self, recipe_file: str, tmp_path: Path
+    ) -> None:
+        logger = CSVLogger(tmp_path)
+        fit(
+            Regression(mlp(16, 64, 64, 4)),
+            OptimalVarianceInit(recipe=recipe_file),
+            logger=logger,
+            log_every_n_steps=4,
+        )
+        written = InitRecipe.load(Path(logger.log_dir) / "init_recipe.json")
+        assert written == InitRecipe.load(recipe_file)
+
+    def test_a_moving_average_follows(self, recipe_file: str) -> None:
+        from lightning.pytorch.callbacks import EMAWeightAveraging
+
+        class Start(Callback):
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                ema = next(c for c in trainer.callbacks if isinstance(c, EMAWeightAveraging))
+                self.average = weights_of(ema._average_model.module)
+                self.weights = weights_of(pl_module)
+
+        start = Start()
+        model = Regression(mlp(16, 64, 64, 4))
+        fit(
+            model,
+            EMAWeightAveraging(),
+            OptimalVarianceInit(recipe=recipe_file),
+            start,
+            max_epochs=1,
+        )
+        assert same(start.average, start.weights)
+
+
+class TestRefused:
+    def refused(self, path: str, model: Any, **arguments: Any) -> str:
+        before = weights_of(model)
+        with pytest.raises((ValueError, OSError)) as caught:
+            apply(path, model, **arguments)
+        assert same(weights_of(model), before)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_other_layers_are_named(self, recipe_file: str) -> None:
+        message = self.refused(recipe_file, Regression(mlp(16, 64, 64, 64, 4)))
+        assert "the recipe lacks: net.6" in message
+
+    def test_other_shapes_are_named(self, recipe_file: str) -> None:
+        message = self.refused(recipe_file, Regression(mlp(16, 32, 32, 4)))
+        assert "net.0 (64, 16) in the recipe, (32, 16) in the model" in message
+
+    def test_patterns_that_leave_out_what_the_recipe_holds(self, recipe_file: str) -> None:
+        model = Regression(mlp(16, 64, 64, 4))
+        assert "net.4 (left out" in self.refused(recipe_file, model, exclude=["net.4"])
+
+    def test_a_file_that_is_none(self, tmp_path: Path) -> None:
+        path = tmp_path / "bad.json"
+        path.write_text(json.dumps({"layers": "all"}))
+        assert "bad.json" in self.refused(str(path), Regression())
+        assert "absent.json" in self.refused(str(tmp_path / "absent.json"), Regression())
+
+
+def test_by_width_keeps_variance_times_fan_in(recipe_file: str) -> None:
+    model = Regression(mlp(16, 256, 256, 4))
+    _, recorder = apply(recipe_file, model, recipe_by_width=True)
+    for layer in InitRecipe.load(recipe_file).layers:
+        weight = recorder.weights[f"{layer.name}.weight"].double()
+        expected = layer.sigma0_squared * layer.fan_in / weight.shape[1]
+        spread = 4 * math.sqrt(2 / weight.numel())
+        assert weight.var().item() == pytest.approx(expected, rel=spread)
+
+
+def test_layers_that_were_kept_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    callback = OptimalVarianceInit(8, on_unsettled="keep", recipe_path=str(path), verbose=False)
+    fit(Regression(), callback)
+    model = Regression()
+    before = weights_of(model)
+    _, recorder = apply(str(path), model)
+    assert same(recorder.weights, before)
+
+
+def test_a_settled_probe_says_so_in_its_recipe() -> None:
+    callback = OptimalVarianceInit(400, horizon="probe", verbose=False, seed=1)
+    fit(NoisyQuadratic(), callback, max_epochs=8)
+    assert callback.recipe is not None
+    (layer,) = callback.recipe.layers
+    assert layer.verdict == "stationary"
+    assert layer.standard_error is not None
+    assert 0 < layer.standard_error < 0.01
