@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
-from lightning_init.functional import fractional_moment_normal_, fractional_moment_std, log_norm_law
+from lightning_init.functional import (
+    fractional_moment_init_,
+    fractional_moment_normal_,
+    fractional_moment_std,
+    log_norm_law,
+)
 from lightning_init.reporting.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport, LayerReport
 from lightning_init.stationarity.verdict import Verdict
@@ -18,6 +23,7 @@ __all__ = [
     "LayerReport",
     "OptimalVarianceInit",
     "Verdict",
+    "fractional_moment_init_",
     "fractional_moment_normal_",
     "fractional_moment_std",
     "log_norm_law",

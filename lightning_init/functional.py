@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lightning_init.initialization.model_plan import plan_model
+from lightning_init.initialization.plan import InitPlan
+from lightning_init.initialization.settings import (
+    Bias,
+    ConvWidth,
+    FirstLayer,
+    FractionalMomentSettings,
+    Mode,
+    NonlinearityChoice,
+    Recurrent,
+    Scheme,
+)
+from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.theory import log_norm
 from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 from lightning_init.theory.fractional_moments import dead_layer_warning, moment_preserving_std
@@ -157,3 +172,100 @@ def _std(law: ActivationLaw, fan_in: int, order: float, scheme: str, conditional
         if sentence is not None and scheme == "exact":
             warnings.warn(sentence, UserWarning, stacklevel=3)
     return std
+
+
+def fractional_moment_init_(
+    module: nn.Module,
+    order: float = 1.0,
+    nonlinearity: str = "auto",
+    example_input: Any = None,
+    seed: int = 0,
+    param: float | tuple[float, ...] | None = None,
+    dropout: float = 0.0,
+    bias: Bias = "zero",
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    first_layer: FirstLayer = "linear",
+    mode: Mode = "fan_in",
+    conv_width: ConvWidth = "taps",
+    recurrent: Recurrent = "orthogonal",
+    scheme: Scheme = "exact",
+    conditional: bool = False,
+    dry_run: bool = False,
+) -> InitPlan:
+    """Draw the weights of a whole model so that the order-s moment of the signal is preserved.
+
+    Everything is decided and checked before the first weight is written; the global random
+    generators are not touched.
+
+    Args:
+        module: The model. Embeddings, norms, frozen weights and whatever else has no fan-in stay as
+            they are, each with its reason in the plan.
+        order: s in [0, 2]; 2 is Kaiming / LeCun, 0 the log-moment.
+        nonlinearity: "auto" finds the activation and dropout in front of each weight, by tracing
+            one forward pass on ``example_input``, or without it from the order of `nn.Sequential`;
+            a name holds for every weight but the first.
+        example_input: What the model is called with: a tensor, a tuple or list of positional
+            arguments, or a dict of keyword arguments. It also gives lazy layers their shapes, and
+            the plan then holds the log-norm measured at every layer beside its prediction.
+        seed: Seed of the draw; each layer's stream depends on it and on the layer's name alone.
+        param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
+        dropout: Dropout probability in front of each weight for a named nonlinearity.
+        bias: "zero", which the theorem needs, or "keep".
+        include: Glob patterns of layer names that take part; the default is all.
+        exclude: Glob patterns of layer names that do not take part.
+        first_layer: Law of a weight with no activation in front: "linear" is exact for standardised
+            inputs, "activation" uses the next weight's law, as is usual with Kaiming.
+        mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
+        conv_width: Independent inputs of a convolution: all "taps" (usual) or only "channels".
+        recurrent: Hidden-to-hidden weights, which no theorem covers: "orthogonal", "keep", "same".
+        scheme: "exact", "asymptotic" (large widths), or "authors" (the published code's formulas,
+            wrong for large slopes).
+        conditional: Preserve the moment given that the layer is alive.
+        dry_run: Print the plan and change nothing.
+
+    Returns:
+        The plan: one row per weight with its law and standard deviation, everything left out with
+        its reason, and what the plan predicts. ``str(plan)`` is a table.
+
+    Raises:
+        TypeError: If ``module`` is no module or ``seed`` no integer.
+        ValueError: If an argument is out of its range, no weight takes part, the forward pass on
+            ``example_input`` fails, or "auto" cannot tell the activation in front of some weight.
+            The model is then unchanged.
+
+    Warns:
+        UserWarning: If an activation amplifies errors of the scale (exponent above 1), or dead
+            layers inflate a scale by more than 5 %.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 1))
+        >>> plan = fractional_moment_init_(model, order=1.0)
+        >>> [(row.weight.name, round(row.std, 6)) for row in plan.rows]
+        [('0', 0.226418), ('2', 0.178528)]
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` must be an integer, got {seed!r}.")
+    settings = FractionalMomentSettings(
+        order=order,
+        scheme=scheme,
+        mode=mode,
+        first_layer=first_layer,
+        conv_width=conv_width,
+        recurrent=recurrent,
+        bias=bias,
+        conditional=conditional,
+    )
+    choice = NonlinearityChoice(nonlinearity, param, dropout)
+    plan = plan_model(module, settings, choice, include, exclude, example_input)
+    for sentence in plan.warnings:
+        warnings.warn(sentence, UserWarning, stacklevel=2)
+    if dry_run:
+        sys.stdout.write(f"{plan}\n")
+        return plan
+    if example_input is not None and has_lazy_parameters(module):
+        materialize_lazy_(module, example_input)
+    plan.apply_(module, seed)
+    return plan if example_input is None else plan.measured_on(module, example_input)

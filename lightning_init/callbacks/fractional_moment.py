@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
+from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback, require_weights, synchronize
+from lightning_init.initialization.model_plan import undecided_clause
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import (
     Bias,
@@ -15,17 +20,19 @@ from lightning_init.initialization.settings import (
     FirstLayer,
     FractionalMomentSettings,
     Mode,
+    NonlinearityChoice,
     Recurrent,
     Scheme,
 )
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.activations import activations_in_front, named_activations
+from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.weights import WeightInventory, find_weights
+from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.first_batch import first_batch, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
-from lightning_init.reporting.tensorboard import log_plan
-from lightning_init.theory.activation_laws import activation_law
 
 
 class FractionalMomentInit(_InitCallback):
@@ -42,9 +49,11 @@ class FractionalMomentInit(_InitCallback):
 
     Args:
         order: Order s of the preserved moment, in [0, 2]; 0 is the log-moment.
-        nonlinearity: "auto" reads the activation in front of each layer from the model; a name
-            ("relu", "leaky_relu", "prelu", "rrelu", "linear", ...) holds for every layer but the
-            first.
+        nonlinearity: "auto" finds the activation in front of each layer: by tracing one forward
+            pass on the module's `example_input_array`, without one from the order of modules, or,
+            where that does not tell, by tracing one batch of the training data, which is read
+            without side effects. A name ("relu", "leaky_relu", "prelu", "rrelu", "linear", ...)
+            holds for every layer but the first.
         param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
         dropout: Dropout probability in front of each layer for a named nonlinearity.
         bias: "zero", which the theorem needs, or "keep".
@@ -69,6 +78,13 @@ class FractionalMomentInit(_InitCallback):
     **Logged Metrics.** Every logger gets, once, at step 0:
 
     - `FractionalMomentInit/std/<layer>`: standard deviation of the layer's first weights
+    - `FractionalMomentInit/log_norm/<layer>`: log-norm of what enters the layer, measured on the
+      example input or batch, if there is one
+    - `FractionalMomentInit/log_norm_predicted/<layer>`: its mean by the theory, where that reaches
+
+    TensorBoard also gets, if matplotlib is installed:
+
+    - `FractionalMomentInit/figure/log_norm`: both through the depth, with bands of 1 and 2 sd
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -106,14 +122,7 @@ class FractionalMomentInit(_InitCallback):
             bias=bias,
             conditional=conditional,
         )
-        if nonlinearity == "auto":
-            if param is not None or dropout:
-                raise ValueError(
-                    "`param` and `dropout` belong to a named `nonlinearity`; 'auto' reads them"
-                    " from the model."
-                )
-        else:
-            activation_law(nonlinearity, param, dropout)  # refuses a wrong name or parameter now
+        NonlinearityChoice(nonlinearity, param, dropout)  # refuses what is wrong now
         self.nonlinearity = nonlinearity
         self.param = param
         self.dropout = dropout
@@ -123,8 +132,10 @@ class FractionalMomentInit(_InitCallback):
         self.verbose = verbose
         self.plan: InitPlan | None = None
         self._planned: frozenset[str] = frozenset()
+        self._example: Any = None
         self._to_log = False
         self._to_show = False
+        self._to_measure = False
 
     @property
     def state_key(self) -> str:
@@ -136,26 +147,30 @@ class FractionalMomentInit(_InitCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or not self._is_fresh(trainer):
             return
-        self.plan, self._planned = None, frozenset()
+        self.plan, self._planned, self._example = None, frozenset(), None
+        self._to_log = self._to_show = self._to_measure = False
         try:
             inventory = find_weights(pl_module, self.include, self.exclude)
         except ValueError:  # a pattern may name layers that are still to be made
             return
-        if inventory.weights:
-            activations, undecided = self._activations(pl_module, inventory)
-            if not undecided:
-                self._draw(trainer, pl_module, inventory, activations)
+        if inventory.weights and not has_lazy_parameters(pl_module):
+            # Neither trained nor moved yet: what the example cannot be run through now may run
+            # later, when everything is set up.
+            with suppress(ValueError):
+                self._example = self._example_array(trainer, pl_module)
+                activations, unknown = self._activations(pl_module, inventory)
+                if not unknown:
+                    self._draw(trainer, pl_module, inventory, activations)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what did not exist at setup."""
+        """Draw what did not exist, or could not be decided, at setup."""
         self.draw_late_weights(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the plan, now that the loggers are open."""
         if self._to_log and self.plan is not None:
             self._to_log = False
-            rows = [(r.weight.name, r.std, None, None) for r in self.plan.rows]
-            log_plan(trainer.loggers, rows)
+            outputs.log_fractional_moments(trainer.loggers, self.plan)
 
     def draw_late_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the weights that `setup` did not see; calling it again draws nothing.
@@ -166,26 +181,68 @@ class FractionalMomentInit(_InitCallback):
         """
         if not self._is_fresh(trainer):
             return
+        self._example = self._example_array(trainer, module)
+        if has_lazy_parameters(module):
+            self._materialize(trainer, module)
         inventory = find_weights(module, self.include, self.exclude)
         require_weights(type(self).__name__, inventory)
         if any(weight.name not in self._planned for weight in inventory.weights):
-            activations, undecided = self._activations(module, inventory)
-            if undecided:
-                raise MisconfigurationException(_undecided_message(undecided))
+            activations = self._decide(trainer, module, inventory)
             self._draw(trainer, module, inventory, activations)
+        self._measure(trainer, module)
         self._show(trainer)
+        self._example = None
 
     # ------------------------------------------------------------------------------------- steps
+    def _example_array(self, trainer: Trainer, module: LightningModule) -> Any:
+        example = module.example_input_array
+        if example is None:
+            return None
+        example = trainer.precision_plugin.convert_input(example)
+        return move_data_to_device(example, module.device)
+
+    def _example_batch(self, trainer: Trainer, module: LightningModule) -> Any:
+        batch = first_batch(trainer, module)
+        return None if batch is None else forward_arguments(module, batch)
+
+    def _materialize(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._example is None:
+            self._example = self._example_batch(trainer, module)
+        if self._example is not None:
+            materialize_lazy_(module, self._example)
+
+    def _decide(
+        self, trainer: Trainer, module: LightningModule, inventory: WeightInventory
+    ) -> dict[str, ActivationInFront]:
+        """Read, trace, or trace one batch of the training data; refuse if none of them tells."""
+        failure = ""
+        try:
+            activations, unknown = self._activations(module, inventory)
+            if unknown:
+                self._example = self._example_batch(trainer, module)
+                activations, unknown = self._activations(module, inventory)
+        except ValueError as error:
+            # What the forward pass cannot tell, the order of modules may.
+            self._example, failure = None, f" ({error})"
+            activations, unknown = self._activations(module, inventory)
+        activations, unknown = trainer.strategy.broadcast((activations, unknown))
+        if unknown:
+            raise MisconfigurationException(
+                f"FractionalMomentInit(nonlinearity='auto') {undecided_clause(unknown)}{failure};"
+                " name it (nonlinearity='relu'), or set `example_input_array` on the module so"
+                " that its forward pass can be traced."
+            )
+        return activations
+
     def _activations(
         self, module: LightningModule, inventory: WeightInventory
     ) -> tuple[dict[str, ActivationInFront], list[str]]:
-        example = module.example_input_array
-        if self.nonlinearity == "auto":
-            with preserved_random_state():
-                return activations_in_front(module, inventory.weights, example)
-        named = named_activations(
-            module, inventory.weights, self.nonlinearity, self.param, self.dropout
-        )
+        with preserved_random_state():
+            if self.nonlinearity == "auto":
+                return activations_in_front(module, inventory.weights, self._example)
+            named = named_activations(
+                module, inventory.weights, self.nonlinearity, self.param, self.dropout
+            )
         return named, []
 
     def _draw(
@@ -197,7 +254,8 @@ class FractionalMomentInit(_InitCallback):
     ) -> None:
         plan = plan_fractional_moments(inventory, activations, self.settings)
         late = tuple(row for row in plan.rows if row.weight.name not in self._planned)
-        self.plan, self._to_log, self._to_show = plan, not self.dry_run, self.verbose
+        self.plan, self._to_show = plan, True
+        self._to_log = self._to_measure = not self.dry_run
         if not self.dry_run:
             seed = self._resolve_seed(trainer)
             with shadows_follow(trainer, module):
@@ -205,16 +263,23 @@ class FractionalMomentInit(_InitCallback):
                 synchronize(module)
         self._planned = frozenset(row.weight.name for row in plan.rows)
 
+    def _measure(self, trainer: Trainer, module: LightningModule) -> None:
+        """Compare prediction and measurement, where an example is at hand and weights are whole."""
+        whole = internals.distributed_with_copies(trainer.strategy)
+        if not (self._to_measure and self.plan and whole) or self._example is None:
+            return
+        self._to_measure = False
+        with preserved_random_state():
+            try:
+                self.plan = self.plan.measured_on(module, self._example)
+            except ValueError as error:
+                self.plan = replace(self.plan, notes=(*self.plan.notes, f"Not measured: {error}"))
+
     def _show(self, trainer: Trainer) -> None:
-        if self._to_show and self.plan is not None and trainer.is_global_zero:
-            self._to_show = False
+        if not (self._to_show and self.plan is not None and trainer.is_global_zero):
+            return
+        self._to_show = False
+        for sentence in self.plan.warnings:
+            rank_zero_warn(f"{type(self).__name__}: {sentence}")
+        if self.verbose or self.dry_run:
             outputs.show(self.plan.table())
-
-
-def _undecided_message(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:4]) + (", ..." if len(names) > 4 else "")
-    return (
-        f"FractionalMomentInit(nonlinearity='auto') cannot tell which activation stands in front of"
-        f" {shown}; name it (nonlinearity='relu'), or set `example_input_array` on the module so"
-        " that its forward pass can be traced."
-    )

@@ -14,6 +14,7 @@ from lightning_init.inspection.layer_inputs import LayerInput, record_layer_inpu
 from lightning_init.theory.squared_norm import squared_norm_moments
 
 _UNCERTAIN = frozenset({"normalized", "residual", "attention", "concatenated", "pooled"})
+NOTHING_MEASURED = "The example input is zero, or reaches no dense layer: no log-norm was measured."
 _DENSE_OR_CONV = ("linear", "conv")
 
 

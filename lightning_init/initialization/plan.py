@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from lightning_init.initialization import fill
-from lightning_init.initialization.measurement import LayerLogNorm, measurement_lines, signal_cells
+from lightning_init.initialization.measurement import (
+    NOTHING_MEASURED,
+    LayerLogNorm,
+    measure_log_norms,
+    measurement_lines,
+    signal_cells,
+)
 from lightning_init.initialization.planned_weight import PlannedWeight, law_of, law_words
 from lightning_init.initialization.prediction import closing_lines, plan_warnings
 from lightning_init.initialization.settings import FractionalMomentSettings
@@ -59,6 +66,21 @@ class InitPlan:
                 fill.fill_orthogonal_(model, row.weight, seed)
             if row.treatment != "keep" and self.settings.bias == "zero":
                 fill.zero_biases_(model, row.weight)
+
+    def measured_on(self, model: nn.Module, example_input: Any) -> InitPlan:
+        """The same plan with the log-norms that a batch shows in the drawn model.
+
+        Args:
+            model: The model, after `apply_`; it is left as it was.
+            example_input: A batch, as `measure_log_norms` takes it.
+
+        Raises:
+            ValueError: If the forward pass fails.
+        """
+        log_norms = measure_log_norms(model, self.rows, example_input)
+        if log_norms:
+            return replace(self, log_norms=log_norms)
+        return replace(self, notes=(*self.notes, NOTHING_MEASURED))
 
     def __str__(self) -> str:
         return self.table()

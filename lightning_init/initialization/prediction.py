@@ -64,7 +64,7 @@ def longest_run(rows: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
                 runs[-1].append(row)
         elif runs[-1]:
             runs.append([])
-    return tuple(max(runs, key=len))
+    return tuple(next(run for run in runs if len(run) == max(map(len, runs))))
 
 
 def _beside(row: PlannedWeight, other: PlannedWeight) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from lightning_init.inspection.weights import Weight
+from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.squared_norm import check_order
 
 Mode = Literal["fan_in", "fan_out"]
@@ -71,3 +72,30 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "recurrent": get_args(Recurrent),
     "bias": get_args(Bias),
 }
+
+
+@dataclass(frozen=True)
+class NonlinearityChoice:
+    """The activation in front of the weights, named for all of them or read from the model.
+
+    Args:
+        nonlinearity: "auto", or a name that `activation_law` knows.
+        param: Parameter of a named nonlinearity.
+        dropout: Dropout probability that goes with it.
+
+    Raises:
+        ValueError: If the name or a parameter is wrong, or parameters come with "auto".
+    """
+
+    nonlinearity: str = "auto"
+    param: float | tuple[float, ...] | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.nonlinearity != "auto":
+            activation_law(self.nonlinearity, self.param, self.dropout)
+        elif self.param is not None or self.dropout:
+            raise ValueError(
+                "`param` and `dropout` belong to a named `nonlinearity`; 'auto' reads them"
+                " from the model."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class LayerInput:
     Args:
         log_norm: Mean over samples (and tokens) of log||x||, x the inputs that one output unit
             sums; of a convolution, sqrt(fan_in) times the root mean square over channels and
-            positions. -inf if some x is zero.
+            positions. Zero samples are left out, as the law does; -inf if all are zero.
         origin: The one layer whose output this is a function of, or None if there is none or there
             are several.
         units: Number of output units (of a convolution, channels) of the layer itself.
@@ -155,7 +156,8 @@ def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
     values = entered.detach().double()
     axes = tuple(range(max(-dimensions, -values.dim()), 0))
     mean_square = values.square().mean(dim=axes)
-    return float((0.5 * (mean_square * fan_in).log()).mean())
+    alive = mean_square[mean_square > 0]
+    return float((0.5 * (alive * fan_in).log()).mean()) if alive.numel() else -math.inf
 
 
 @torch.no_grad()

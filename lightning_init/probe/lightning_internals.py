@@ -137,6 +137,11 @@ def call_module_hook(trainer: Trainer, name: str) -> None:
     _require(call, "_call_lightning_module_hook")(trainer, name)
 
 
+def before_batch_transfer(module: LightningModule, batch: Any) -> Any:
+    """Call ``on_before_batch_transfer`` of the module or its datamodule, whichever defines it."""
+    return _require(module, "_on_before_batch_transfer")(batch)
+
+
 def planned_steps(trainer: Trainer) -> float:
     """Optimizer steps that the real run plans, ``inf`` when it has no end.
 

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from lightning_init.initialization.measurement import fan_increments
+from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tensorboard import ProbeWriter, log_outcome
+from lightning_init.reporting.tensorboard import (
+    ProbeWriter,
+    log_log_norm_fan,
+    log_outcome,
+    log_plan,
+)
 
 
 def show(text: str) -> None:
     """Print a table to standard output."""
     sys.stdout.write(f"\n{text}\n\n")
     sys.stdout.flush()
+
+
+def log_fractional_moments(loggers: Iterable[Logger], plan: InitPlan) -> None:
+    """Send a plan to every logger, and its fan chart to TensorBoard."""
+    log_norms = {one.name: one for one in plan.log_norms}
+    rows = []
+    for row in plan.rows:
+        one = log_norms.get(row.weight.name)
+        both = (None, None) if one is None else (one.measured, one.predicted)
+        rows.append((row.weight.name, row.std, *both))
+    log_plan(loggers, rows)
+    log_log_norm_fan(loggers, *fan_increments(plan.log_norms))
 
 
 def log_probe(trainer: Trainer, report: InitReport, *, summary: bool) -> None:

@@ -6,6 +6,7 @@ backwards and the real run's event file holds what it would hold without a probe
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -37,7 +38,8 @@ OPTIMAL_VARIANCE_TAGS = (
 FRACTIONAL_MOMENT_TAGS = (
     (f"{FRACTIONAL_MOMENT}/std/<layer>", "standard deviation of the layer's first weights"),
     (f"{FRACTIONAL_MOMENT}/log_norm/<layer>", "measured log-norm of the layer's input"),
-    (f"{FRACTIONAL_MOMENT}/log_norm_predicted/<layer>", "log-norm that theory predicts"),
+    (f"{FRACTIONAL_MOMENT}/log_norm_predicted/<layer>", "its mean by the theory"),
+    (f"{FRACTIONAL_MOMENT}/figure/log_norm", "both through the depth, if matplotlib is installed"),
 )
 
 LAYERS_PER_CHART = 12
@@ -230,6 +232,32 @@ def log_plan(
         if predicted is not None:
             values[tag(FRACTIONAL_MOMENT, "log_norm_predicted", layer)] = predicted
     _log(loggers, values)
+
+
+@rank_zero_only
+def log_log_norm_fan(
+    loggers: Iterable[Logger],
+    drift: Sequence[float],
+    variance: Sequence[float],
+    measured: Sequence[float],
+) -> None:
+    """Draw the predicted and the measured log-norm through depth into TensorBoard, at step 0.
+
+    Nothing is drawn without matplotlib, or for fewer than two layers.
+
+    Args:
+        loggers: `trainer.loggers`.
+        drift: Predicted mean change per layer, shape (depth,).
+        variance: Predicted change of the variance per layer, shape (depth,).
+        measured: Measured log-norm relative to the first layer, shape (depth,).
+    """
+    boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    if not boards or len(drift) < 2 or importlib.util.find_spec("matplotlib") is None:
+        return
+    image = figures.render(figures.log_norm_fan(drift, variance, measured))
+    for board in boards:
+        name = f"{FRACTIONAL_MOMENT}/figure/log_norm"
+        board.experiment.add_image(name, image, 0, dataformats="HWC")
 
 
 def _log(loggers: Iterable[Logger], values: Mapping[str, float]) -> None:

@@ -1,0 +1,90 @@
+"""From a bare model to its plan: what takes part, what stands in front of it, what it gets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
+from lightning_init.initialization.settings import FractionalMomentSettings, NonlinearityChoice
+from lightning_init.inspection.activations import activations_in_front, named_activations
+from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
+from lightning_init.inspection.reasons import ON_META_DEVICE
+from lightning_init.inspection.weights import WeightInventory, find_weights
+
+
+def plan_model(
+    model: nn.Module,
+    settings: FractionalMomentSettings,
+    choice: NonlinearityChoice,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    example_input: Any = None,
+) -> InitPlan:
+    """Plan a model without changing it.
+
+    Args:
+        model: The model; a lazy one is planned on a copy that the example has given its shapes.
+        settings: Order and conventions.
+        choice: The activation in front of the weights, or "auto".
+        include: Glob patterns of the weights that take part, as in `find_weights`.
+        exclude: Glob patterns of those that do not.
+        example_input: What the model is called with, to trace it; None reads the order of modules.
+
+    Raises:
+        ValueError: If nothing can be drawn, a law is not defined, or an activation cannot be told.
+    """
+    if example_input is not None and has_lazy_parameters(model):
+        # Whoever holds on to a Trainer would have it copied along.
+        trainer = vars(model).get("_trainer")
+        model = copy.deepcopy(model, {id(trainer): trainer})
+        materialize_lazy_(model, example_input)
+    inventory = find_weights(model, include, exclude)
+    _refuse_empty(inventory)
+    if choice.nonlinearity != "auto":
+        activations = named_activations(
+            model,
+            inventory.weights,
+            choice.nonlinearity,
+            choice.param,
+            choice.dropout,
+            example_input,
+        )
+        return plan_fractional_moments(inventory, activations, settings)
+    activations, unknown = activations_in_front(model, inventory.weights, example_input)
+    if unknown:
+        raise ValueError(
+            f"`nonlinearity` 'auto' {undecided_clause(unknown)}; name it (nonlinearity='relu'), or"
+            " pass `example_input` so that one forward pass can be traced."
+        )
+    return plan_fractional_moments(inventory, activations, settings)
+
+
+def undecided_clause(names: Sequence[str]) -> str:
+    """Say of which layers the activation cannot be told.
+
+    >>> undecided_clause(["head"])
+    "cannot tell which activation stands in front of 'head'"
+    """
+    shown = ", ".join(repr(name) for name in names[:4])
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"cannot tell which activation stands in front of {shown}{more}"
+
+
+def _refuse_empty(inventory: WeightInventory) -> None:
+    for skipped in inventory.left_out:
+        if skipped.reason == ON_META_DEVICE:
+            raise ValueError(
+                f"Layer {skipped.name!r} is on the meta device and has no values to draw;"
+                " materialize the model (`model.to_empty(...)`) first."
+            )
+    if not inventory.weights:
+        reasons = {s.reason for s in inventory.left_out if not s.reason.startswith("bias of")}
+        found = "; ".join(sorted(reasons)[:4]) or "it has no parameters"
+        raise ValueError(
+            f"`module` has no weight that takes part ({found}); check `include`, `exclude` and"
+            " `requires_grad`."
+        )

@@ -1,0 +1,55 @@
+"""Lazy layers get their shapes from one forward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from lightning_init.inspection.declared_order import unwrapped
+from lightning_init.inspection.trial_run import arguments_of, failed_run, random_state_of
+
+
+def has_lazy_parameters(model: nn.Module) -> bool:
+    """Whether a parameter has no shape yet."""
+    return any(is_lazy(parameter) for parameter in model.parameters())
+
+
+def materialize_lazy_(model: nn.Module, example_input: Any) -> None:
+    """Run the model once, in eval mode and without gradients, so that lazy layers take shape.
+
+    Nothing else changes: modes, buffers that exist already and the random state are put back. The
+    new parameters hold their layers' default values.
+
+    Args:
+        model: The model.
+        example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments.
+
+    Raises:
+        ValueError: If the forward pass fails; layers in front of the failure have their shape then.
+
+    Example:
+        >>> model = nn.Sequential(nn.LazyLinear(3), nn.Dropout())
+        >>> materialize_lazy_(model, torch.ones(1, 5))
+        >>> model[0].weight.shape, model[1].training
+        (torch.Size([3, 5]), True)
+    """
+    args, kwargs = arguments_of(example_input)
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not is_lazy(b)]
+    try:
+        with torch.no_grad(), random_state_of(model):
+            for module, _ in flags:
+                module.training = False
+            unwrapped(model)(*args, **kwargs)
+    except Exception as error:
+        raise failed_run(model, error) from error
+    finally:
+        for module, training in flags:
+            module.training = training
+        for buffer, saved in buffers:
+            if not torch.equal(buffer, saved):
+                buffer.copy_(saved)
