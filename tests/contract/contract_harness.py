@@ -12,11 +12,12 @@ import multiprocessing
 import os
 import pickle
 import tempfile
+import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
@@ -144,11 +145,9 @@ class SetWeights(Callback):
         if trainer.global_step == 0:
             self._set(pl_module)
             for callback in trainer.callbacks:
-                for value in vars(callback).values():
-                    if isinstance(value, AveragedModel):
-                        self._set(value.module)
-                    elif isinstance(value, LightningModule) and value is not pl_module:
-                        self._set(value)
+                average = getattr(callback, "_average_model", None)
+                if isinstance(average, nn.Module):
+                    self._set(average.module if isinstance(average, AveragedModel) else average)
 
     def _set(self, module: nn.Module) -> None:
         parameters = dict(module.named_parameters())
@@ -203,30 +202,41 @@ def run(scenario: Scenario, reference: Weights | None) -> tuple[Record, Weights,
     return record, keep.redrawn, [str(w.message) for w in caught]
 
 
-def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of ``function`` computed in a forked process, in a directory of its own.
+class Job:
+    """A function that runs in a forked process, in a directory of its own."""
 
-    Raises:
-        AssertionError: If it raised or did not end in time; with its traceback.
-    """
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, function, arguments))
-    process.start()
-    sender.close()
-    try:
-        assert receiver.poll(SECONDS_PER_RUN), "the run hangs"
-        failed, result = pickle.loads(receiver.recv_bytes())
-    except EOFError:
-        process.join()
-        raise AssertionError(f"the run died with exit code {process.exitcode}") from None
-    finally:
-        process.join(2)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    assert not failed, result
-    return result
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("fork")
+        self.answer, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_child, args=(sender, function, arguments))
+        self.process.start()
+        sender.close()
+        self.deadline = time.monotonic() + SECONDS_PER_RUN
+
+    def result(self) -> Any:
+        """What the function returned.
+
+        Raises:
+            AssertionError: If it raised, died or did not end in time; with its traceback.
+        """
+        try:
+            assert self.answer.poll(max(0.0, self.deadline - time.monotonic())), "the run hangs"
+            failed, result = pickle.loads(self.answer.recv_bytes())
+        except EOFError:
+            self.process.join()
+            raise AssertionError(f"the run died with exit code {self.process.exitcode}") from None
+        finally:
+            self.process.join(2)
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join()
+        assert not failed, result
+        return result
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of ``function`` computed in a process of its own."""
+    return Job(function, *arguments).result()
 
 
 def _child(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -245,17 +255,64 @@ def _child(sender: Connection, function: Callable[..., Any], arguments: tuple[An
         sender.send_bytes(pickle.dumps(answer))
 
 
-def compare(scenario: Scenario, sabotage: Callable[[], None] | None = None) -> list[str]:
-    """Differences between a run with our callbacks and its reference."""
+def comparison(
+    scenario: Scenario, sabotage: Callable[[], None] | None = None
+) -> Generator[Job, None, list[str]]:
+    """The two runs of a scenario, one after the other; ends with their differences."""
 
     def first() -> Any:
         if sabotage is not None:
             sabotage()
         return run(scenario, None)
 
-    record, redrawn, said = in_own_process(first)
-    expected, _, _ = in_own_process(run, scenario, redrawn)
+    job = Job(first)
+    yield job
+    record, redrawn, said = job.result()
+    job = Job(run, scenario, redrawn)
+    yield job
+    expected, _, _ = job.result()
     found = differences(record, expected)
     if found:
         found += [text for text in said if "OptimalVarianceInit" in text]
     return found
+
+
+def compare(scenario: Scenario, sabotage: Callable[[], None] | None = None) -> list[str]:
+    """Differences between a run with our callbacks and its reference."""
+    return Ahead({"": scenario}, sabotage).result("")
+
+
+class Ahead:
+    """Comparisons that run ahead, two at a time, while the first of them is waited for."""
+
+    def __init__(
+        self, scenarios: dict[str, Scenario], sabotage: Callable[[], None] | None = None
+    ) -> None:
+        self._waiting = dict(scenarios)
+        self._sabotage = sabotage
+        self._running: dict[str, tuple[Generator[Job, None, list[str]], Job]] = {}
+        self._done: dict[str, list[str]] = {}
+
+    def result(self, name: str) -> list[str]:
+        """Differences found in one scenario."""
+        while name not in self._done:
+            while self._waiting and len(self._running) < 2:
+                chosen = name if name in self._waiting else next(iter(self._waiting))
+                self._advance(chosen, comparison(self._waiting.pop(chosen), self._sabotage))
+            jobs = [job for _, job in self._running.values()]
+            first_deadline = min((job.deadline for job in jobs), default=0.0)
+            patience = max(0.0, first_deadline - time.monotonic())
+            ready = wait([job.answer for job in jobs], patience)
+            for other, (steps, job) in list(self._running.items()):
+                if job.answer in ready or time.monotonic() > job.deadline:
+                    self._advance(other, steps)
+        return self._done[name]
+
+    def _advance(self, name: str, steps: Generator[Job, None, list[str]]) -> None:
+        self._running.pop(name, None)
+        try:
+            self._running[name] = steps, next(steps)
+        except StopIteration as end:
+            self._done[name] = end.value
+        except AssertionError as error:
+            self._done[name] = [str(error)]

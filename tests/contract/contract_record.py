@@ -37,6 +37,7 @@ _VOLATILE = {
     "_train_start_time",
     "_time_elapsed",
     "_metric_attributes",
+    "_torchdynamo_wrapper_id",
     "_trainer",
     "_fabric",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from typing import Any
 
 import torch
@@ -82,6 +83,12 @@ def _pruned() -> Net:
     return net
 
 
+def _old_weight_norm() -> Net:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return dense(nn.utils.weight_norm(nn.Linear(10, 10)))
+
+
 def _warm_lazy() -> Net:
     net = dense(nn.LazyLinear(10), nn.ReLU())
     net(torch.zeros(1, FEATURES))
@@ -95,7 +102,8 @@ add("frozen_layer", model=_frozen)
 add("pruned", model=_pruned)
 add("lazy_after_a_pass", model=_warm_lazy)
 add("weight_norm", model=lambda: dense(parametrizations.weight_norm(nn.Linear(10, 10))))
-add("weight_norm_old", model=lambda: dense(nn.utils.weight_norm(nn.Linear(10, 10))))
+add("weight_norm_old", model=lambda: _old_weight_norm())
+
 add("spectral_norm", model=lambda: dense(parametrizations.spectral_norm(nn.Linear(10, 10))))
 
 

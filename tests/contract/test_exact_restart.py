@@ -7,10 +7,28 @@ import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
 import contract_scenarios_training as contract_scenarios_training
 import pytest
-from contract_harness import compare
+from contract_harness import Ahead
 from contract_registry import SCENARIOS
 
+# Compiling takes seconds each time, in both runs.
+SLOW = {"compiled_part_aot"}
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_restart_is_exact(name: str) -> None:
-    assert compare(SCENARIOS[name])[:10] == []
+
+@pytest.fixture(scope="module")
+def ahead(request: pytest.FixtureRequest) -> Ahead:
+    """The selected scenarios, run two at a time in the order of the tests."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    names = [call.params["scenario"] for call in calls if call and "scenario" in call.params]
+    return Ahead({name: SCENARIOS[name] for name in names if name in SCENARIOS})
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in SCENARIOS],
+)
+def test_restart_is_exact(scenario: str, ahead: Ahead) -> None:
+    assert ahead.result(scenario)[:10] == []
+
+
+def test_the_list_is_long_enough() -> None:
+    assert len(SCENARIOS) >= 140

@@ -156,20 +156,16 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "scenario"), CONTROLS, ids=lambda part: getattr(part, "__name__", part)
+    ("sabotage", "name"), CONTROLS, ids=lambda part: getattr(part, "__name__", part)
 )
-def test_an_omission_shows(sabotage: Callable[[], None], scenario: str) -> None:
-    try:
-        found = compare(SCENARIOS[scenario], sabotage)
-    except AssertionError as error:  # the run itself broke down
-        found = [str(error)]
-        assert "contract_harness" in found[0]
+def test_an_omission_shows(sabotage: Callable[[], None], name: str) -> None:
+    found = compare(SCENARIOS[name], sabotage)
     assert found
 
 
 def test_a_written_bias_is_refused_by_the_harness() -> None:
-    with pytest.raises(AssertionError, match=r"net\.0\.bias"):
-        compare(SCENARIOS["adam"], redrawn_biases)
+    found = compare(SCENARIOS["adam"], redrawn_biases)
+    assert "AssertionError: {'net.0.bias'}" in found[0]
 
 
 def test_lines_of_the_probe_in_a_logger_show() -> None:
