@@ -20,7 +20,9 @@ def test_one_vector_serves_every_order(law: ActivationLaw, width: int) -> None:
     orders = np.array([1e-9, 0.1, 0.7, 1.0, 1.9, 2.0])
     together = moments.log_moments(orders)
     alone = [float(moments.log_moments(order)) for order in orders]
-    np.testing.assert_allclose(together, alone, rtol=1e-12, atol=1e-16)
+    # Rounding falls with the order, so that sigma = exp(-log moment / s) keeps its digits.
+    allowed = 2e-15 * orders + 1e-14 * np.abs(alone)
+    assert np.all(np.abs(together - alone) <= allowed)
     # E[Q / E Q | Q > 0] = 1 / P(Q > 0): the mean is known in closed form.
     assert together[-1] == pytest.approx(-moments.log_alive, abs=1e-13)
 
