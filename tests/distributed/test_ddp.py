@@ -1,0 +1,230 @@
+"""Two processes on this machine: ranks agree after the redraw, and the restart is exact."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lightning_init import FractionalMomentInit, OptimalVarianceInit
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*had not settled"),
+    pytest.mark.filterwarnings("ignore:.*use of fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork"),
+    # A hang is what these tests look for.
+    pytest.mark.timeout(120),
+]
+
+
+class Net(LightningModule):
+    """An MLP with BatchNorm and dropout that records its losses."""
+
+    def __init__(self, nan_on_rank: int | None = None) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4)
+        )
+        self.losses: list[float] = []
+        self.nan_on_rank = nan_on_rank
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = nn.functional.mse_loss(self.net(batch[0]), batch[1])
+        if self.nan_on_rank == self.global_rank and batch_idx == 3:
+            loss = loss * float("nan")
+        self.losses.append(loss.item())
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class Uneven(IterableDataset[Any]):
+    """Ranks of unlike length and content; long enough for one run to stay in one epoch.
+
+    (Where a rank's data end within the run, plain DDP waits for ever, with or without a probe.)
+    """
+
+    def __iter__(self) -> Any:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        generator = torch.Generator().manual_seed(rank)
+        for _ in range(800 + 80 * rank):
+            yield torch.randn(16, generator=generator), torch.randn(4, generator=generator)
+
+
+def loader(kind: str = "map") -> DataLoader[Any]:
+    if kind == "iterable":
+        return DataLoader(Uneven(), batch_size=8)
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(
+        torch.randn(128, 16, generator=generator), torch.randn(128, 4, generator=generator)
+    )
+    return DataLoader(data, batch_size=8, shuffle=True)
+
+
+class Recorder(Callback):
+    """Writes what each rank saw: nothing returns from a forked process by itself."""
+
+    def __init__(self, directory: Path, weights: Path | None = None) -> None:
+        self.directory = directory
+        self.weights = weights
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        faulthandler.dump_traceback_later(100, exit=True)  # a hung rank ends itself, with a trace
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.weights is not None:  # the reference run starts from the redrawn weights
+            start = torch.load(self.weights, weights_only=True)
+            for name, parameter in pl_module.named_parameters():
+                if name.endswith("weight") and parameter.dim() > 1:
+                    parameter.data.copy_(start[name])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        torch.save(pl_module.state_dict(), self.directory / f"start_{trainer.global_rank}.pt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rank = trainer.global_rank
+        torch.save(pl_module.state_dict(), self.directory / f"end_{rank}.pt")
+        callback = next((c for c in trainer.callbacks if isinstance(c, OptimalVarianceInit)), None)
+        report = None if callback is None or callback.report is None else callback.report.to_dict()
+        (self.directory / f"run_{rank}.json").write_text(
+            json.dumps({"losses": pl_module.losses, "report": report})
+        )
+
+
+def run(
+    directory: Path, *callbacks: Callback, weights: Path | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Fit on two forked ranks; what each of them wrote."""
+    directory.mkdir()
+    seed_everything(3, verbose=False)
+    kind, nan_on_rank = options.pop("kind", "map"), options.pop("nan_on_rank", None)
+    trainer = Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 2,
+            "strategy": "ddp_fork",
+            "max_steps": 30,
+            "max_epochs": -1,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [*callbacks, Recorder(directory, weights)],
+            **options,
+        }
+    )
+    trainer.fit(Net(nan_on_rank), loader(kind))
+    return [json.loads((directory / f"run_{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def states(directory: Path, moment: str) -> list[dict[str, Tensor]]:
+    return [torch.load(directory / f"{moment}_{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def assert_equal_states(a: dict[str, Tensor], b: dict[str, Tensor], parameters_only: bool) -> None:
+    for name, value in a.items():
+        if parameters_only and ("running" in name or "num_batches" in name):
+            continue  # BatchNorm statistics are each rank's own
+        assert torch.equal(value, b[name]), name
+
+
+def probe(**options: Any) -> OptimalVarianceInit:
+    defaults = {"max_probe_steps": 19, "verbose": False, "sample_every_n_steps": 1}
+    return OptimalVarianceInit(**{**defaults, **options})
+
+
+@pytest.mark.parametrize("kind", ["map", "iterable"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_ranks_agree_and_the_restart_is_exact(tmp_path: Path, kind: str, accumulate: int) -> None:
+    options = {"kind": kind, "accumulate_grad_batches": accumulate, "max_steps": 24}
+    probed = run(tmp_path / "probed", probe(), **options)
+    first, second = states(tmp_path / "probed", "start")
+    assert_equal_states(first, second, parameters_only=False)
+    assert probed[0]["report"]["layers"] == probed[1]["report"]["layers"]
+    end = states(tmp_path / "probed", "end")
+    assert_equal_states(*end, parameters_only=True)
+
+    start = tmp_path / "probed" / "start_0.pt"
+    plain = run(tmp_path / "plain", weights=start, **options)
+    for rank in (0, 1):
+        assert probed[rank]["losses"] == plain[rank]["losses"]
+        assert_equal_states(end[rank], states(tmp_path / "plain", "end")[rank], False)
+    assert probed[0]["losses"] != probed[1]["losses"]
+
+
+def test_ranks_with_unlike_seeds_get_the_same_weights(tmp_path: Path) -> None:
+    class UnlikeSeeds(Callback):
+        def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+            torch.manual_seed(100 + trainer.global_rank)
+
+    callbacks = [UnlikeSeeds(), FractionalMomentInit(verbose=False), probe()]
+    run(tmp_path / "run", *callbacks)
+    assert_equal_states(*states(tmp_path / "run", "start"), parameters_only=False)
+    assert_equal_states(*states(tmp_path / "run", "end"), parameters_only=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_nan_on_one_rank_ends_all_ranks(tmp_path: Path, rank: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(Exception, match=r"loss was not finite|terminated|exit"):
+        run(tmp_path / "run", probe(), nan_on_rank=rank)
+    assert time.monotonic() - started < 60
+    assert not (tmp_path / "run" / "start_0.pt").exists()
+
+
+def test_an_exception_on_one_rank_ends_all_ranks(tmp_path: Path) -> None:
+    class Broken(Net):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            if self.global_rank == 1 and batch_idx == 5:
+                raise RuntimeError("rank 1 fails")
+            return super().training_step(batch, batch_idx)
+
+    (tmp_path / "run").mkdir()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        max_steps=20,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[probe(), Recorder(tmp_path / "run")],
+    )
+    with pytest.raises(Exception, match=r"rank 1 fails|terminated|exit|closed"):
+        trainer.fit(Broken(), loader())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+def test_script_and_spawn(tmp_path: Path, strategy: str) -> None:
+    script = Path(__file__).with_name("ddp_script.py")
+    finished = subprocess.run(
+        [sys.executable, str(script), strategy, str(tmp_path)],
+        timeout=110,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    for moment in ("start", "end"):
+        first, second = (
+            torch.load(tmp_path / "probed" / f"{moment}_{rank}.pt", weights_only=True)
+            for rank in (0, 1)
+        )
+        assert_equal_states(first, second, parameters_only=True)
