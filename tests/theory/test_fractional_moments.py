@@ -234,6 +234,16 @@ def test_rrelu_lies_between_its_bounds(lower: float, gap: float, m: int, order: 
     assert high < random < low
 
 
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.1, 0.3, 0.8])
+@pytest.mark.parametrize("order", [0.3, 1.5])
+def test_single_input_rrelu_to_the_last_digits(share: float, order: float) -> None:
+    """m = 1 is the hardest case for the nodes that stand for the slope."""
+    mean = uniform_power_mean(0.5 * share, 0.5, order)
+    moment = single_input_moment([(1.0, 0.5)], order) * (1.0 + mean)
+    std = moment_preserving_std(activation_law("rrelu", (0.5 * share, 0.5)), 1, order)
+    assert std == pytest.approx(moment ** (-1 / order), rel=1e-14)
+
+
 def test_the_two_rrelu_methods_meet() -> None:
     """lower / upper = 0.1 separates Gauss-Legendre slopes from the closed form."""
     below, above = (
