@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import operator
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, GeneratorType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,8 @@ def capture_data_state(roots: Iterable[object]) -> Callable[[], None]:
         if changed:
             rank_zero_warn(
                 f"The training data keep state that the probe changed ({changed[0]}), so the run"
-                " may differ from one without a probe; pass `isolate_dataset=True`."
+                " may differ from one without a probe; pass `isolate_dataset=True` or, for an"
+                " iterator, `probe_dataloaders=`."
             )
 
     return put_back
@@ -120,7 +122,18 @@ def _watch(item: Any) -> Callable[[], str | None] | None:
     if isinstance(item, (list, dict, set, deque)):
         length = len(item)
         return lambda: f"a {name} of {length} items" if len(item) != length else None
+    if isinstance(item, Iterator) and not hasattr(item, "__dict__"):
+        position = _position(item)
+        return lambda: f"an iterator ({name})" if _position(item) != position else None
     return None
+
+
+def _position(iterator: Any) -> Any:
+    """Something that differs once a generator or built-in iterator has moved on."""
+    if isinstance(iterator, GeneratorType):
+        frame = iterator.gi_frame
+        return frame and (frame.f_lasti, {k: id(v) for k, v in frame.f_locals.items()})
+    return operator.length_hint(iterator, -1)
 
 
 def _keeps_state(item: Any) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -27,6 +27,12 @@ from torch import Tensor
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
 from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.refusals import (
+    refuse_false_probe,
+    refuse_what_cannot_be_probed,
+    verify_untouched,
+    write_counts,
+)
 
 # Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
 # that never steps, a `training_step` that always returns None).
@@ -109,11 +115,12 @@ def run_probe(
         Why the probe ended and what it took.
 
     Raises:
-        MisconfigurationException: If the strategy shards parameters, the data can be read only
-            once, no weight moved (the probe trained nothing), or the user's module was modified.
+        MisconfigurationException: If the strategy shards parameters, a parameter is lazy, the data
+            can be read only once, no weight moved (the probe trained nothing), or the user's
+            module was modified.
     """
-    _refuse_what_cannot_be_probed(trainer, limits)
-    versions = [(name, tensor, internals.write_count(tensor)) for name, tensor in _tensors(module)]
+    refuse_what_cannot_be_probed(trainer, module, limits)
+    versions = write_counts(module)
     started = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(snapshot.capture_random_state())
@@ -130,8 +137,8 @@ def run_probe(
         if trainer.received_sigterm:
             raise SIGTERMException
         if observer.steps:
-            _refuse_false_probe(copied, module)
-    _verify_untouched(versions)
+            refuse_false_probe(copied, module)
+    verify_untouched(versions)
     seconds = time.perf_counter() - started
     return ProbeRun(observer.end, observer.steps, observer.planned_steps, seconds)
 
@@ -277,50 +284,3 @@ class _ProbeLogger(DummyLogger):
     @property
     def save_dir(self) -> str | None:
         return self._log_dir
-
-
-# ------------------------------------------------------------------------------------- refusals
-def _refuse_what_cannot_be_probed(trainer: Trainer, limits: ProbeLimits) -> None:
-    if not internals.distributed_with_copies(trainer.strategy):
-        raise MisconfigurationException(
-            f"A probe cannot copy a model sharded by {type(trainer.strategy).__name__}; probe once"
-            " on one device or with DDP and apply the recipe here:"
-            " OptimalVarianceInit(recipe='init_recipe.json')."
-        )
-    instance, _ = internals.train_data_source(trainer)
-    if limits.dataloaders is None and isinstance(instance, Iterator):
-        raise MisconfigurationException(
-            "The training data are a one-shot iterator, which a probe would use up; pass a loader"
-            " that can be read again, or `probe_dataloaders=`."
-        )
-
-
-def _refuse_false_probe(copied: LightningModule, module: LightningModule) -> None:
-    originals = dict(module.named_parameters())
-    for name, parameter in copied.named_parameters():
-        original = originals.get(name)
-        if original is None or not parameter.requires_grad:
-            continue
-        if original.shape != parameter.shape or not torch.equal(
-            original.detach().to(parameter.device), parameter.detach()
-        ):
-            return
-    raise MisconfigurationException(
-        "The probe took optimizer steps but no weight moved; check that the learning rate is not 0"
-        " at the start of the schedule (`probe_lr=` or `keep_schedule=True` help) and that the"
-        " optimizer holds the module's parameters."
-    )
-
-
-def _tensors(module: LightningModule) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _verify_untouched(versions: list[tuple[str, Tensor, int]]) -> None:
-    for name, tensor, version in versions:
-        if internals.write_count(tensor) != version:
-            raise MisconfigurationException(
-                f"The probe modified {name!r} of the real model, so the restart would not be fair;"
-                " look for a hook or closure that writes to the original module."
-            )

@@ -157,6 +157,20 @@ def test_large_state_that_changed_is_reported(kind: str) -> None:
         restore()
 
 
+@pytest.mark.parametrize("stream", [iter([1, 2, 3]), (i for i in range(3))])
+def test_an_iterator_that_moved_is_reported(stream: Any) -> None:
+    dataset = Numbers()
+    dataset.stream = stream
+    unread = capture_data_state([dataset])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unread()
+    restore = capture_data_state([dataset])
+    next(stream)
+    with pytest.warns(UserWarning, match=r"an iterator .*probe_dataloaders"):
+        restore()
+
+
 def test_unchanged_data_are_not_reported() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(5000, 2)), batch_size=100, shuffle=True)
     restore = capture_data_state([loader, None, Transform, len])
