@@ -15,9 +15,11 @@ Moment = Literal["central", "raw"]
 
 # Between rounds a wild V would make the next probe start from wild weights.
 LARGEST_CHANGE_BETWEEN_ROUNDS = 16.0
-# Samples that a whole probe takes when the interval is left to us: enough for the detector's ten
-# batches of ten in half the series, and few enough that measuring stays below 1 % of a step.
-SAMPLES_PER_PROBE = 250
+# One sample every ten steps costs less than 1 % of the training (tests/benchmarks), and from 250
+# samples on more tell little. Below 100 the detector's windows, ten batches in half the series,
+# would become too short for their autocorrelation.
+DEFAULT_INTERVAL = 10
+FEWEST_SAMPLES, MOST_SAMPLES = 100, 250
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,10 @@ class OptimalVarianceSettings:
 
     def interval(self, budget: int) -> int:
         """Optimizer steps between two samples."""
-        return min(self.sample_every_n_steps or max(1, budget // SAMPLES_PER_PROBE), budget)
+        if self.sample_every_n_steps is not None:
+            return min(self.sample_every_n_steps, budget)
+        cheap = max(DEFAULT_INTERVAL, budget // MOST_SAMPLES)
+        return max(1, min(cheap, budget // FEWEST_SAMPLES))
 
     def pairs(self) -> tuple[tuple[str, Any], ...]:
         """Names and values for the report."""

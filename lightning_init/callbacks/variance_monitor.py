@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from lightning_init.inspection.weights import Weight, effective_weight
-from lightning_init.metrics.weight_moments import WeightMoments
+from lightning_init.metrics.quick_moments import quick_moments
 from lightning_init.reporting.report import VarianceHistory
 from lightning_init.stationarity import (
     Decision,
@@ -57,7 +57,6 @@ class VarianceMonitor:
         state = start(settings, self.horizon / interval, samples)
         self._states: list[DetectorState] = [state] * len(self.weights)
         self._stationary = [False] * len(self.weights)
-        self._metric = WeightMoments(len(self.weights))
         self._learning_rates: tuple[float, ...] | None = None
         self._rate_change = settings.tolerance / 2
         self._first_sample = 0
@@ -91,15 +90,10 @@ class VarianceMonitor:
 
     def measure(self, module: nn.Module) -> list[float]:
         """V of each monitored weight of ``module``, in float64."""
-        self._metric.reset()
-        self._metric.update([effective_weight(module, weight) for weight in self.weights])
-        moments = self._metric.compute()
-        self._means = moments.mean.tolist()
-        central = moments.variance
-        values: list[float] = (
-            central + moments.mean.square() if self.moment == "raw" else central
-        ).tolist()
-        return values
+        rows = [quick_moments(effective_weight(module, w)) for w in self.weights]
+        self._means = [mean for _, mean, _ in rows]
+        raw = self.moment == "raw"
+        return [m2 / count + (mean**2 if raw else 0.0) for count, mean, m2 in rows]
 
     @property
     def means(self) -> list[float]:
