@@ -206,10 +206,14 @@ class FractionalMomentInit(_InitCallback):
         return None if batch is None else forward_arguments(module, batch)
 
     def _materialize(self, trainer: Trainer, module: LightningModule) -> None:
+        """Give lazy layers their shapes; those that cannot get one are left out with the reason."""
         if self._example is None:
             self._example = self._example_batch(trainer, module)
-        if self._example is not None:
-            materialize_lazy_(module, self._example)
+        try:
+            if self._example is not None:
+                materialize_lazy_(module, self._example)
+        except ValueError:
+            self._example = None
 
     def _decide(
         self, trainer: Trainer, module: LightningModule, inventory: WeightInventory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import FractionalMomentSettings, NonlinearityChoice
 from lightning_init.inspection.activations import activations_in_front, named_activations
-from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
+from lightning_init.inspection.lazy import copy_of_lazy, has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.reasons import ON_META_DEVICE
 from lightning_init.inspection.weights import WeightInventory, find_weights
 
@@ -38,9 +37,7 @@ def plan_model(
         ValueError: If nothing can be drawn, a law is not defined, or an activation cannot be told.
     """
     if example_input is not None and has_lazy_parameters(model):
-        # Whoever holds on to a Trainer would have it copied along.
-        trainer = vars(model).get("_trainer")
-        model = copy.deepcopy(model, {id(trainer): trainer})
+        model = copy_of_lazy(model)
         materialize_lazy_(model, example_input)
     inventory = find_weights(model, include, exclude)
     _refuse_empty(inventory)

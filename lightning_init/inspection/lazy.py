@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,6 +17,18 @@ from lightning_init.inspection.trial_run import arguments_of, failed_run, random
 def has_lazy_parameters(model: nn.Module) -> bool:
     """Whether a parameter has no shape yet."""
     return any(is_lazy(parameter) for parameter in model.parameters())
+
+
+def copy_of_lazy(model: nn.Module) -> nn.Module:
+    """Deep-copy a model with lazy layers; a Trainer that it is attached to is shared."""
+    trainer = vars(model).get("_trainer")
+    memo: dict[int, Any] = {id(trainer): trainer}
+    held: Iterable[Any] = model.buffers()
+    for buffer in held:
+        if is_lazy(buffer):  # torch copies lazy parameters, but not lazy buffers
+            kind: Any = type(buffer)
+            memo[id(buffer)] = kind(device=buffer.device, dtype=buffer.dtype)
+    return copy.deepcopy(model, memo)
 
 
 def materialize_lazy_(model: nn.Module, example_input: Any) -> None:
