@@ -10,8 +10,8 @@ import pytest
 from contract_harness import Ahead
 from contract_registry import SCENARIOS
 
-# Compiling takes seconds each time, in both runs.
-SLOW = {"compiled_part_aot"}
+# Compiling and tracing anomalies take seconds, in both runs.
+SLOW = {"compiled_part_aot", "compiled_part_eager", "compiled_in_place", "detect_anomaly"}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ class Fragile(MetricNet):
     where = ""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 5 and self._fails_here():
+        if batch_idx == 4 and self._fails_here():
             Fragile.where = ""
             raise RuntimeError("planted")
 
