@@ -10,11 +10,17 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
+from lightning_init.callbacks.balance_monitor import BalanceMonitor
 from lightning_init.callbacks.progress import ProbeProgress
 from lightning_init.callbacks.settings import OptimalVarianceSettings
 from lightning_init.callbacks.variance_monitor import VarianceMonitor
 from lightning_init.inspection.weights import Weight
 from lightning_init.probe import ProbeRun, run_probe
+from lightning_init.stationarity.fluctuation_dissipation import Balance
+
+# The balance is looked at in every second sample: it costs about as much as V itself, and half of
+# the fewest samples of a probe are still enough for it.
+BALANCE_EVERY = 2
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,14 @@ class ProbeResult:
         run: How the probe went.
         initial: Realised V of each layer at the probe's start.
         means: Mean of each layer's weights at the probe's end.
+        balances: Balance of fluctuation and dissipation of each layer, None where it has none.
     """
 
     monitor: VarianceMonitor
     run: ProbeRun
     initial: tuple[float, ...]
     means: tuple[float, ...]
+    balances: tuple[Balance | None, ...]
 
 
 class VarianceProbe:
@@ -60,6 +68,7 @@ class VarianceProbe:
         self._steps = settings.limits.max_steps if exact_steps is None else exact_steps
         self._progress = ProbeProgress(trainer, self._steps, description)
         self._monitor: VarianceMonitor | None = None
+        self._balance = BalanceMonitor(weights)
         self._initial: list[float] = []
         self._healthy = True
 
@@ -77,8 +86,8 @@ class VarianceProbe:
                 "OptimalVarianceInit: the probe took no optimizer step; check that the training"
                 " data are not empty and that `training_step` returns a loss."
             )
-        means = tuple(self._monitor.means)
-        return ProbeResult(self._monitor, run, tuple(self._initial), means)
+        means, balances = tuple(self._monitor.means), tuple(self._balance.balances())
+        return ProbeResult(self._monitor, run, tuple(self._initial), means, balances)
 
     def _on_start(self, copied: LightningModule, planned_steps: float) -> None:
         settings = self._settings
@@ -101,12 +110,20 @@ class VarianceProbe:
         if not due and step < self._steps:
             return False
         if due:
-            monitor.sample(copied, step, learning_rates(self._trainer))
+            self._sample(copied, step, monitor)
         self._refuse_divergence(monitor, step)
         self._progress.advance(step, f"{monitor.settled}/{len(monitor.weights)} layers settled")
         settled = monitor.all_settled and self._stops_when_settled
         decision: bool = self._trainer.strategy.reduce_boolean_decision(settled)
         return decision
+
+    def _sample(self, copied: LightningModule, step: int, monitor: VarianceMonitor) -> None:
+        restarts = len(monitor.resets)
+        monitor.sample(copied, step, learning_rates(self._trainer))
+        if len(monitor.resets) > restarts:
+            self._balance.restart()
+        elif step // monitor.interval % BALANCE_EVERY == 0:
+            self._balance.sample(copied, self._trainer.optimizers)
 
     def _refuse_divergence(self, monitor: VarianceMonitor, step: int) -> None:
         lost = monitor.diverged_layers

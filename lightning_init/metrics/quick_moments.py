@@ -31,7 +31,7 @@ def quick_moments(tensor: Tensor) -> tuple[float, float, float]:
     if plain and tensor.is_contiguous() and not hasattr(tensor, "device_mesh"):
         flat = tensor.view(-1)
         count, total, squares = float(flat.numel()), 0.0, 0.0
-        for chunk in flat.split(CHUNK) if flat.numel() > CHUNK else (flat,):
+        for chunk in torch.split(flat, CHUNK):
             squares += chunk.dot(chunk).item()
             total += chunk.sum().item()
         m2 = squares - total * total / max(count, 1.0)

@@ -52,6 +52,11 @@ class LayerReport:
         surviving_share: Share of the difference between two starts that is left in log V.
         implied_variance: Variance that would come back as itself, from two probes; nan if there is
             none or it is unknown.
+        balance: For SGD, whether fluctuation and dissipation of |w|^2 balance: a second witness,
+            which decides nothing; None where the relation does not hold.
+        imbalance: Dissipation over fluctuation minus 1, positive while |w|^2 shrinks; nan if
+            unknown.
+        imbalance_standard_error: Of `imbalance`.
     """
 
     name: str
@@ -77,6 +82,9 @@ class LayerReport:
     forgetting: ForgettingVerdict | None = None
     surviving_share: float = math.nan
     implied_variance: float = math.nan
+    balance: Verdict | None = None
+    imbalance: float = math.nan
+    imbalance_standard_error: float = math.nan
 
     @property
     def ratio(self) -> float:
@@ -269,5 +277,6 @@ class InitReport:
 
 
 def _words(layer: LayerReport) -> dict[str, str | None]:
-    forgetting = None if layer.forgetting is None else layer.forgetting.value
-    return {"verdict": layer.verdict.value, "forgetting": forgetting}
+    """The fields that hold an enum, as plain words."""
+    named = {"verdict": layer.verdict, "forgetting": layer.forgetting, "balance": layer.balance}
+    return {name: None if found is None else found.value for name, found in named.items()}

@@ -32,6 +32,7 @@ OPTIMAL_VARIANCE_TAGS = (
     (f"{OPTIMAL_VARIANCE}/kl/<layer>", "KL(N(0, V) || N(0, V before)) in nat, per probe step"),
     (f"{OPTIMAL_VARIANCE}/sigma0/<layer>", "standard deviation of the real run's first weights"),
     (f"{OPTIMAL_VARIANCE}/ratio/<layer>", "V over the realised variance before the probe"),
+    (f"{OPTIMAL_VARIANCE}/balance/<layer>", "dissipation over fluctuation minus 1, for plain SGD"),
     (f"{OPTIMAL_VARIANCE}/report/text_summary", "the whole report as a table"),
     (f"{OPTIMAL_VARIANCE}/figure/<name>", "figures, if matplotlib is installed"),
 )
@@ -160,7 +161,7 @@ class ProbeWriter:
         if self._log_dir is None:
             return
         step = report.probe_steps
-        self._write_scalars(_outcome(report), step)
+        self._write_scalars({**_outcome(report), **_balance(report)}, step)
         writer = self._open()
         writer.add_text(f"{OPTIMAL_VARIANCE}/report", report.markdown(REPORT_ROWS), step)
         if report.layers:
@@ -271,6 +272,11 @@ def _outcome(report: InitReport) -> dict[str, float]:
     sigma0 = {tag(OPTIMAL_VARIANCE, "sigma0", layer.name): layer.sigma0 for layer in report.layers}
     ratio = {tag(OPTIMAL_VARIANCE, "ratio", layer.name): layer.ratio for layer in report.layers}
     return {**sigma0, **ratio}
+
+
+def _balance(report: InitReport) -> dict[str, float]:
+    known = [layer for layer in report.layers if math.isfinite(layer.imbalance)]
+    return {tag(OPTIMAL_VARIANCE, "balance", layer.name): layer.imbalance for layer in known}
 
 
 def _kl(variance: float, initial: float) -> float:

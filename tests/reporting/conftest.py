@@ -29,6 +29,9 @@ STATIONARY_LAYER = LayerReport(
     projected_upper=0.033,
     sigma0=math.sqrt(0.03),
     action="redrawn",
+    balance=Verdict.STATIONARY,
+    imbalance=0.02,
+    imbalance_standard_error=0.01,
 )
 
 
