@@ -210,7 +210,7 @@ def _models(callback: Callback) -> Iterator[nn.Module]:
 # ------------------------------------------------------------------------------------------- disk
 def _disk() -> Record:
     root = Path.cwd()
-    files = sorted(p for p in root.rglob("*") if p.is_file() and "probe" not in p.parts)
+    files = sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p))
     return {
         "files": sorted({_file_name(path.relative_to(root)) for path in files}),
         "csv": {p.name: list(csv.reader(p.open())) for p in files if p.name == "metrics.csv"},
@@ -221,6 +221,10 @@ def _disk() -> Record:
             if p.suffix == ".ckpt"
         },
     }
+
+
+def _is_ours(path: Path) -> bool:
+    return "probe" in path.parts or path.name == "init_recipe.json"
 
 
 def _file_name(path: Path) -> str:
