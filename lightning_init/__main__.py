@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Sequence
+
 from lightning.pytorch.cli import LightningCLI
 
 # Known by class name on the command line because they are imported before the parser is built.
@@ -9,11 +13,40 @@ from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 
 CALLBACKS = (FractionalMomentInit, OptimalVarianceInit)
+DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name.
+
+Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw, and
+`show recipe.json` what a probe found. Arguments are also read from environment variables."""
 
 
-def main() -> None:
-    """Run the subcommand that is on the command line."""
-    LightningCLI(save_config_kwargs={"overwrite": True})
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the subcommand that is on the command line, or in `arguments`.
+
+    Raises:
+        SystemExit: With one line, if jsonargparse is not installed or an argument is wrong.
+    """
+    if importlib.util.find_spec("jsonargparse") is None:
+        raise SystemExit(
+            "The command line needs jsonargparse; install it with"
+            " `pip install 'jsonargparse[signatures]'`."
+        )
+    from lightning_init.cli.plan import plan
+    from lightning_init.cli.show import show
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    ours = {"plan": plan, "show": show}.get(given[0] if given else "")
+    if ours is not None:
+        ours(given[1:])
+        return
+    LightningCLI(
+        args=None if arguments is None else given,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={
+            "prog": "python -m lightning_init",
+            "description": DESCRIPTION,
+            "default_env": True,
+        },
+    )
 
 
 if __name__ == "__main__":

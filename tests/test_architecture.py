@@ -21,6 +21,7 @@ THIRD_PARTY = {
     "callbacks": {"lightning", "torch", "tqdm"},
     "tables": set(),
     "functional": {"torch"},
+    "cli": {"lightning", "jsonargparse"},
     "__init__": set(),
     "__main__": {"lightning"},
 }
@@ -45,7 +46,8 @@ ROOMS = {
     },
     "functional": {"theory", "inspection", "initialization"},
     "__init__": {"callbacks", "functional", "reporting", "stationarity"},
-    "__main__": {"callbacks"},
+    "cli": {"functional", "reporting", "tables"},
+    "__main__": {"callbacks", "cli"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
 FILES = sorted(PACKAGE.rglob("*.py"))

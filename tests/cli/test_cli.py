@@ -1,14 +1,18 @@
+"""Every argument of both callbacks, from flags, files and the environment."""
+
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import inspect
+import re
+from importlib.metadata import entry_points
+from operator import attrgetter
 from typing import Any
 
 import pytest
 from lightning.pytorch.cli import ArgsType, LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
+import lightning_init
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 
 BASE = [
@@ -20,12 +24,86 @@ BASE = [
     "--trainer.limit_train_batches=4",
     "--trainer.limit_val_batches=0",
 ]
+# Per flag: where the callback keeps it, and what is read.
+OPTIMAL_VARIANCE_FLAGS = {
+    "max_probe_steps=7": ("settings.limits.max_steps", 7),
+    "on_unsettled=keep": ("settings.on_unsettled", "keep"),
+    "on_unsettled=project": ("settings.on_unsettled", "project"),
+    "tolerance=0.2": ("settings.detector.tolerance", 0.2),
+    "confidence=0.9": ("settings.detector.confidence", 0.9),
+    "persistence=2": ("settings.detector.persistence", 2),
+    "horizon=probe": ("settings.horizon", "probe"),
+    "horizon=500": ("settings.horizon", 500),
+    "sample_every_n_steps=3": ("settings.sample_every_n_steps", 3),
+    "granularity=gain": ("settings.granularity", "gain"),
+    "moment=raw": ("settings.moment", "raw"),
+    "largest_change=16": ("settings.largest_change", 16.0),
+    "rounds=3": ("settings.rounds", 3),
+    "forgetting=true": ("settings.forgetting", True),
+    "guard_steps=20": ("settings.guard_steps", 20),
+    "include=[layer]": ("include", ["layer"]),
+    "exclude=[head.*]": ("exclude", ["head.*"]),
+    "probe_lr=0.01": ("settings.limits.learning_rate", 0.01),
+    "keep_schedule=true": ("settings.limits.keep_schedule", True),
+    "isolate_dataset=true": ("settings.limits.isolate_dataset", True),
+    "probe_dataloaders=null": ("settings.limits.dataloaders", None),
+    "recipe=init_recipe.json": ("recipe_file", "init_recipe.json"),
+    "recipe_path=found.json": ("recipe_path", "found.json"),
+    "seed=4": ("seed", 4),
+    "log_summary=false": ("log_summary", False),
+    "verbose=false": ("verbose", False),
+}
+FRACTIONAL_MOMENT_FLAGS = {
+    "order=0.5": ("settings.order", 0.5),
+    "nonlinearity=relu": ("nonlinearity", "relu"),
+    "bias=keep": ("settings.bias", "keep"),
+    "include=[layer]": ("include", ["layer"]),
+    "exclude=[head.*]": ("exclude", ["head.*"]),
+    "first_layer=activation": ("settings.first_layer", "activation"),
+    "mode=fan_out": ("settings.mode", "fan_out"),
+    "conv_width=channels": ("settings.conv_width", "channels"),
+    "recurrent=keep": ("settings.recurrent", "keep"),
+    "scheme=asymptotic": ("settings.scheme", "asymptotic"),
+    "conditional=true": ("settings.conditional", True),
+    "seed=4": ("seed", 4),
+    "dry_run=true": ("dry_run", True),
+    "verbose=false": ("verbose", False),
+}
+# Arguments that need another beside them, with a test of their own below.
+TOGETHER = {"param", "dropout", "recipe_by_width"}
+WRONG = {
+    "OptimalVarianceInit": {
+        "max_probe_steps": "many",
+        "on_unsettled": "maybe",
+        "horizon": "epoch",
+        "granularity": "net",
+        "moment": "third",
+        "largest_change": "big",
+        "forgetting": "perhaps",
+        "include": "3",
+        "seed": "1.5",
+    },
+    "FractionalMomentInit": {
+        "order": "one",
+        "param": "[a,b]",
+        "bias": "one",
+        "mode": "fan",
+        "recurrent": "zero",
+        "scheme": "fast",
+        "conditional": "2",
+    },
+}
 
 
-def build(*flags: str) -> LightningCLI:
+def build(*flags: str, **kwargs: Any) -> LightningCLI:
     arguments: ArgsType = [*BASE, *flags]
     return LightningCLI(
-        BoringModel, BoringDataModule, args=arguments, run=False, save_config_callback=None
+        BoringModel,
+        BoringDataModule,
+        args=arguments,
+        run=False,
+        save_config_callback=None,
+        **kwargs,
     )
 
 
@@ -33,56 +111,31 @@ def callback_of(cli: LightningCLI, kind: type) -> Any:
     return next(c for c in cli.trainer.callbacks if isinstance(c, kind))
 
 
-@pytest.mark.parametrize(
-    ("flag", "read"),
-    [
-        ("max_probe_steps=7", lambda c: c.max_probe_steps == 7),
-        ("on_unsettled=keep", lambda c: c.on_unsettled == "keep"),
-        ("tolerance=0.2", lambda c: c.detector.tolerance == 0.2),
-        ("confidence=0.9", lambda c: c.detector.confidence == 0.9),
-        ("persistence=2", lambda c: c.detector.persistence == 2),
-        ("horizon=probe", lambda c: c.horizon == "probe"),
-        ("horizon=500", lambda c: c.horizon == 500),
-        ("sample_every_n_steps=3", lambda c: c.sample_every_n_steps == 3),
-        ("granularity=gain", lambda c: c.granularity == "gain"),
-        ("largest_change=16", lambda c: c.largest_change == 16.0),
-        ("include=[layer]", lambda c: c.include == ["layer"]),
-        ("exclude=[head.*]", lambda c: c.exclude == ["head.*"]),
-        ("probe_lr=0.01", lambda c: c.limits.learning_rate == 0.01),
-        ("keep_schedule=true", lambda c: c.limits.keep_schedule),
-        ("isolate_dataset=true", lambda c: c.limits.isolate_dataset),
-        ("seed=4", lambda c: c.seed == 4),
-        ("log_summary=false", lambda c: not c.log_summary),
-        ("verbose=false", lambda c: not c.verbose),
-    ],
-)
-def test_every_flag_of_optimal_variance_init(flag: str, read: Any) -> None:
+@pytest.mark.parametrize("flag", OPTIMAL_VARIANCE_FLAGS)
+def test_every_flag_of_optimal_variance_init(flag: str) -> None:
+    path, value = OPTIMAL_VARIANCE_FLAGS[flag]
     cli = build("--trainer.callbacks+=OptimalVarianceInit", f"--trainer.callbacks.{flag}")
-    assert read(callback_of(cli, OptimalVarianceInit))
+    assert attrgetter(path)(callback_of(cli, OptimalVarianceInit)) == value
+
+
+@pytest.mark.parametrize("flag", FRACTIONAL_MOMENT_FLAGS)
+def test_every_flag_of_fractional_moment_init(flag: str) -> None:
+    path, value = FRACTIONAL_MOMENT_FLAGS[flag]
+    cli = build("--trainer.callbacks+=FractionalMomentInit", f"--trainer.callbacks.{flag}")
+    assert attrgetter(path)(callback_of(cli, FractionalMomentInit)) == value
 
 
 @pytest.mark.parametrize(
-    ("flag", "read"),
+    ("kind", "flags"),
     [
-        ("order=0.5", lambda c: c.settings.order == 0.5),
-        ("nonlinearity=relu", lambda c: c.nonlinearity == "relu"),
-        ("bias=keep", lambda c: c.settings.bias == "keep"),
-        ("include=[layer]", lambda c: c.include == ["layer"]),
-        ("exclude=[head.*]", lambda c: c.exclude == ["head.*"]),
-        ("first_layer=activation", lambda c: c.settings.first_layer == "activation"),
-        ("mode=fan_out", lambda c: c.settings.mode == "fan_out"),
-        ("conv_width=channels", lambda c: c.settings.conv_width == "channels"),
-        ("recurrent=keep", lambda c: c.settings.recurrent == "keep"),
-        ("scheme=asymptotic", lambda c: c.settings.scheme == "asymptotic"),
-        ("conditional=true", lambda c: c.settings.conditional),
-        ("seed=4", lambda c: c.seed == 4),
-        ("dry_run=true", lambda c: c.dry_run),
-        ("verbose=false", lambda c: not c.verbose),
+        (OptimalVarianceInit, OPTIMAL_VARIANCE_FLAGS),
+        (FractionalMomentInit, FRACTIONAL_MOMENT_FLAGS),
     ],
 )
-def test_every_flag_of_fractional_moment_init(flag: str, read: Any) -> None:
-    cli = build("--trainer.callbacks+=FractionalMomentInit", f"--trainer.callbacks.{flag}")
-    assert read(callback_of(cli, FractionalMomentInit))
+def test_no_argument_is_missing_from_the_lists_above(kind: type, flags: dict[str, Any]) -> None:
+    arguments = set(inspect.signature(kind).parameters)
+    tested = {flag.partition("=")[0] for flag in flags}
+    assert tested | (TOGETHER & arguments) == arguments
 
 
 def test_parameters_of_a_named_nonlinearity() -> None:
@@ -95,6 +148,15 @@ def test_parameters_of_a_named_nonlinearity() -> None:
     callback = callback_of(cli, FractionalMomentInit)
     assert tuple(callback.param) == (0.1, 0.3)
     assert callback.dropout == 0.1
+
+
+def test_a_recipe_for_another_width() -> None:
+    cli = build(
+        "--trainer.callbacks+=OptimalVarianceInit",
+        "--trainer.callbacks.recipe=init_recipe.json",
+        "--trainer.callbacks.recipe_by_width=true",
+    )
+    assert callback_of(cli, OptimalVarianceInit).recipe_by_width is True
 
 
 @pytest.mark.filterwarnings("ignore:.*had not settled")
@@ -111,59 +173,97 @@ def test_both_callbacks_run_from_flags() -> None:
     assert report.probe_steps == 3
 
 
-def test_a_wrong_value_names_the_argument(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        build("--trainer.callbacks+=OptimalVarianceInit", "--trainer.callbacks.granularity=net")
-    assert "granularity" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        (name, argument, value)
+        for name, values in WRONG.items()
+        for argument, value in values.items()
+    ],
+)
+def test_a_value_of_the_wrong_type_names_the_argument(
+    name: str, argument: str, value: str, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        build(f"--trainer.callbacks+={name}", f"--trainer.callbacks.{argument}={value}")
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert re.search(rf"\b{argument}\b", message), message
+    assert value.strip("[]").split(",")[0] in message
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("OptimalVarianceInit", "max_probe_steps", "0"),
+        ("OptimalVarianceInit", "tolerance", "-1"),
+        ("OptimalVarianceInit", "largest_change", "0.5"),
+        ("FractionalMomentInit", "order", "2.5"),
+        ("FractionalMomentInit", "nonlinearity", "reluu"),
+    ],
+)
+def test_a_value_outside_the_range_names_the_argument(name: str, argument: str, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"`{argument}`.*{value}"):
+        build(f"--trainer.callbacks+={name}", f"--trainer.callbacks.{argument}={value}")
 
 
 @pytest.mark.parametrize("name", ["OptimalVarianceInit", "FractionalMomentInit"])
 def test_help_explains_every_argument(name: str, capsys: Any) -> None:
-    import inspect
-
-    import lightning_init
-
     with pytest.raises(SystemExit):
         build(f"--trainer.callbacks.help={name}")
-    text = capsys.readouterr().out
-    for argument in list(inspect.signature(getattr(lightning_init, name)).parameters):
-        line = next(
-            line
-            for line in text.splitlines()
-            if f"--trainer.callbacks.{argument} " in line
-            or line.strip().startswith(f"--{argument} ")
-            or f".{argument} " in line
-        )
-        assert line
+    explained = help_texts(capsys.readouterr().out)
+    arguments = set(inspect.signature(getattr(lightning_init, name)).parameters)
+    assert arguments <= set(explained)
+    for argument in arguments:
+        text, _, facts = explained[argument].rpartition("(type: ")
+        assert len(text.split()) >= 3, f"{argument}: {text!r}"
+        assert text.strip().endswith("."), f"{argument}: {text!r}"
+        assert "default: " in facts, argument
 
 
-def test_configuration_round_trip(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_init", "fit"]
-    model = ["--model=lightning.pytorch.demos.boring_classes.BoringModel"]
-    flags = [
-        *BASE,
-        "--data=lightning.pytorch.demos.boring_classes.BoringDataModule",
-        "--trainer.callbacks+=OptimalVarianceInit",
-        "--trainer.callbacks.max_probe_steps=3",
-        "--trainer.callbacks.seed=1",
-        "--seed_everything=1",
-    ]
-    printed = subprocess.run(
-        [*command, *model, *flags, "--print_config"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+def help_texts(printed: str) -> dict[str, str]:
+    """What is printed beside each argument, in one line each."""
+    entries = re.split(r"\n  --(?=\w)", printed)[1:]
+    split = (re.match(r"([\w.]+)(?: \S.*)?\n?((?:.|\n)*)", entry) for entry in entries)
+    texts = {m.group(1).split(".")[-1]: " ".join(m.group(2).split()) for m in split if m}
+    for entry in entries:
+        # A short argument has its text on its own line.
+        found = re.match(r"([\w.]+)( [A-Z{\[]\S*)? {2,}((?:.|\n)*)", entry)
+        if found:
+            texts[found.group(1).split(".")[-1]] = " ".join(found.group(3).split())
+    return texts
+
+
+def test_a_callback_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    callback = '{"class_path": "OptimalVarianceInit", "init_args": {"max_probe_steps": 5}}'
+    monkeypatch.setenv("PL_TRAINER__CALLBACKS", f"[{callback}]")
+    cli = build(parser_kwargs={"default_env": True})
+    assert callback_of(cli, OptimalVarianceInit).settings.limits.max_steps == 5
+
+
+def test_a_group_of_its_own_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    class GroupCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: Any) -> None:
+            parser.add_lightning_class_args(OptimalVarianceInit, "optimal_variance")
+
+    monkeypatch.setenv("PL_OPTIMAL_VARIANCE__MAX_PROBE_STEPS", "6")
+    cli = GroupCLI(
+        BoringModel,
+        BoringDataModule,
+        args=BASE,
+        run=False,
+        save_config_callback=None,
+        parser_kwargs={"default_env": True},
     )
-    assert "class_path: lightning_init.OptimalVarianceInit" in printed.stdout
-    path = tmp_path / "config.yaml"
-    path.write_text(printed.stdout)
-    run = subprocess.run(
-        [*command, "--config", str(path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=tmp_path,
+    assert callback_of(cli, OptimalVarianceInit).settings.limits.max_steps == 6
+
+
+def test_installing_the_package_changes_nobody_s_training() -> None:
+    registered = entry_points(group="lightning.pytorch.callbacks_factory")
+    ours = [e.name for e in registered if e.value.startswith("lightning_init")]
+    assert ours == []
+    pyproject = (
+        __import__("pathlib").Path(__file__).parents[2].joinpath("pyproject.toml").read_text()
     )
-    assert "budget of 3 optimizer steps" in run.stdout
+    assert "entry-points" not in pyproject
+    assert "callbacks_factory" not in pyproject

@@ -1,0 +1,1 @@
+"""`python -m lightning_init`: what its subcommands do."""
