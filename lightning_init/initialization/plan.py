@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,19 +18,24 @@ from lightning_init.initialization.measurement import (
     measurement_lines,
     signal_cells,
 )
-from lightning_init.initialization.planned_weight import PlannedWeight, law_of, law_words
+from lightning_init.initialization.planned_weight import PlannedWeight, law_words
 from lightning_init.initialization.prediction import closing_lines, plan_warnings
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.weights import LeftOut, Weight, WeightInventory
 from lightning_init.tables import number, shape_text, shorten, text_table
-from lightning_init.theory.activation_laws import ActivationLaw
-from lightning_init.theory.fractional_moments import dead_inflation, moment_preserving_std
+from lightning_init.theory.activation_laws import activation_law
+from lightning_init.theory.fractional_moments import (
+    MATERIAL_INFLATION,
+    dead_inflation,
+    moment_preserving_std,
+)
 
 _LINE = 120  # characters that a table keeps to, by the first of these layouts that does:
 # the widths of names and of remarks (longer ones go below), and whether log-norms are columns.
 _LAYOUTS = ((48, 24, True), (48, 0, True), (48, 24, False), (48, 0, False), (32, 0, False))
 _WIDEST = 48
+_Solution = tuple[float, float, str]
 
 
 @dataclass(frozen=True)
@@ -194,8 +200,9 @@ def plan_fractional_moments(
     Raises:
         ValueError: If a law is not defined, naming the layer.
     """
+    solve = functools.cache(functools.partial(_solve, settings))
     rows = tuple(
-        _plan_weight(weight, _activation(index, inventory, activations, settings), settings)
+        _plan_weight(weight, _activation(index, inventory, activations, settings), settings, solve)
         for index, weight in enumerate(inventory.weights)
     )
     return InitPlan(
@@ -221,39 +228,35 @@ def _activation(
 
 
 def _plan_weight(
-    weight: Weight, activation: ActivationInFront, settings: FractionalMomentSettings
+    weight: Weight,
+    activation: ActivationInFront,
+    settings: FractionalMomentSettings,
+    solve: Callable[..., _Solution],
 ) -> PlannedWeight:
     if weight.kind == "recurrent_hidden" and settings.recurrent != "same":
         words = {"orthogonal": "orthogonal (recurrent)", "keep": "kept (recurrent)"}
         return PlannedWeight(
             weight, activation, settings.recurrent, math.nan, math.nan, words[settings.recurrent]
         )
+    rule = (activation.nonlinearity, activation.param, activation.dropout)
+    # sigma^2 sums over every tap, of which only the channels may be independent.
+    taps = weight.taps if settings.counts_channels(weight) else 1
     try:
-        law = law_of(activation)
-        std = _std(law, weight, settings)
-        kaiming = _std(law, weight, settings, order=2.0)
-        dead = dead_inflation(law, settings.width_of(weight), settings.order)
+        solution = solve(rule, settings.width_of(weight), taps)
     except ValueError as error:
         raise ValueError(f"Layer {weight.name!r}: {error}") from None
-    pays = dead > 0.05 and settings.scheme == "exact" and not settings.conditional
-    note = f"dead layers: std x{math.exp(dead):.3g}" if pays else ""
     formula = f"order {settings.order:g} of {law_words(activation)}"
-    return PlannedWeight(weight, activation, "normal", std, kaiming, formula, note)
+    return PlannedWeight(weight, activation, "normal", *solution[:2], formula, solution[2])
 
 
-def _std(
-    law: ActivationLaw,
-    weight: Weight,
-    settings: FractionalMomentSettings,
-    order: float | None = None,
-) -> float:
-    taps = weight.taps if settings.counts_channels(weight) else 1
+def _solve(settings: FractionalMomentSettings, rule: Any, width: int, taps: int) -> _Solution:
+    """Standard deviation, that of order 2, and a remark, for one law and width."""
+    law = activation_law(*rule)
     std = moment_preserving_std(
-        law,
-        settings.width_of(weight),
-        settings.order if order is None else order,
-        conditional=settings.conditional and order is None,
-        scheme=settings.scheme if order is None else "exact",
+        law, width, settings.order, conditional=settings.conditional, scheme=settings.scheme
     )
-    # sigma^2 sums over every tap, of which only the channels are independent.
-    return std / math.sqrt(taps)
+    kaiming = moment_preserving_std(law, width, 2.0)
+    dead = dead_inflation(law, width, settings.order)
+    pays = dead > MATERIAL_INFLATION and settings.scheme == "exact" and not settings.conditional
+    note = f"dead layers: std x{math.exp(dead):.3g}" if pays else ""
+    return std / math.sqrt(taps), kaiming / math.sqrt(taps), note

@@ -23,7 +23,7 @@ class PlannedWeight:
         std: Standard deviation of the draw; nan for a weight that is not drawn from it.
         kaiming_std: What order 2 gives under the same law; nan likewise.
         formula: The rule in words, e.g. "order 1 of relu".
-        note: Empty, or what the reader should know.
+        note: Empty, or how much of the scale pays for dead layers.
     """
 
     weight: Weight

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lightning_init.initialization.planned_weight import PlannedWeight
 from lightning_init.initialization.settings import FractionalMomentSettings
+from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.fractional_moments import dead_layer_warning
 from lightning_init.theory.log_norm import LogNormLaw, log_norm_law
 from lightning_init.theory.scale_stability import scale_instability_warning
@@ -83,18 +86,30 @@ def predict(rows: Sequence[PlannedWeight], order: float) -> Prediction:
     tend to.
     """
     run = longest_run(rows)
-    planned = _walk(run, order, lambda row: row.std)
-    return Prediction(len(run), planned, _walk(run, order, lambda row: row.kaiming_std))
+    step = functools.cache(functools.partial(_step, order))
+    planned, kaiming = (
+        _walk([step(*_key(row), std) for row, std in zip(run, stds, strict=True)])
+        for stds in ([row.std for row in run], [row.kaiming_std for row in run])
+    )
+    return Prediction(len(run), planned, kaiming)
 
 
-def _walk(
-    run: Sequence[PlannedWeight], order: float, std_of: Callable[[PlannedWeight], float]
-) -> LogNormLaw:
+def _key(row: PlannedWeight) -> tuple[Any, int, int]:
+    activation, weight = row.activation, row.weight
+    rule = (activation.nonlinearity, activation.param, activation.dropout)
+    return rule, max(1, weight.fan_in // weight.taps), weight.taps
+
+
+def _step(
+    order: float, rule: Any, channels: int, taps: int, std: float
+) -> tuple[float, LogNormLaw]:
+    law = activation_law(*rule)
+    return law.scale_exponent, log_norm_law(law, channels, order, std=std * math.sqrt(taps))
+
+
+def _walk(steps: Sequence[tuple[float, LogNormLaw]]) -> LogNormLaw:
     mean, variance, alive = 0.0, 0.0, 1.0
-    for row in run:
-        taps, chi = row.weight.taps, row.law.scale_exponent
-        channels = max(1, row.weight.fan_in // taps)
-        step = log_norm_law(row.law, channels, order, std=std_of(row) * math.sqrt(taps))
+    for chi, step in steps:
         mean = max(-_LARGEST, min(_LARGEST, chi * mean + step.drift))
         variance = min(_LARGEST, chi**2 * variance + step.variance)
         alive *= 1.0 - step.dead_probability
@@ -136,8 +151,7 @@ def plan_warnings(
     drawn = [row for row in rows if row.treatment == "normal"]
     narrowest: dict[str, PlannedWeight] = {}
     for row in sorted(drawn, key=lambda row: row.weight.fan_in):
-        if not row.law.homogeneous:
-            narrowest.setdefault(row.activation.nonlinearity, row)
+        narrowest.setdefault(row.activation.nonlinearity, row)
     unstable = [
         sentence
         for row in narrowest.values()
@@ -149,17 +163,13 @@ def plan_warnings(
 def _dead_layers(
     drawn: Sequence[PlannedWeight], settings: FractionalMomentSettings
 ) -> tuple[str, ...]:
-    if settings.conditional or settings.scheme != "exact":
-        return ()
-    found = [
-        (row.weight.name, sentence)
-        for row in drawn
-        if (sentence := dead_layer_warning(row.law, settings.width_of(row.weight), settings.order))
-    ]
+    found = [row for row in drawn if row.note]
     if not found:
         return ()
+    first = found[0]
+    sentence = dead_layer_warning(first.law, settings.width_of(first.weight), settings.order)
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return (f"Layer {found[0][0]!r}{more}: {found[0][1]}",)
+    return (f"Layer {first.weight.name!r}{more}: {sentence}",)
 
 
 def _percent(probability: float) -> str:

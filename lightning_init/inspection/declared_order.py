@@ -115,6 +115,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def tensors_behind(model: nn.Module, weight: Weight) -> list[nn.Parameter]:
     """Return the parameters that make up a weight: itself, or those of its parametrization."""
     module = model.get_submodule(weight.module_name)
+    if weight.parametrization is None:
+        direct = getattr(module, weight.attribute)
+        if isinstance(direct, nn.Parameter):
+            return [direct]
     prefixes = (f"parametrizations.{weight.attribute}.",)
     plain = (weight.attribute, f"{weight.attribute}_v", f"{weight.attribute}_g")
     return [

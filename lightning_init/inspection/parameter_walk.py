@@ -39,12 +39,12 @@ class ParameterSlot:
     leaves: tuple[nn.Parameter, ...]
     in_metric: bool
 
-    @property
+    @cached_property
     def parameter_name(self) -> str:
         """Public module name and attribute: "net.0.weight"."""
         return _join(self.public_name, _tag_safe(self.attribute))
 
-    @property
+    @cached_property
     def layer_name(self) -> str:
         """The parameter's name without ".weight": "net.0"."""
         is_weight = self.attribute == "weight" and self.public_name

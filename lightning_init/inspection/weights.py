@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ class _Candidate:
     tied_to: str | None
     aliases: frozenset[str]
 
-    @property
+    @cached_property
     def name(self) -> str:
         return self._with_label(self.slot.layer_name)
 
@@ -183,7 +184,7 @@ class _Candidate:
     def answers_to(self) -> frozenset[str]:
         return self.aliases.union(map(self._with_label, self.aliases))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         shape = self.slot.shape
         if self.block is None or self.block.rows is None or not shape:
@@ -201,7 +202,7 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
         groups[id(slot.leaves[0])].append(slot)
     for slot in slots:
         group = groups[id(slot.leaves[0])]
-        first = min(group, key=_precedence)
+        first = slot if len(group) == 1 else min(group, key=_precedence)
         if slot is not first:
             yield _Candidate(slot, None, first.layer_name, frozenset())
             continue
