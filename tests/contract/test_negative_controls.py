@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import contract_scenarios_callbacks as contract_scenarios_callbacks
@@ -17,7 +16,7 @@ from contract_harness import compare, in_own_process
 from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
-from lightning_init.callbacks import fractional_moment, optimal_variance
+from lightning_init import OptimalVarianceInit
 from lightning_init.probe import data_state, runner, snapshot
 from lightning_init.probe import lightning_internals as internals
 
@@ -27,25 +26,32 @@ def nothing(*_: Any, **__: Any) -> Callable[[], None]:
     return lambda: None
 
 
-@contextmanager
-def unguarded(*_: Any) -> Iterator[None]:
-    """A context that does nothing."""
-    yield
-
-
 def no_random_state() -> None:
     snapshot.capture_random_state = nothing
 
 
+def after_the_redraw(mischief: Callable[[Any], Any]) -> None:
+    """Let our callback do one thing more at the end of its work."""
+    on_fit_start = OptimalVarianceInit.on_fit_start
+
+    def careless(self: Any, trainer: Any, module: Any) -> None:
+        on_fit_start(self, trainer, module)
+        with torch.no_grad():
+            mischief(module)
+
+    OptimalVarianceInit.on_fit_start = careless
+
+
 def a_draw_from_the_global_stream() -> None:
-    fill = optimal_variance.fill_normal_
-    optimal_variance.preserved_random_state = unguarded
+    after_the_redraw(lambda module: torch.rand(()))
 
-    def careless(*arguments: Any) -> None:
-        torch.rand(())
-        fill(*arguments)
 
-    optimal_variance.fill_normal_ = careless
+def redrawn_biases() -> None:
+    after_the_redraw(lambda module: module.net[0].bias.zero_())
+
+
+def trained_buffers() -> None:
+    after_the_redraw(lambda module: module.net[1].running_mean.add_(0.1))
 
 
 def no_data_state() -> None:
@@ -68,18 +74,13 @@ def no_prepared_loader() -> None:
 
 
 def no_shadows() -> None:
-    optimal_variance.shadows_follow = unguarded
-    fractional_moment.shadows_follow = unguarded
+    internals.shadow_modules = lambda callback: []
 
 
 def shared_precision() -> None:
     deepcopy = copy.deepcopy
     runner.copy = type("copy", (), {"copy": copy.copy, "deepcopy": staticmethod(lambda x, *_: x)})
     assert copy.deepcopy is deepcopy
-
-
-def no_trainer_attributes() -> None:
-    snapshot.capture_attributes = nothing
 
 
 def no_strategy_attributes() -> None:
@@ -89,17 +90,15 @@ def no_strategy_attributes() -> None:
     )
 
 
-def shared_optimizers() -> None:
-    copied = runner.snapshot.copy_training
+def leaked_momentum() -> None:
+    copied = snapshot.copy_training
 
-    def sharing(trainer: Any, module: Any, optimizers: Any, *rest: Any) -> Any:
-        twin = copied(trainer, module, optimizers, *rest)
-        for own, original in zip(twin.optimizers, optimizers, strict=True):
-            own.state = original.state
-            original.state[next(module.parameters())]["step"] = torch.tensor(3.0)
-        return twin
+    def leaking(trainer: Any, module: Any, optimizers: Any, *rest: Any) -> Any:
+        weight = module.net[0].weight
+        optimizers[0].state[weight]["momentum_buffer"] = torch.ones_like(weight)
+        return copied(trainer, module, optimizers, *rest)
 
-    runner.snapshot.copy_training = sharing
+    snapshot.copy_training = leaking
 
 
 def real_loggers() -> None:
@@ -118,27 +117,6 @@ def real_loggers() -> None:
     runner._enter, internals.enter_training_state = remembering, noisy
 
 
-def redrawn_biases() -> None:
-    redraw = optimal_variance.OptimalVarianceInit._redraw
-
-    def careless(self: Any, trainer: Any, module: Any, *rest: Any) -> None:
-        redraw(self, trainer, module, *rest)
-        module.net[0].bias.data.zero_()
-
-    optimal_variance.OptimalVarianceInit._redraw = careless
-
-
-def trained_buffers() -> None:
-    run_probe = optimal_variance.run_probe
-
-    def leaking(trainer: Any, module: Any, *rest: Any) -> Any:
-        result = run_probe(trainer, module, *rest)
-        module.net[1].running_mean.add_(0.1)
-        return result
-
-    optimal_variance.run_probe = leaking
-
-
 CONTROLS: list[tuple[Callable[[], None], str]] = [
     (no_random_state, "sgd_plain"),
     (a_draw_from_the_global_stream, "sgd_plain"),
@@ -150,7 +128,7 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
     (no_shadows, "ema_listed_before"),
     (shared_precision, "fp16_mixed_with_scaler"),
     (no_strategy_attributes, "adam"),
-    (shared_optimizers, "adam"),
+    (leaked_momentum, "momentum"),
     (trained_buffers, "adam"),
 ]
 
@@ -161,6 +139,9 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
 def test_an_omission_shows(sabotage: Callable[[], None], name: str) -> None:
     found = compare(SCENARIOS[name], sabotage)
     assert found
+    # A difference of the two runs, or of the weights they start from; not an error of the sabotage.
+    by_harness = "lightning_init/probe" in found[0] or "set(self.redrawn)" in found[0]
+    assert found[0].startswith("/") or by_harness, found[0]
 
 
 def test_a_written_bias_is_refused_by_the_harness() -> None:
