@@ -21,6 +21,9 @@ from lightning_init.stationarity.fluctuation_dissipation import (
     update_balance,
 )
 
+# The relation holds for every coordinate, so that the first rows of a large layer stand for all.
+MOST_WEIGHTS = 32_768
+
 
 class BalanceMonitor:
     """One balance per layer; none for a layer to which the relation does not apply.
@@ -36,6 +39,7 @@ class BalanceMonitor:
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._weights = tuple(weights)
         self._states: list[BalanceState | None] = [None] * len(self._weights)
+        self._slices: list[tuple[nn.Parameter, slice] | None] | None = None
 
     def restart(self) -> None:
         """Begin again, after the learning rate changed."""
@@ -46,15 +50,13 @@ class BalanceMonitor:
         if not module.automatic_optimization:
             return
         found = _groups(optimizers)
-        for index, weight in enumerate(self._weights):
-            if weight.parametrization is not None:
-                continue
-            parameter = parameters_of(module, weight)[0]
-            if id(parameter) in found:
-                group, state = found[id(parameter)]
-                self._states[index] = _updated(
-                    self._states[index], parameter, group, state, weight.rows
-                )
+        if not found:
+            return
+        if self._slices is None:
+            self._slices = [_slice(module, weight) for weight in self._weights]
+        for index, cut in enumerate(self._slices):
+            if cut is not None and id(cut[0]) in found:
+                self._states[index] = _updated(self._states[index], *cut, *found[id(cut[0])])
 
     def balances(self) -> list[Balance | None]:
         """The balance of each layer, None where there is none."""
@@ -80,52 +82,49 @@ def _groups(optimizers: Sequence[Optimizer]) -> dict[int, tuple[dict[str, Any], 
 def _updated(
     so_far: BalanceState | None,
     parameter: nn.Parameter,
+    cut: slice,
     group: dict[str, Any],
     state: dict[str, Any],
-    rows: tuple[int, int] | None,
 ) -> BalanceState | None:
     rate, decay = float(group["lr"]), float(group["weight_decay"])
     momentum = float(group["momentum"])
     if parameter.grad is None:
         return so_far
-    cut = slice(None) if rows is None else slice(*rows)
-    after, gradient = parameter.detach()[cut], parameter.grad[cut]
-    if momentum:
-        buffer = state.get("momentum_buffer")
-        if buffer is None:
-            return so_far
-        dissipation, squares = _with_buffer(after, gradient, buffer[cut], rate, decay)
-    else:
-        dissipation, squares = _without_buffer(after, gradient, rate, decay)
+    buffer: Tensor | None = state.get("momentum_buffer") if momentum else parameter.grad
+    if buffer is None:
+        return so_far
+    read = [tensor[cut].reshape(-1) for tensor in (parameter.detach(), parameter.grad, buffer)]
+    # All inner products of the three in one call.
+    stacked = torch.stack(read)
+    products: list[list[float]] = (stacked @ stacked.T).tolist()
+    dissipation, squares = (_with_buffer if momentum else _without_buffer)(products, rate, decay)
     begun = start_balance(rate, momentum) if so_far is None else so_far
     # Between two restarts a schedule moves the rate by a few per cent at most.
-    return update_balance(replace(begun, learning_rate=rate), dissipation, squares)
+    begun = begun if begun.learning_rate == rate else replace(begun, learning_rate=rate)
+    return update_balance(begun, dissipation, squares)
 
 
-def _with_buffer(
-    after: Tensor, gradient: Tensor, buffer: Tensor, rate: float, decay: float
-) -> tuple[float, float]:
+def _slice(module: nn.Module, weight: Weight) -> tuple[nn.Parameter, slice] | None:
+    """The rows of a layer's parameter to look at; None if its weight is not a parameter."""
+    if weight.parametrization is not None:
+        return None
+    parameter = parameters_of(module, weight)[0]
+    first, last = (0, parameter.shape[0]) if weight.rows is None else weight.rows
+    per_row = max(1, parameter.numel() // parameter.shape[0])
+    return parameter, slice(first, min(last, first + max(1, MOST_WEIGHTS // per_row)))
+
+
+def _with_buffer(products: list[list[float]], rate: float, decay: float) -> tuple[float, float]:
     """<w, g> with w = after + rate v before the step and g = gradient + decay w; and |v|^2."""
-    squares = _dot(buffer, buffer)
-    dissipation = _dot(after, gradient) + rate * _dot(buffer, gradient)
-    if decay:
-        before = _dot(after, after) + 2 * rate * _dot(after, buffer) + rate**2 * squares
-        dissipation += decay * before
-    return dissipation, squares
+    (ww, wg, wv), (_, _, gv), (_, _, vv) = products
+    before = ww + 2 * rate * wv + rate**2 * vv
+    return wg + rate * gv + decay * before, vv
 
 
-def _without_buffer(
-    after: Tensor, gradient: Tensor, rate: float, decay: float
-) -> tuple[float, float]:
-    """The same with v = g: w = (after + rate gradient) / (1 - rate decay)."""
-    gg, wg = _dot(gradient, gradient), _dot(after, gradient)
-    if not decay:
-        return wg + rate * gg, gg
+def _without_buffer(products: list[list[float]], rate: float, decay: float) -> tuple[float, float]:
+    """The same without momentum, v = g: w = (after + rate gradient) / (1 - rate decay)."""
+    (ww, wg, _), (_, gg, _), _ = products
     shrunk = 1 - rate * decay
-    ww = (_dot(after, after) + 2 * rate * wg + rate**2 * gg) / shrunk**2
     cross = (wg + rate * gg) / shrunk
-    return cross + decay * ww, gg + 2 * decay * cross + decay**2 * ww
-
-
-def _dot(a: Tensor, b: Tensor) -> float:
-    return torch.dot(a.reshape(-1), b.reshape(-1)).item()
+    before = (ww + 2 * rate * wg + rate**2 * gg) / shrunk**2
+    return cross + decay * before, gg + 2 * decay * cross + decay**2 * before

@@ -54,9 +54,10 @@ def transformer() -> tuple[nn.Module, Tensor]:
     return nn.TransformerEncoder(layer, 14, enable_nested_tensor=False), torch.randn(4, 64, 768)
 
 
-def training_step(model: nn.Module, batch: Tensor) -> Callable[[], None]:
-    """One step of SGD with momentum on a squared output."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+def training_step(
+    model: nn.Module, batch: Tensor, optimizer: torch.optim.Optimizer
+) -> Callable[[], None]:
+    """One step on a squared output."""
 
     def step() -> None:
         optimizer.zero_grad()
