@@ -1,8 +1,8 @@
 """Cost of monitoring per training step at the default interval; run `pytest tests/benchmarks`.
 
 A sample is V of every layer with the detectors' updates and checks; the balance of fluctuation and
-dissipation, in every second sample, is counted by itself. Both sides are CPU times of one thread of one process, so
-that other work on the machine counts for neither.
+dissipation, in every second sample, is counted by itself. Both sides are CPU times of one thread of
+one process, so that other work on the machine counts for neither.
 """
 
 from __future__ import annotations
