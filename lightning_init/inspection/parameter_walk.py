@@ -30,6 +30,7 @@ class ParameterSlot:
         attribute: Attribute of the module that yields the tensor.
         leaves: The parameters behind the attribute: more than one under a parametrization.
         in_metric: Whether a torchmetrics metric holds the module.
+        module_blocks: Every weight matrix that the module holds.
     """
 
     module: nn.Module
@@ -38,6 +39,7 @@ class ParameterSlot:
     attribute: str
     leaves: tuple[nn.Parameter, ...]
     in_metric: bool
+    module_blocks: tuple[WeightBlock, ...]
 
     @cached_property
     def parameter_name(self) -> str:
@@ -76,13 +78,12 @@ class ParameterSlot:
     @cached_property
     def blocks(self) -> tuple[WeightBlock, ...]:
         """The weight matrices in the tensor; none outside the known kinds of layer."""
-        blocks = weight_blocks(self.module)
-        return tuple(block for block in blocks if block.attribute == self.attribute)
+        return tuple(one for one in self.module_blocks if one.attribute == self.attribute)
 
     @cached_property
     def is_bias(self) -> bool:
         """Whether it is the bias of a known kind of layer."""
-        return any(self.attribute in block.biases for block in weight_blocks(self.module))
+        return any(self.attribute in block.biases for block in self.module_blocks)
 
 
 def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
@@ -108,10 +109,10 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
             inside_parametrizations.add(_join(name, "parametrizations"))
         if name in inside_parametrizations:
             continue
+        blocks = weight_blocks(module)
+        public, in_metric = public_names[name], name in inside_metrics
         for attribute, leaves in _attributes(module):
-            yield ParameterSlot(
-                module, name, public_names[name], attribute, leaves, name in inside_metrics
-            )
+            yield ParameterSlot(module, name, public, attribute, leaves, in_metric, blocks)
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, tuple[nn.Parameter, ...]]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from lightning_init.inspection.fans import WeightBlock, weight_blocks
+from lightning_init.inspection.fans import WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot
 
 FROZEN = "frozen (requires_grad=False)"
@@ -50,7 +50,7 @@ def why_not_a_weight(slot: ParameterSlot) -> str:
         return f"parametrized by {chain}; not a weight of a known kind of layer"
     if reason := _why_rewritten(slot):
         return reason
-    if weight_blocks(module):
+    if slot.module_blocks:
         return f"parameter of {slot.module_type} that is none of its weight matrices"
     return f"bare nn.Parameter of {slot.module_type}; not a known kind of layer"
 
@@ -101,6 +101,7 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
         block: The weight matrix that the layer's numbers of channels and features make of it.
 
     Example:
+        >>> from lightning_init.inspection.fans import weight_blocks
         >>> layer = nn.Linear(3, 2)
         >>> why_values_are_kept(torch.zeros(2, 3), weight_blocks(layer)[0])
         'all zeros: zero is meant'

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from lightning_init.inspection.fans import WeightBlock, weight_blocks
+from lightning_init.inspection.fans import WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot, walk_parameters
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
@@ -233,7 +233,6 @@ def _weight(
     siblings: Sequence[_Candidate],
     reasons: Mapping[str, str | None],
 ) -> Weight:
-    module = candidate.slot.module
     taken = {sibling.slot.attribute for sibling in siblings if reasons[sibling.name] is None}
     return Weight(
         name=candidate.name,
@@ -248,13 +247,15 @@ def _weight(
         kind=block.kind,
         parametrization="weight_norm" if len(candidate.slot.leaves) > 1 else None,
         biases=tuple(
-            bias for bias in block.biases if bias in taken and _first_block(module, bias) == block
+            bias
+            for bias in block.biases
+            if bias in taken and _first_block(candidate.slot, bias) == block
         ),
     )
 
 
-def _first_block(module: nn.Module, bias: str) -> WeightBlock:
-    return next(block for block in weight_blocks(module) if bias in block.biases)
+def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
+    return next(block for block in slot.module_blocks if bias in block.biases)
 
 
 def _reason(
@@ -288,7 +289,7 @@ def _bias_reason(
     if slot.in_metric:
         return "inside a torchmetrics metric"
     stack = [one for one in siblings if one.block and slot.attribute in one.block.biases]
-    if len(stack) < sum(slot.attribute in block.biases for block in weight_blocks(slot.module)):
+    if len(stack) < sum(slot.attribute in block.biases for block in slot.module_blocks):
         return f"bias of {slot.public_name or slot.module_type!r}, which is left out"
     for one in stack:
         if reasons[one.name] is not None:
