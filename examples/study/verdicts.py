@@ -5,7 +5,7 @@
 For each case a probe of at most a third of the run (`--probe-share`) judges every layer, with
 `forgetting=True`. Then the same training, from the same first weights and without a redraw, goes on
 to the end of the horizon, and V there is set beside what the probe said. Nothing is tuned per case.
-Rows are appended to `--results` (JSON lines), so that an interrupted study goes on where it stopped.
+Rows are appended to `--results` (JSON lines); an interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations

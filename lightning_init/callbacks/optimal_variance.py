@@ -54,8 +54,8 @@ class OptimalVarianceInit(_InitCallback):
         persistence: Consecutive checks that must agree.
         horizon: Optimizer steps over which V must stay put: "run" (the planned length of the real
             run), "probe" (max_probe_steps) or a number of steps.
-        sample_every_n_steps: Optimizer steps between two measurements; the default is 10, with at
-            least 100 and at most 250 measurements per probe.
+        sample_every_n_steps: Optimizer steps between two measurements; the default is 12, with at
+            least 80 and at most 250 measurements per probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").

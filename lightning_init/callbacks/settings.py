@@ -15,11 +15,11 @@ Moment = Literal["central", "raw"]
 
 # Between rounds a wild V would make the next probe start from wild weights.
 LARGEST_CHANGE_BETWEEN_ROUNDS = 16.0
-# One sample every ten steps costs less than 1 % of the training (tests/benchmarks), and from 250
-# samples on more tell little. Below 100 the detector's windows, ten batches in half the series,
-# would become too short for their autocorrelation.
-DEFAULT_INTERVAL = 10
-FEWEST_SAMPLES, MOST_SAMPLES = 100, 250
+# One sample every twelve steps costs less than 1 % of the training (tests/benchmarks), and from 250
+# samples on more tell little. Below 80 the detector's batches, ten in half the series, would hold
+# fewer than four samples each.
+DEFAULT_INTERVAL = 12
+FEWEST_SAMPLES, MOST_SAMPLES = 80, 250
 
 
 @dataclass(frozen=True)
