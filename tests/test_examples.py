@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_init.reporting.tensorboard import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
+from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -9,78 +9,26 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_init.reporting import figures
+from lightning_init.reporting.bands import confidence_bands
+from lightning_init.reporting.charts import LAYERS_WITH_BANDS, band_values, layout
 from lightning_init.reporting.report import InitReport
+from lightning_init.reporting.tags import FRACTIONAL_MOMENT, OPTIMAL_VARIANCE, TOLERANCE, tag
+from lightning_init.reporting.text_tab import text_tab
 from lightning_init.theory.variance_bound import kl_per_weight
 
-OPTIMAL_VARIANCE = "OptimalVarianceInit"
-FRACTIONAL_MOMENT = "FractionalMomentInit"
-
-# Every tag that is ever written, with its meaning; the callbacks' docstrings are tested on these.
-OPTIMAL_VARIANCE_TAGS = (
-    (f"{OPTIMAL_VARIANCE}/variance/<layer>", "variance of the layer's weights, per probe step"),
-    (f"{OPTIMAL_VARIANCE}/drift/<layer>", "relative change over the horizon, per probe step"),
-    (f"{OPTIMAL_VARIANCE}/kl/<layer>", "KL(N(0, V) || N(0, V before)) in nat, per probe step"),
-    (f"{OPTIMAL_VARIANCE}/sigma0/<layer>", "standard deviation of the real run's first weights"),
-    (f"{OPTIMAL_VARIANCE}/ratio/<layer>", "V over the realised variance before the probe"),
-    (f"{OPTIMAL_VARIANCE}/balance/<layer>", "dissipation over fluctuation minus 1, for plain SGD"),
-    (f"{OPTIMAL_VARIANCE}/report/text_summary", "the whole report as a table"),
-    (f"{OPTIMAL_VARIANCE}/figure/<name>", "figures, if matplotlib is installed"),
-)
-FRACTIONAL_MOMENT_TAGS = (
-    (f"{FRACTIONAL_MOMENT}/std/<layer>", "standard deviation of the layer's first weights"),
-    (f"{FRACTIONAL_MOMENT}/log_norm/<layer>", "measured log-norm of the layer's input"),
-    (f"{FRACTIONAL_MOMENT}/log_norm_predicted/<layer>", "its mean by the theory"),
-    (f"{FRACTIONAL_MOMENT}/figure/log_norm", "both through the depth, if matplotlib is installed"),
-)
-
-LAYERS_PER_CHART = 12
-CHARTS_PER_QUANTITY = 4
 # The series of a probe stay below this, but for the first 20 rows.
 SERIES_BYTES = 4_000_000
 FEWEST_ROWS = 20
 REPORT_ROWS = 100
-
-
-def tag(prefix: str, quantity: str, layer: str) -> str:
-    """Name a series in the alphabet that every logger accepts: ASCII letters, digits, `_-./`.
-
-    >>> tag("OptimalVarianceInit", "variance", "net.0")
-    'OptimalVarianceInit/variance/net.0'
-    >>> tag("OptimalVarianceInit", "variance", "block[0] σ")
-    'OptimalVarianceInit/variance/block_0___'
-    """
-    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{prefix}/{quantity}/{layer}")
-
-
-def layout(layers: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Group the series in TensorBoard's custom-scalars tab.
-
-    Args:
-        layers: Layer names, those to look at first in front. Each chart shows at most 12 of them,
-            and there are at most 4 charts per quantity; the scalars tab has every layer.
-
-    Returns:
-        What `SummaryWriter.add_custom_scalars` takes: category, chart, regular expressions.
-    """
-    charts: dict[str, list[Any]] = {}
-    shown = layers[: LAYERS_PER_CHART * CHARTS_PER_QUANTITY]
-    for quantity in ("variance", "drift", "kl"):
-        for start in range(0, len(shown), LAYERS_PER_CHART):
-            group = shown[start : start + LAYERS_PER_CHART]
-            title = f"{quantity}, layers {start + 1}-{start + len(group)} of {len(layers)} by drift"
-            alternatives = "|".join(re.escape(tag("", "", layer)[2:]) for layer in group)
-            charts[title] = ["Multiline", [f"^{OPTIMAL_VARIANCE}/{quantity}/({alternatives})$"]]
-    return {OPTIMAL_VARIANCE: charts}
 
 
 class ProbeWriter:
@@ -114,6 +62,7 @@ class ProbeWriter:
         rows = max(FEWEST_ROWS, SERIES_BYTES // max(1, row_bytes))
         self._interval = math.ceil(max_steps / rows)
         self._last_row: int | None = None
+        self._drift_steps: list[int] = []
         self._writer: Any = None
 
     def __enter__(self) -> ProbeWriter:
@@ -153,6 +102,7 @@ class ProbeWriter:
         if drifts is not None and any(map(math.isfinite, drifts.values())):
             drift = [drifts.get(layer, math.nan) for layer in layers]
             values |= zip(self._tags["drift"], drift, strict=True)
+            self._drift_steps.append(step)
         self._write_scalars(values, step)
         self._last_row = step
 
@@ -163,10 +113,15 @@ class ProbeWriter:
         step = report.probe_steps
         self._write_scalars({**_outcome(report), **_balance(report)}, step)
         writer = self._open()
-        writer.add_text(f"{OPTIMAL_VARIANCE}/report", report.markdown(REPORT_ROWS), step)
+        writer.add_text(f"{OPTIMAL_VARIANCE}/report", text_tab(report, REPORT_ROWS), step)
+        self._write_settings(report)
         if report.layers:
             by_drift = sorted(report.layers, key=lambda layer: _known(-abs(layer.drift_index)))
-            writer.add_custom_scalars(layout([layer.name for layer in by_drift]))
+            names = [layer.name for layer in by_drift]
+            self._write_tolerance(report)
+            writer.add_custom_scalars(layout(names, self._write_bands(report, names)))
+        if importlib.util.find_spec("matplotlib") is None:
+            rank_zero_info("OptimalVarianceInit: matplotlib is not installed, so no figures.")
         for name, image in figures.report_images(report).items():
             writer.add_image(f"{OPTIMAL_VARIANCE}/figure/{name}", image, step, dataformats="HWC")
 
@@ -176,6 +131,48 @@ class ProbeWriter:
             self._writer.close()
             self._writer = None
             self._log_dir = None
+
+    def _write_tolerance(self, report: InitReport) -> None:
+        """Write the line to compare the drift with, as long as the drift's own."""
+        tolerance = dict(report.settings).get("tolerance")
+        if tolerance is not None:
+            for step in sorted({*self._drift_steps[:1], *self._drift_steps[-1:]}):
+                self._write_scalars({TOLERANCE: tolerance}, step)
+
+    def _write_bands(self, report: InitReport, by_drift: Sequence[str]) -> list[str]:
+        """Write confidence limits at the steps at which the drift was; return the layers."""
+        bands = {
+            layer: confidence_bands(report, layer)
+            for layer in by_drift[:LAYERS_WITH_BANDS]
+            if layer in report.history.layers
+        }
+        rows: dict[int, dict[str, float]] = {step: {} for step in self._drift_steps}
+        for layer, points in bands.items():
+            for point in points:
+                if point.step in rows:
+                    rows[point.step] |= band_values(layer, point)
+        for step, values in rows.items():
+            if values:
+                self._write_scalars(values, step)
+        return [layer for layer, points in bands.items() if points and rows]
+
+    def _write_settings(self, report: InitReport) -> None:
+        """Write the callback's settings as hyperparameters of the probe's run.
+
+        Only the start of a session: the summary of an experiment, which `add_hparams` writes too,
+        would hide the hyperparameters of the real run, and a metric would be a second `hp_metric`.
+        """
+        from torch.utils.tensorboard import summary
+
+        hparams: Any = summary.hparams  # untyped
+        known = {
+            f"{OPTIMAL_VARIANCE}.{name}": value
+            for name, value in report.settings
+            if isinstance(value, (bool, int, float, str))
+        }
+        if known:
+            _, session_start, _ = hparams(known, {})
+            self._open().file_writer.add_summary(session_start)
 
     def _too_near(self, step: int, force: bool) -> bool:
         if self._last_row is None:

@@ -12,22 +12,24 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from probe_series import report_of, series
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lightning_init.reporting import figures
+from lightning_init.reporting.charts import layout
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tensorboard import (
+from lightning_init.reporting.tags import (
     FRACTIONAL_MOMENT_TAGS,
     OPTIMAL_VARIANCE_TAGS,
-    ProbeWriter,
-    layout,
-    log_outcome,
-    log_plan,
+    TOLERANCE,
     tag,
 )
+from lightning_init.reporting.tensorboard import ProbeWriter, log_outcome, log_plan
+from lightning_init.reporting.text_tab import text_tab
 
 INITIAL = {"net.0": 0.02, "net.2": 0.02, "head": 0.02}
 
@@ -101,40 +103,102 @@ def test_the_outcome_stands_at_the_last_probe_step(
     assert (ratio.step, ratio.value) == (1000, pytest.approx(1.5))
     (text,) = probe.Tensors("OptimalVarianceInit/report/text_summary")
     assert text.step == 1000
-    assert text.tensor_proto.string_val[0].decode() == report.markdown(100)
+    assert text.tensor_proto.string_val[0].decode() == text_tab(report, 100)
 
 
-def test_steps_never_decrease_within_a_tag(probe: EventAccumulator) -> None:
+def test_steps_never_decrease_within_a_tag(long_probe: EventAccumulator) -> None:
+    probe = long_probe
     for name in probe.Tags()["scalars"]:
         steps = [row.step for row in probe.Scalars(name)]
         assert steps == sorted(set(steps))
 
 
+@pytest.fixture(scope="module")
+def long_probe(tmp_path_factory: pytest.TempPathFactory, report: InitReport) -> EventAccumulator:
+    """A probe with enough samples for a drift index and for confidence limits."""
+    directory = tmp_path_factory.mktemp("log_dir")
+    values = {"net.0": series(seed=1), "net.2": series(seed=2), "head": series(seed=3)}
+    values["head"][100] = math.nan
+    write_probe(directory, report_of(report, values))
+    return events(directory / "probe")
+
+
 def test_every_logged_tag_is_documented_and_every_documented_tag_is_logged(
-    probe: EventAccumulator,
+    long_probe: EventAccumulator,
 ) -> None:
-    tags = probe.Tags()
+    tags = long_probe.Tags()
     logged = {*tags["scalars"], *tags["tensors"], *tags["images"]} - {"custom_scalars__config__"}
     assert not [name for name in logged if not documented(OPTIMAL_VARIANCE_TAGS).fullmatch(name)]
     for entry in OPTIMAL_VARIANCE_TAGS:
         assert any(documented((entry,)).fullmatch(name) for name in logged), entry
 
 
-def test_every_chart_of_the_layout_finds_its_series(probe: EventAccumulator) -> None:
+def stored_layout(run: EventAccumulator) -> layout_pb2.Layout:
     stored = layout_pb2.Layout()
-    (config,) = probe.Tensors("custom_scalars__config__")
+    (config,) = run.Tensors("custom_scalars__config__")
     stored.ParseFromString(config.tensor_proto.string_val[0])
-    (category,) = stored.category
-    assert category.title == "OptimalVarianceInit"
-    for chart, quantity in zip(category.chart, ("variance", "drift", "kl"), strict=True):
+    return stored
+
+
+def test_every_chart_of_the_layout_finds_its_series(long_probe: EventAccumulator) -> None:
+    lines, bands = stored_layout(long_probe).category
+    assert lines.title == "OptimalVarianceInit"
+    for chart, quantity in zip(lines.chart, ("variance", "drift", "kl"), strict=True):
         (pattern,) = chart.multiline.tag
-        found = {name for name in probe.Tags()["scalars"] if re.match(pattern, name)}
-        assert found == {f"OptimalVarianceInit/{quantity}/{layer}" for layer in INITIAL}
+        found = {name for name in long_probe.Tags()["scalars"] if re.match(pattern, name)}
+        expected = {f"OptimalVarianceInit/{quantity}/{layer}" for layer in INITIAL}
+        assert found == expected | ({TOLERANCE} if quantity == "drift" else set())
+    assert bands.title == "OptimalVarianceInit: confidence bands"
+    titles = [chart.title for chart in bands.chart]
+    assert titles == ["V: net.2", "drift: net.2", "V: net.0", "drift: net.0"]
+
+
+def test_a_band_has_three_series_with_equal_steps(long_probe: EventAccumulator) -> None:
+    """TensorBoard draws nothing where the steps differ."""
+    _, bands = stored_layout(long_probe).category
+    for chart in bands.chart:
+        (tags,) = chart.margin.series
+        value, lower, upper = (long_probe.Scalars(t) for t in (tags.value, tags.lower, tags.upper))
+        assert [x.step for x in value] == [x.step for x in lower] == [x.step for x in upper]
+        assert len(value) > 20
+        for low, middle, high in zip(lower, value, upper, strict=True):
+            assert low.value <= middle.value <= high.value
+    drift = long_probe.Scalars("OptimalVarianceInit/drift/net.0")
+    band = long_probe.Scalars("OptimalVarianceInit/band/drift/net.0")
+    assert [(x.step, x.value) for x in drift] == [(x.step, x.value) for x in band]
+
+
+def test_the_tolerance_is_as_long_as_the_drift(long_probe: EventAccumulator) -> None:
+    line = long_probe.Scalars(TOLERANCE)
+    drift = long_probe.Scalars("OptimalVarianceInit/drift/net.0")
+    assert [x.step for x in line] == [drift[0].step, drift[-1].step]
+    assert [x.value for x in line] == pytest.approx([0.2, 0.2])
+
+
+def test_the_settings_are_hyperparameters_without_an_experiment_or_a_metric(
+    tmp_path: Path, report: InitReport
+) -> None:
+    write_probe(tmp_path, report)
+    (file,) = (tmp_path / "probe").iterdir()
+    values = [
+        value
+        for event in map(Event.FromString, RawEventFileLoader(str(file)).Load())
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    assert [value.tag for value in values] == ["_hparams_/session_start_info"]
+    content = HParamsPluginData.FromString(values[0].metadata.plugin_data.content)
+    stored = {name: v.number_value for name, v in content.session_start_info.hparams.items()}
+    assert stored == {
+        "OptimalVarianceInit.max_probe_steps": 1000.0,
+        "OptimalVarianceInit.limit": math.inf,
+    }
+    assert "hp_metric" not in events(tmp_path / "probe").Tags()["scalars"]
 
 
 def test_a_layout_is_anchored_and_takes_names_literally() -> None:
     charts = layout(["a.b", "c"])["OptimalVarianceInit"]
-    ((pattern,),) = [chart[1] for title, chart in charts.items() if title.startswith("variance")]
+    ((pattern,),) = [chart[1] for title, chart in charts.items() if title.startswith("V")]
     assert re.match(pattern, "OptimalVarianceInit/variance/a.b")
     for other in ("a_b", "axb", "a.b.c", "cc", ""):
         assert not re.match(pattern, f"OptimalVarianceInit/variance/{other}")
@@ -145,7 +209,7 @@ def test_a_layout_holds_at_most_12_layers_per_chart_and_keeps_the_order() -> Non
     layers = [f"layer_{i}" for i in range(500)]
     charts = layout(layers)["OptimalVarianceInit"]
     assert len(charts) == 12
-    first = charts["variance, layers 1-12 of 500 by drift"][1][0]
+    first = charts["V, layers 1-12 of 500 by drift"][1][0]
     matching = [x for x in layers if re.match(first, f"OptimalVarianceInit/variance/{x}")]
     assert matching == layers[:12]
 
@@ -161,9 +225,7 @@ def test_the_first_chart_holds_what_is_unknown_and_what_drifts_most(
     )
     with ProbeWriter(tmp_path, INITIAL, 10) as writer:
         writer.write_outcome(replace(many, layers=layers))
-    (config,) = events(tmp_path / "probe").Tensors("custom_scalars__config__")
-    stored = layout_pb2.Layout()
-    stored.ParseFromString(config.tensor_proto.string_val[0])
+    stored = stored_layout(events(tmp_path / "probe"))
     pattern = stored.category[0].chart[0].multiline.tag[0]
     first = [i for i in range(14) if re.match(pattern, f"OptimalVarianceInit/variance/layer_{i}")]
     assert first == list(range(2, 14))

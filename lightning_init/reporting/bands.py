@@ -1,0 +1,110 @@
+"""Confidence limits of V and of the drift index along a probe, from a report's history."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_init.reporting.report import InitReport
+from lightning_init.stationarity import DetectorSettings
+from lightning_init.stationarity.drift import (
+    DriftIndex,
+    FloatArray,
+    drift_index,
+    fit_trend,
+    window_length,
+)
+from lightning_init.stationarity.student import student_t_quantile
+
+#: `horizon_steps` of a report is rounded, so that a drift index comes out this near to itself only.
+LARGEST_DIFFERENCE = 0.01
+
+
+@dataclass(frozen=True)
+class BandPoint:
+    """One layer at one probe step.
+
+    Attributes:
+        step: Probe step.
+        fitted: V at this step by the fit to the window that ends here.
+        fitted_lower: Lower confidence limit of `fitted`.
+        fitted_upper: Upper confidence limit of `fitted`.
+        drift: Drift index at the last check, as it is in the report's history.
+        drift_lower: Lower confidence limit of `drift`.
+        drift_upper: Upper confidence limit of `drift`.
+    """
+
+    step: int
+    fitted: float
+    fitted_lower: float
+    fitted_upper: float
+    drift: float
+    drift_lower: float
+    drift_upper: float
+
+
+def confidence_bands(report: InitReport, layer: str) -> tuple[BandPoint, ...]:
+    """Fit again what the detector fitted, and keep the limits that a history does not hold.
+
+    Every limit is one-sided at the report's `confidence`.
+
+    Args:
+        report: What a probe found.
+        layer: Name of one of its layers.
+
+    Returns:
+        One point per sample from the first check on. None at all if the history does not tell:
+        V was not finite and positive throughout, or the series began again on the way (a learning
+        rate changed), so that the drift indices do not come out as they were recorded.
+    """
+    settings = _detector(report)
+    values = np.asarray(report.history.variance(layer)[1:], dtype=np.float64)
+    drifts = report.history.drift(layer)[1:]
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        return ()
+    points: list[BandPoint] = []
+    index: DriftIndex | None = None
+    for i, drift in enumerate(drifts):
+        if not math.isfinite(drift) or i + 1 < settings.minimum_samples:
+            continue
+        now = _index(np.log(values[: i + 1]), report, settings)
+        if index is None or drift != drifts[i - 1]:
+            # A check was made here; between checks its result stands.
+            index = now
+            if not math.isclose(drift, index.drift_index, rel_tol=LARGEST_DIFFERENCE, abs_tol=1e-6):
+                return ()
+        points.append(_point(report.history.steps[i + 1], drift, index, now, settings.confidence))
+    return tuple(points)
+
+
+def _detector(report: InitReport) -> DetectorSettings:
+    given = dict(report.settings)
+    default = DetectorSettings()
+    return DetectorSettings(
+        tolerance=given.get("tolerance", default.tolerance),
+        confidence=given.get("confidence", default.confidence),
+    )
+
+
+def _index(log_values: FloatArray, report: InitReport, settings: DetectorSettings) -> DriftIndex:
+    window = window_length(len(log_values), settings.window_fraction, settings.batches)
+    fit = fit_trend(log_values[-window:], settings.batches)
+    return drift_index(fit, report.horizon_steps / report.sample_interval, settings.confidence)
+
+
+def _point(
+    step: int, drift: float, checked: DriftIndex, now: DriftIndex, confidence: float
+) -> BandPoint:
+    quantile = student_t_quantile(confidence, now.fit.degrees_of_freedom)
+    margin = quantile * now.fit.end_level_standard_error
+    return BandPoint(
+        step=step,
+        fitted=math.exp(now.fit.end_level),
+        fitted_lower=math.exp(now.fit.end_level - margin),
+        fitted_upper=math.exp(now.fit.end_level + margin),
+        drift=drift,
+        drift_lower=checked.lower,
+        drift_upper=checked.upper,
+    )

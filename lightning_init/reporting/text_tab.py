@@ -1,0 +1,85 @@
+"""The report for TensorBoard's Text tab, whose tables break words when they have many columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.stationarity.verdict import Verdict
+from lightning_init.tables import markdown_table, number
+
+HEADERS = ("layer", "V before", "V", "ratio", "drift", "verdict", "sigma0", "action")
+MOST_LEFT_OUT = 20
+
+
+def text_tab(report: InitReport, max_rows: int = 100) -> str:
+    """Render a report as Markdown in eight narrow columns; notes stand below the table.
+
+    Args:
+        report: What a probe found.
+        max_rows: Most layers to show; those that the rule changes most come first.
+    """
+    shown = sorted(report.layers, key=_by_change) if len(report.layers) > max_rows else None
+    layers = report.layers if shown is None else tuple(shown[:max_rows])
+    paragraphs = [
+        _outcome(report),
+        report.stop_reason,
+        markdown_table(HEADERS, [_cells(layer) for layer in layers]),
+    ]
+    notes = [f"`{layer.name}`: {layer.note}" for layer in layers if layer.note]
+    paragraphs += [_list([*report.notes, *notes])] if report.notes or notes else []
+    paragraphs += _left_out(report)
+    hidden = len(report.layers) - len(layers)
+    more = f"{hidden} more layers change less. " if hidden else ""
+    paragraphs.append(f"{more}`callback.report.markdown()` has every layer and every column.")
+    return "\n\n".join(paragraphs)
+
+
+def _outcome(report: InitReport) -> str:
+    redrawn = sum(layer.action == "redrawn" for layer in report.layers)
+    settled = sum(layer.verdict is Verdict.STATIONARY for layer in report.layers)
+    return (
+        f"**{settled} of {len(report.layers)} layers stationary** over a horizon of"
+        f" {report.horizon_steps} optimizer steps; {redrawn} redrawn,"
+        f" {len(report.layers) - redrawn} kept, {len(report.left_out)} left out."
+    )
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        f"`{layer.name}`",
+        number(layer.initial_variance),
+        number(layer.variance),
+        number(layer.ratio) + (" (unchanged)" if layer.unchanged else ""),
+        _drift(layer),
+        layer.verdict.value,
+        number(layer.sigma0),
+        layer.action,
+    )
+
+
+def _drift(layer: LayerReport) -> str:
+    if math.isnan(layer.drift_index):
+        return "-"
+    limits = (layer.drift_index, layer.drift_lower, layer.drift_upper)
+    index, lower, upper = (f"{x:.2f}" if x < 99 else ">99" for x in limits)
+    return f"{index} [{lower}, {upper}]"
+
+
+def _left_out(report: InitReport) -> list[str]:
+    if not report.left_out:
+        return []
+    lines = [f"`{left.name}`: {left.reason}" for left in report.left_out[:MOST_LEFT_OUT]]
+    more = len(report.left_out) - len(lines)
+    lines += [f"and {more} more"] if more else []
+    return ["Left out:", _list(lines)]
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _by_change(layer: LayerReport) -> float:
+    # A layer without a ratio is the one to look at first.
+    return -math.inf if math.isnan(layer.log_ratio) else -abs(layer.log_ratio)
