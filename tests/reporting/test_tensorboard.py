@@ -28,8 +28,9 @@ from lightning_init.reporting.tags import (
     TOLERANCE,
     tag,
 )
-from lightning_init.reporting.tensorboard import ProbeWriter, log_outcome, log_plan
+from lightning_init.reporting.tensorboard import ProbeWriter, divergences, log_outcome, log_plan
 from lightning_init.reporting.text_tab import text_tab
+from lightning_init.theory.variance_bound import kl_per_weight
 
 INITIAL = {"net.0": 0.02, "net.2": 0.02, "head": 0.02}
 
@@ -370,3 +371,12 @@ def test_only_rank_zero_logs(
     log_plan([table], [("net.0", 0.1, None, None)])
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     assert table.experiment.metrics == []
+
+
+def test_divergences_are_those_of_the_theory() -> None:
+    variances = [0.02, 0.0200001, 0.5, 1e-8, 0.0, math.nan, math.inf, 0.02]
+    initial = [0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02, 0.0]
+    found = divergences(variances, initial)
+    exact = [kl_per_weight(v, v0) for v, v0 in zip(variances[:4], initial[:4], strict=True)]
+    assert found[:4] == pytest.approx(exact, rel=1e-5, abs=1e-16)
+    assert all(map(math.isnan, found[4:]))
