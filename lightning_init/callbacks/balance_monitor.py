@@ -93,7 +93,7 @@ def _updated(
     buffer: Tensor | None = state.get("momentum_buffer") if momentum else parameter.grad
     if buffer is None:
         return so_far
-    read = [tensor[cut].reshape(-1) for tensor in (parameter.detach(), parameter.grad, buffer)]
+    read = [_local(tensor)[cut].reshape(-1) for tensor in (parameter, parameter.grad, buffer)]
     # All inner products of the three in one call.
     stacked = torch.stack(read)
     products: list[list[float]] = (stacked @ stacked.T).tolist()
@@ -104,13 +104,24 @@ def _updated(
     return update_balance(begun, dissipation, squares)
 
 
+@torch.no_grad()
+def _local(tensor: Any) -> Tensor:
+    """This process's part of a sharded tensor; rank zero's stands for all in the report."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
+    return part
+
+
 def _slice(module: nn.Module, weight: Weight) -> tuple[nn.Parameter, slice] | None:
     """The rows of a layer's parameter to look at; None if its weight is not a parameter."""
     if weight.parametrization is not None:
         return None
     parameter = parameters_of(module, weight)[0]
-    first, last = (0, parameter.shape[0]) if weight.rows is None else weight.rows
-    per_row = max(1, parameter.numel() // parameter.shape[0])
+    values = _local(parameter)
+    # Which rows of a block a shard holds is not looked into.
+    if values.numel() == 0 or (values.shape != parameter.shape and weight.rows is not None):
+        return None
+    first, last = (0, values.shape[0]) if weight.rows is None else weight.rows
+    per_row = max(1, values.numel() // values.shape[0])
     return parameter, slice(first, min(last, first + max(1, MOST_WEIGHTS // per_row)))
 
 
