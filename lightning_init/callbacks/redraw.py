@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lightning_init.callbacks.base import synchronize
-from lightning_init.initialization.fill import fill_normal_, parameters_of
+from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_
 from lightning_init.inspection.weights import Weight
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.reporting.report import LayerReport
@@ -44,15 +44,11 @@ class BorrowedWeights:
                 fill_normal_(self._module, weight, variance**0.5, seed)
         synchronize(self._module)
 
-    @torch.no_grad()
     def scale(self, factor: float) -> None:
         """Multiply every weight as it is now."""
         self._keep_originals()
         for weight in self._weights:
-            # Under weight normalization the first parameter is the magnitude.
-            parameter = parameters_of(self._module, weight)[0]
-            rows = slice(None) if weight.rows is None else slice(*weight.rows)
-            parameter[rows].mul_(factor)
+            scale_(self._module, weight, factor)
 
     @torch.no_grad()
     def give_back(self) -> None:

@@ -130,6 +130,15 @@ def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 
     _write(model, weight, filled.to(draw.dtype))
 
 
+@torch.no_grad()
+def scale_(model: nn.Module, weight: Weight, factor: float) -> None:
+    """Multiply one weight by a number, in place; under weight normalization its magnitude."""
+    whole = whole_tensor(parameters_of(model, weight)[0])
+    # Rows of a sharded parameter are no view of it.
+    values = whole if weight.rows is None else whole[weight.rows[0] : weight.rows[1]]
+    _copy(parameters_of(model, weight)[0], weight.rows, values * factor)
+
+
 def zero_biases_(model: nn.Module, weight: Weight) -> None:
     """Set the biases that belong to a weight to zero, in place.
 

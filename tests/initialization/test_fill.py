@@ -15,6 +15,7 @@ from lightning_init.initialization.fill import (
     fill_normal_,
     fill_orthogonal_,
     parameters_of,
+    scale_,
     standard_normal,
     zero_biases_,
 )
@@ -123,6 +124,18 @@ def test_other_blocks_and_biases_are_left_alone() -> None:
     assert changed["weight_hh_l0"][8:12].all()
     assert changed["weight_hh_l0"].sum() == 16
     assert sum(int(mask.sum()) for mask in changed.values()) == 16
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scaling_one_weight_leaves_the_others(name: str) -> None:
+    model = MODELS[name]()
+    weights = find_weights(model).weights
+    before = [effective_weight(model, weight).clone() for weight in weights]
+    scale_(model, weights[-1], 0.5)
+    for weight, values in zip(weights[:-1], before, strict=False):
+        torch.testing.assert_close(effective_weight(model, weight), values, rtol=3e-7, atol=0)
+    scaled = effective_weight(model, weights[-1])
+    torch.testing.assert_close(scaled, 0.5 * before[-1], rtol=3e-7, atol=0)
 
 
 def test_a_weight_norm_block_leaves_the_other_blocks_effective_weights() -> None:
