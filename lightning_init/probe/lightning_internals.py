@@ -165,9 +165,29 @@ def precision_plugin_name() -> str:
 
 def distributed_with_copies(strategy: Strategy) -> bool:
     """Whether ``strategy`` replicates whole parameters, so that a deep copy can be trained."""
-    from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 
-    return isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+    replicates = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
+    return replicates and not isinstance(strategy, DeepSpeedStrategy)  # a subclass of DDPStrategy
+
+
+def trains_in_place(strategy: Strategy) -> bool:
+    """Whether ``strategy`` shards parameters as FSDP2 does: no copy, but readable, local shards."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    return isinstance(strategy, ModelParallelStrategy)
+
+
+def reshard(module: nn.Module) -> None:
+    """Put the sharded parameters back on every FSDP2 submodule, whole ones being there or not."""
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp, "FSDPModule"):  # torch 2.5
+        from torch.distributed._composable import fsdp  # type: ignore[no-redef]
+
+    for submodule in module.modules():
+        if isinstance(submodule, fsdp.FSDPModule):
+            submodule.reshard()
 
 
 def uncompile(module: LightningModule) -> bool:

@@ -1,9 +1,10 @@
-"""Train a copy for a while inside ``on_fit_start``, then leave no trace.
+"""Train for a while inside ``on_fit_start``, then leave no trace.
 
 The nested run uses new objects - a deep copy of the module and of its optimizers, fresh loops and
 bookkeeping, its own loader iterators - on the user's Trainer and strategy, and puts the originals
-back on every exit: normal, exception, interrupt, SIGTERM. The real run that follows is then the
-run that would have been without a probe.
+back on every exit: normal, exception, interrupt, SIGTERM. A sharded module, which cannot be copied,
+is trained itself and put back from a snapshot. The real run that follows is then the run that would
+have been without a probe.
 """
 
 from __future__ import annotations
@@ -26,13 +27,10 @@ from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
+from lightning_init.probe.copying import CopiedTraining
 from lightning_init.probe.data_state import capture_data_state, data_held_by
-from lightning_init.probe.refusals import (
-    refuse_false_probe,
-    refuse_what_cannot_be_probed,
-    verify_untouched,
-    write_counts,
-)
+from lightning_init.probe.in_place import TrainingInPlace
+from lightning_init.probe.refusals import refuse_false_probe, refuse_what_cannot_be_probed
 
 # Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
 # that never steps, a `training_step` that always returns None).
@@ -97,36 +95,36 @@ def run_probe(
     limits: ProbeLimits,
     on_start: OnStart | None = None,
 ) -> ProbeRun:
-    """Train a copy of ``module`` as ``trainer`` would, then put everything back.
+    """Train ``module``, or a copy of it, as ``trainer`` would, then put everything back.
 
     Call it in ``Callback.on_fit_start``, when the strategy is set up and nothing has run yet.
 
     Args:
         trainer: The Trainer whose fit is about to start.
-        module: The user's module; its tensors are not written to.
-        on_step: Called after each optimizer step with the copy, the number of steps taken and the
-            outputs of ``training_step``; returns whether to stop. In a distributed run it must
-            decide alike on every rank.
+        module: The user's module. Its tensors are not written to, unless ModelParallelStrategy
+            sharded it: then they are trained and get their values back, bit for bit.
+        on_step: Called after each optimizer step with what is trained, the number of steps taken
+            and the outputs of ``training_step``; returns whether to stop. In a distributed run it
+            must decide alike on every rank.
         limits: How long to train.
-        on_start: Called once before the first step with the copy and the number of optimizer
-            steps that the real run plans.
+        on_start: Called once before the first step with what is trained and the number of
+            optimizer steps that the real run plans.
 
     Returns:
         Why the probe ended and what it took.
 
     Raises:
-        MisconfigurationException: If the strategy shards parameters, a parameter is lazy, the data
-            can be read only once, no weight moved (the probe trained nothing), or the user's
-            module was modified.
+        MisconfigurationException: If the strategy shards parameters out of reach (FSDP1,
+            DeepSpeed), a parameter is lazy, the data can be read only once, no weight moved (the
+            probe trained nothing), or the user's module is not as it was.
     """
     refuse_what_cannot_be_probed(trainer, module, limits)
-    versions = write_counts(module)
     started = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(snapshot.capture_random_state())
         observer = _Observer(on_step, on_start, limits.max_steps)
-        loop = _enter(trainer, module, limits, observer, stack)
-        copied = trainer.lightning_module
+        training = _enter(trainer, module, limits, observer, stack)
+        loop = trainer.fit_loop
         internals.call_module_hook(trainer, "on_fit_start")
         try:
             internals.run_loop(trainer)
@@ -137,8 +135,8 @@ def run_probe(
         if trainer.received_sigterm:
             raise SIGTERMException
         if observer.steps:
-            refuse_false_probe(copied, module)
-    verify_untouched(versions)
+            refuse_false_probe(training.has_moved(trainer))
+    training.verify_restored()
     seconds = time.perf_counter() - started
     return ProbeRun(observer.end, observer.steps, observer.planned_steps, seconds)
 
@@ -149,7 +147,7 @@ def _enter(
     limits: ProbeLimits,
     observer: Callback,
     stack: ExitStack,
-) -> Any:
+) -> CopiedTraining | TrainingInPlace:
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
     strategy = trainer.strategy
     instance, name = internals.train_data_source(trainer)
@@ -164,51 +162,41 @@ def _enter(
     stack.callback(lambda: torch.set_grad_enabled(grad_enabled))
 
     shared = [] if limits.isolate_dataset else held
-    twin = snapshot.copy_training(
-        trainer, module, strategy.optimizers, strategy.lr_scheduler_configs, shared
-    )
-    internals.uncompile(twin.module)
+    kind = TrainingInPlace if internals.trains_in_place(strategy) else CopiedTraining
+    training = kind(trainer, module, shared, stack)
     if limits.dataloaders is not None:
         instance, name = limits.dataloaders, "train_dataloader"
     elif instance is module:
-        instance = twin.module
+        instance = training.module
     elif limits.isolate_dataset:
-        instance = copy.deepcopy(instance, {id(trainer): trainer, id(module): twin.module})
+        instance = copy.deepcopy(instance, {id(trainer): trainer, id(module): training.module})
         datamodule = instance if isinstance(instance, LightningDataModule) else datamodule
 
     log_dir = trainer.log_dir  # on every rank: it broadcasts
     trainer.loggers = [_ProbeLogger(log_dir)] if trainer.loggers else []
-    twin.module.trainer = trainer
+    training.module.trainer = trainer
     callbacks = [*_accumulation_schedulers(internals.callbacks(trainer)), observer]
-    internals.enter_training_state(trainer, twin.module, datamodule, callbacks)
+    internals.enter_training_state(trainer, training.module, datamodule, callbacks)
     trainer.fit_loop = internals.probe_fit_loop(trainer, instance, name)
     precision = internals.precision_plugin_name()
     vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
-    optimizers, schedulers = _probe_schedule(twin, limits)
-
-    def setup_optimizers(_: Trainer) -> None:
-        strategy.optimizers, strategy.lr_scheduler_configs = optimizers, schedulers
-
-    vars(strategy)["setup_optimizers"] = setup_optimizers
-    strategy.connect(twin.module)
-    strategy.setup(trainer)
+    training.connect(trainer, _probe_schedule(training, limits))
     # Registered last, so that the handlers are put back first, while the Trainer is still ours.
     internals.register_signal_handlers(trainer)
     stack.callback(internals.restore_signal_handlers, trainer)
-    return trainer.fit_loop
+    return training
 
 
-def _probe_schedule(
-    twin: snapshot.TrainingCopy, limits: ProbeLimits
-) -> tuple[list[torch.optim.Optimizer], list[Any]]:
+def _probe_schedule(training: CopiedTraining | TrainingInPlace, limits: ProbeLimits) -> list[Any]:
+    """Set the probe's learning rate; the schedulers that it steps."""
     if limits.learning_rate is not None:
-        for optimizer in twin.optimizers:
+        for optimizer in training.optimizers:
             for group in optimizer.param_groups:
                 _set_learning_rate(group, limits.learning_rate)
     if limits.keep_schedule:
-        return twin.optimizers, [s for s in twin.schedulers if not s.reduce_on_plateau]
+        return [s for s in training.schedulers if not s.reduce_on_plateau]
     # Manual optimization steps its schedulers itself and must find them; automatic must not.
-    return twin.optimizers, [] if twin.module.automatic_optimization else twin.schedulers
+    return [] if training.module.automatic_optimization else training.schedulers
 
 
 def _set_learning_rate(group: dict[str, Any], value: float) -> None:

@@ -39,6 +39,7 @@ def _same_weights(shadow: nn.Module, module: nn.Module) -> bool:
         return False
     return all(
         own[name].shape == other.shape
+        and hasattr(own[name], "device_mesh") == hasattr(other, "device_mesh")
         and own[name].device.type != "meta"
         and not nn.parameter.is_lazy(other)
         and torch.equal(own[name], other.to(own[name].device))

@@ -17,7 +17,7 @@ from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.probe import data_state, runner, snapshot
+from lightning_init.probe import copying, data_state, runner, snapshot
 from lightning_init.probe import lightning_internals as internals
 
 
@@ -91,14 +91,14 @@ def no_strategy_attributes() -> None:
 
 
 def leaked_momentum() -> None:
-    copied = snapshot.copy_training
+    copied = copying.copy_training
 
     def leaking(trainer: Any, module: Any, optimizers: Any, *rest: Any) -> Any:
         weight = module.net[0].weight
         optimizers[0].state[weight]["momentum_buffer"] = torch.ones_like(weight)
         return copied(trainer, module, optimizers, *rest)
 
-    snapshot.copy_training = leaking
+    copying.copy_training = leaking
 
 
 def real_loggers() -> None:

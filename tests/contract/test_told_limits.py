@@ -123,7 +123,7 @@ def unsettled() -> Setup:
 
 REFUSALS: dict[Callable[[], Setup], str] = {
     one_shot_iterator: "one-shot iterator.*`probe_dataloaders=`",
-    sharded: "cannot copy a model sharded by Sharding.*recipe",
+    sharded: "neither copy nor restore a model sharded by Sharding.*recipe",
     zero_learning_rate: "no weight moved.*`probe_lr=`",
     writes_to_the_original: "modified 'net.1.running_mean' of the real model",
     never_steps: "no optimizer step in 11 batches",

@@ -1,0 +1,189 @@
+"""A probe on copies: module, optimizers and schedulers are duplicated, the originals stay still."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_init.probe import lightning_internals as internals
+
+Copied = TypeVar("Copied")
+
+
+class CopiedTraining:
+    """Trains a deep copy of the module; for strategies under which every rank holds it whole.
+
+    Args:
+        trainer: The Trainer whose fit is about to start.
+        module: The user's module.
+        shared_data: Data below the module that the copy shares with it.
+        stack: Takes what puts things back; a copy needs nothing.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        shared_data: list[object],
+        stack: ExitStack,
+    ) -> None:
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        self._written = [(name, t, internals.write_count(t)) for name, t in tensors]
+        self._original = module
+        strategy = trainer.strategy
+        twin = copy_training(
+            trainer, module, strategy.optimizers, strategy.lr_scheduler_configs, shared_data
+        )
+        internals.uncompile(twin.module)
+        self.module, self.optimizers, self.schedulers = (
+            twin.module,
+            twin.optimizers,
+            twin.schedulers,
+        )
+
+    def connect(self, trainer: Trainer, schedulers: list[Any]) -> None:
+        """Set the strategy up with the copy: it gets a wrapper of its own."""
+        strategy = trainer.strategy
+
+        def setup_optimizers(_: Trainer) -> None:
+            strategy.optimizers, strategy.lr_scheduler_configs = self.optimizers, schedulers
+
+        vars(strategy)["setup_optimizers"] = setup_optimizers
+        strategy.connect(self.module)
+        strategy.setup(trainer)
+
+    def has_moved(self, trainer: Trainer) -> bool:
+        """Whether a trained weight of the copy differs from the original's."""
+        originals = dict(self._original.named_parameters())
+        for name, parameter in self.module.named_parameters():
+            original = originals.get(name)
+            if original is None or not parameter.requires_grad:
+                continue
+            if original.shape != parameter.shape or not torch.equal(
+                original.detach().to(parameter.device), parameter.detach()
+            ):
+                return True
+        return False
+
+    def verify_restored(self) -> None:
+        """Refuse a probe that wrote to the real model."""
+        for name, tensor, count in self._written:
+            if internals.write_count(tensor) != count:
+                raise MisconfigurationException(
+                    f"The probe modified {name!r} of the real model, so the restart would not be"
+                    " fair; look for a hook or closure that writes to the original module."
+                )
+
+
+@dataclass(frozen=True)
+class TrainingCopy:
+    """One graph of copies: the module, what optimizes it, and what schedules that."""
+
+    module: LightningModule
+    optimizers: list[Optimizer]
+    schedulers: list[Any]
+
+
+def copy_training(
+    trainer: Trainer,
+    module: LightningModule,
+    optimizers: list[Optimizer],
+    schedulers: list[Any],
+    shared_data: list[object],
+) -> TrainingCopy:
+    """Deep-copy module, optimizers and schedulers together, so that all stay tied to each other.
+
+    The copies come from what the Trainer already built, instead of calling ``configure_optimizers``
+    a second time: a hook may be written to run once, and LightningCLI returns the same optimizer
+    object, on the original parameters, whenever it is asked.
+
+    What refuses to be copied (a lock, an open file) is shared with the original, and so is
+    ``shared_data``, which may fill the memory.
+    """
+    holders = [*module.modules(), *optimizers]
+    # Someone may keep the Trainer itself in an attribute: it is never copied.
+    shared = {id(item): item for item in [trainer, *shared_data]}
+    return sharing_what_cannot_be_copied(
+        lambda memo: _copy_graph(module, optimizers, schedulers, memo),
+        shared,
+        whole={id(holder): holder for holder in holders},
+        values=lambda: (value for holder in holders for value in vars(holder).values()),
+    )
+
+
+def sharing_what_cannot_be_copied(
+    duplicate: Callable[[dict[int, Any]], Copied],
+    shared: dict[int, Any],
+    whole: dict[int, Any],
+    values: Callable[[], Iterable[Any]],
+) -> Copied:
+    """Call ``duplicate`` with a memo; if it fails, again with what refuses to be copied shared.
+
+    Args:
+        duplicate: Deep-copies with the memo that it is given.
+        shared: By id, what is shared in any case.
+        whole: By id, what holds the values: not looked into while they are tried one by one.
+        values: The values, one of which may have refused.
+    """
+    try:
+        return duplicate(dict(shared))
+    except Exception:
+        found = dict(shared)
+        for value in values():
+            try:
+                copy.deepcopy(value, shared | whole)
+            except Exception:
+                is_generator = isinstance(value, torch.Generator)
+                found[id(value)] = value.clone_state() if is_generator else value
+        return duplicate(found)
+
+
+def _copy_graph(
+    module: LightningModule,
+    optimizers: list[Optimizer],
+    schedulers: list[Any],
+    memo: dict[int, Any],
+) -> TrainingCopy:
+    for value in _non_leaf_tensors(module):
+        memo[id(value)] = value.detach().clone()
+    for parameter in module.parameters():
+        copy.deepcopy(parameter, memo)
+    copied_optimizers = [copy_optimizer(optimizer, memo) for optimizer in optimizers]
+    copied_module = copy.deepcopy(module, memo)
+    copied_schedulers = copy.deepcopy(schedulers, memo)
+    for submodule in copied_module.modules():
+        if isinstance(submodule, LightningModule):
+            internals.forget_metric_attributes(submodule)
+    return TrainingCopy(copied_module, copied_optimizers, copied_schedulers)
+
+
+def copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:
+    """Copy through ``__dict__``: ``Optimizer.__getstate__`` drops what LBFGS and others add."""
+    if id(optimizer) in memo:  # held by another optimizer, as SAM holds its base
+        known: Optimizer = memo[id(optimizer)]
+        return known
+    duplicate: Optimizer = object.__new__(type(optimizer))
+    memo[id(optimizer)] = duplicate
+    for name, value in vars(optimizer).items():
+        if name != "step":  # a scheduler's wrapper, bound to the original
+            vars(duplicate)[name] = copy.deepcopy(value, memo)
+    if "step" in vars(optimizer):
+        internals.rewrap_step(duplicate)
+    return duplicate
+
+
+def _non_leaf_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors with a graph behind them, as old-style weight norm and pruning leave on a module."""
+    for submodule in module.modules():
+        for value in vars(submodule).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                yield value
