@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -18,6 +18,9 @@ from lightning_init.inspection.fans import WeightBlock, weight_blocks
 _WRAPPER_COMPONENTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WRAPPERS_WITH_MODULE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
+# Name, parameters behind it, class names of its parametrizations.
+_Attribute = tuple[str, tuple[nn.Parameter, ...], tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class ParameterSlot:
@@ -29,6 +32,9 @@ class ParameterSlot:
         public_name: The same without wrappers, of the characters `[A-Za-z0-9_.-]` only.
         attribute: Attribute of the module that yields the tensor.
         leaves: The parameters behind the attribute: more than one under a parametrization.
+        parametrizations: Class names of the parametrizations of the attribute, in the order they
+            apply.
+        module_type: Class name of the module, without its parametrizations.
         in_metric: Whether a torchmetrics metric holds the module.
         module_blocks: Every weight matrix that the module holds.
     """
@@ -38,15 +44,17 @@ class ParameterSlot:
     public_name: str
     attribute: str
     leaves: tuple[nn.Parameter, ...]
+    parametrizations: tuple[str, ...]
+    module_type: str
     in_metric: bool
     module_blocks: tuple[WeightBlock, ...]
 
-    @cached_property
+    @property
     def parameter_name(self) -> str:
         """Public module name and attribute: "net.0.weight"."""
         return _join(self.public_name, _tag_safe(self.attribute))
 
-    @cached_property
+    @property
     def layer_name(self) -> str:
         """The parameter's name without ".weight": "net.0"."""
         is_weight = self.attribute == "weight" and self.public_name
@@ -55,32 +63,20 @@ class ParameterSlot:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole tensor; `()` while it is lazy."""
-        if any(is_lazy(leaf) for leaf in self.leaves):
+        if any(map(is_lazy, self.leaves)):
             return ()
+        if len(self.leaves) == 1:
+            return tuple(self.leaves[0].shape)
         # Evaluating a parametrization may have side effects (the power iteration of spectral_norm),
         # and the largest tensor behind it has the weight's shape.
         return tuple(max(self.leaves, key=lambda leaf: leaf.numel()).shape)
 
     @property
-    def module_type(self) -> str:
-        """Class name of the module, without its parametrizations."""
-        return parametrize.type_before_parametrizations(self.module).__name__
-
-    @property
-    def parametrizations(self) -> tuple[str, ...]:
-        """Class names of the parametrizations of the attribute, in the order they apply."""
-        if not parametrize.is_parametrized(self.module, self.attribute):
-            return ()
-        chains = self.module.parametrizations
-        assert isinstance(chains, nn.ModuleDict)
-        return tuple(type(one).__name__ for one in chains[self.attribute].children())
-
-    @cached_property
     def blocks(self) -> tuple[WeightBlock, ...]:
         """The weight matrices in the tensor; none outside the known kinds of layer."""
         return tuple(one for one in self.module_blocks if one.attribute == self.attribute)
 
-    @cached_property
+    @property
     def is_bias(self) -> bool:
         """Whether it is the bias of a known kind of layer."""
         return any(self.attribute in block.biases for block in self.module_blocks)
@@ -96,39 +92,50 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
         >>> [slot.layer_name for slot in walk_parameters(nn.Sequential(nn.Linear(3, 2)))]
         ['0', '0.bias']
     """
-    public_names = _public_names(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    public_names = _public_names(modules)
     inside_parametrizations: set[str] = set()
     inside_metrics: set[str] = set()
-    for name, module in model.named_modules(remove_duplicate=False):
+    metrics = {kind for kind in {*map(type, modules.values())} if _is_metric(kind)}
+    for name, module in modules.items():
         parent = name.rpartition(".")[0]
-        if name and (parent in inside_metrics or _is_metric(module)):
+        if name and (parent in inside_metrics or type(module) in metrics):
             inside_metrics.add(name)
         if name and parent in inside_parametrizations:
             inside_parametrizations.add(name)
-        if parametrize.is_parametrized(module):
-            inside_parametrizations.add(_join(name, "parametrizations"))
+        # Asked of the names, where the answer "no" costs least.
+        chains_name = _join(name, "parametrizations")
+        parametrized = chains_name in modules and parametrize.is_parametrized(module)
+        if parametrized:
+            inside_parametrizations.add(chains_name)
         if name in inside_parametrizations:
             continue
+        attributes = [*_parametrized(module)] if parametrized else []
+        attributes += [
+            (attribute, (leaf,), ())
+            for attribute, leaf in module.named_parameters(recurse=False, remove_duplicate=False)
+        ]
+        if not attributes:
+            continue
+        kind = parametrize.type_before_parametrizations(module) if parametrized else type(module)
         blocks = weight_blocks(module)
         public, in_metric = public_names[name], name in inside_metrics
-        for attribute, leaves in _attributes(module):
-            yield ParameterSlot(module, name, public, attribute, leaves, in_metric, blocks)
+        for attribute, leaves, chain in attributes:
+            yield ParameterSlot(
+                module, name, public, attribute, leaves, chain, kind.__name__, in_metric, blocks
+            )
 
 
-def _attributes(module: nn.Module) -> Iterator[tuple[str, tuple[nn.Parameter, ...]]]:
-    if parametrize.is_parametrized(module):
-        parametrizations = module.parametrizations
-        assert isinstance(parametrizations, nn.ModuleDict)
-        for attribute, chain in parametrizations.items():
-            # A parametrized buffer has none.
-            if leaves := tuple(chain.parameters()):
-                yield attribute, leaves
-    for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-        yield attribute, (parameter,)
+def _parametrized(module: nn.Module) -> Iterator[_Attribute]:
+    parametrizations = module.parametrizations
+    assert isinstance(parametrizations, nn.ModuleDict)
+    for attribute, chain in parametrizations.items():
+        # A parametrized buffer has none.
+        if leaves := tuple(chain.parameters()):
+            yield attribute, leaves, tuple(type(one).__name__ for one in chain.children())
 
 
-def _public_names(model: nn.Module) -> dict[str, str]:
-    modules = dict(model.named_modules(remove_duplicate=False))
+def _public_names(modules: Mapping[str, nn.Module]) -> dict[str, str]:
     public_names = {"": ""}
     taken: set[str] = set()
     for name in modules:
@@ -152,14 +159,15 @@ def _is_wrapper(parent: nn.Module, component: str) -> bool:
     )
 
 
-def _is_metric(module: nn.Module) -> bool:
+def _is_metric(kind: type[nn.Module]) -> bool:
     # By name, because this room does not import torchmetrics.
     return any(
         base.__name__ == "Metric" and base.__module__.startswith("torchmetrics")
-        for base in type(module).__mro__
+        for base in kind.__mro__
     )
 
 
+@lru_cache(maxsize=1024)
 def _tag_safe(component: str) -> str:
     return re.sub(r"[^A-Za-z0-9_./-]", "_", component)
 

@@ -70,17 +70,17 @@ def _why_rewritten(slot: ParameterSlot) -> str | None:
 
 def why_not_writable(slot: ParameterSlot) -> str | None:
     """Reason for a tensor that cannot, or must not, be written in place; None if it can."""
-    if any(is_lazy(leaf) for leaf in slot.leaves):
+    if any(map(is_lazy, slot.leaves)):
         return UNINITIALIZED
-    if any(leaf.is_meta for leaf in slot.leaves):
-        return ON_META_DEVICE
     for leaf in slot.leaves:
+        if leaf.is_meta:
+            return ON_META_DEVICE
         if leaf.dtype not in _DTYPES:
             return f"stored as {leaf.dtype}: quantized, integer or complex"
-    if not all(leaf.requires_grad for leaf in slot.leaves):
-        return FROZEN
-    if any(leaf.numel() == 0 for leaf in slot.leaves):
-        return "empty: it has no elements, or another process holds them"
+        if not leaf.requires_grad:
+            return FROZEN
+        if leaf.numel() == 0:
+            return "empty: it has no elements, or another process holds them"
     return _why_parametrized(slot)
 
 
@@ -108,12 +108,12 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
     """
     # Dimension 0 holds the inputs of a transposed convolution and the outputs of everything else.
     per_row = block.fans.fan_out if block.kind == "conv_transpose" else block.fans.fan_in
-    if values.dim() < 2 or values[0].numel() != per_row:
+    if values.dim() < 2 or values.shape[1:].numel() != per_row:
         return f"of shape {tuple(values.shape)}, which does not fit the layer's fan-in"
     if hasattr(values, "full_tensor"):  # a DTensor: every rank takes part in the sum
         return None if float(whole_tensor(values.abs().sum())) else ALL_ZERO
-    # The first row settles it for nearly every weight, without a pass over all of it.
-    return None if bool(values[0].any()) or bool(values.any()) else ALL_ZERO
+    # The first entry settles it for nearly every weight, without a pass over all of it.
+    return None if bool(values[(0,) * values.dim()]) or bool(values.any()) else ALL_ZERO
 
 
 def whole_tensor(tensor: Any) -> Tensor:

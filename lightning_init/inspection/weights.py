@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +80,7 @@ class WeightInventory:
     left_out: tuple[LeftOut, ...]
 
 
+@torch.no_grad()
 def find_weights(
     model: nn.Module,
     include: Sequence[str] | None = None,
@@ -117,19 +117,17 @@ def find_weights(
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
     candidates = tuple(_candidates(model))
-    answers = {one.name: one.answers_to for one in candidates if not one.slot.is_bias}
-    check_patterns("include", include, answers)
-    check_patterns("exclude", exclude, answers)
-    reasons = {
-        candidate.name: _reason(candidate, include, exclude)
-        for candidate in candidates
-        if not candidate.slot.is_bias
-    }
+    matrices = [one for one in candidates if not one.is_bias]
+    if include is not None or exclude is not None:
+        answers = {one.name: one.answers_to for one in matrices}
+        check_patterns("include", include, answers)
+        check_patterns("exclude", exclude, answers)
+    reasons = {one.name: _reason(one, include, exclude) for one in matrices}
     siblings: dict[str, list[_Candidate]] = defaultdict(list)
     for candidate in candidates:
         siblings[candidate.slot.module_name].append(candidate)
     for candidate in candidates:
-        if candidate.slot.is_bias:
+        if candidate.is_bias:
             reasons[candidate.name] = _bias_reason(
                 candidate, siblings[candidate.slot.module_name], reasons
             )
@@ -147,6 +145,7 @@ def find_weights(
     )
 
 
+@torch.no_grad()
 def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
     """The values a layer multiplies by, of shape `weight.shape`, outside the autograd graph.
 
@@ -162,37 +161,44 @@ def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
 
 
 def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Tensor:
-    with torch.no_grad():
-        tensor: Tensor = getattr(module, attribute).detach()
-        return tensor if rows is None else tensor[rows[0] : rows[1]]
+    tensor: Tensor = getattr(module, attribute).detach()
+    return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A parameter, or one block of it, that is judged on its own."""
+    """A parameter, or one block of it, that is judged on its own.
 
+    `tied` holds the slots of its parameter; none when it is tied to another one, `tied_to`.
+    """
+
+    name: str
     slot: ParameterSlot
     block: WeightBlock | None
-    tied_to: str | None
-    aliases: frozenset[str]
-
-    @cached_property
-    def name(self) -> str:
-        return self._with_label(self.slot.layer_name)
+    is_bias: bool
+    tied: Sequence[ParameterSlot]
+    tied_to: str | None = None
 
     @property
     def answers_to(self) -> frozenset[str]:
-        return self.aliases.union(map(self._with_label, self.aliases))
+        names = {
+            name
+            for slot in self.tied
+            for name in (slot.layer_name, slot.parameter_name, slot.public_name)
+            if name
+        }
+        return frozenset(names.union(_labelled(name, self.block) for name in names))
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         shape = self.slot.shape
         if self.block is None or self.block.rows is None or not shape:
             return shape
         return (self.block.rows[1] - self.block.rows[0], *shape[1:])
 
-    def _with_label(self, name: str) -> str:
-        return f"{name}.{self.block.label}" if self.block and self.block.label else name
+
+def _labelled(name: str, block: WeightBlock | None) -> str:
+    return f"{name}.{block.label}" if block and block.label else name
 
 
 def _candidates(model: nn.Module) -> Iterator[_Candidate]:
@@ -203,18 +209,13 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
     for slot in slots:
         group = groups[id(slot.leaves[0])]
         first = slot if len(group) == 1 else min(group, key=_precedence)
+        name, is_bias = slot.layer_name, slot.is_bias
         if slot is not first:
-            yield _Candidate(slot, None, first.layer_name, frozenset())
+            yield _Candidate(name, slot, None, is_bias, (), first.layer_name)
             continue
-        aliases = {
-            alias
-            for one in group
-            for alias in (one.layer_name, one.parameter_name, one.public_name)
-            if alias
-        }
         blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
         for block in blocks:
-            yield _Candidate(slot, block, None, frozenset(aliases))
+            yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
 
 
 def _precedence(slot: ParameterSlot) -> int:
@@ -249,7 +250,7 @@ def _weight(
         biases=tuple(
             bias
             for bias in block.biases
-            if bias in taken and _first_block(candidate.slot, bias) == block
+            if bias in taken and _first_block(candidate.slot, bias) is block
         ),
     )
 
