@@ -23,14 +23,25 @@ from pathlib import Path
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.webelement import WebElement
 
-# Dashboards to show, each with the time that its charts need to appear, in seconds.
+# Dashboards to show.
 PAGES = {
-    "scalars": "?darkMode=false#timeseries&tagFilter=OptimalVarianceInit%2F(variance%7Cdrift)",
+    "time_series": "?darkMode=false&tagFilter=OptimalVarianceInit%2F(variance%7Cdrift)#timeseries",
+    "scalars": "?darkMode=false#scalars",
     "custom_scalars": "?darkMode=false#custom_scalars",
     "images": "?darkMode=false#images",
     "text": "?darkMode=false#text",
 }
+# Everything below the open shadow roots of the page, as a list of elements.
+DEEP = """
+const found = [];
+const walk = (root) => root.querySelectorAll("*").forEach((element) => {
+  found.push(element);
+  if (element.shadowRoot) walk(element.shadowRoot);
+});
+walk(document);
+"""
 
 
 @contextmanager
@@ -85,13 +96,44 @@ def browser(profile: str, width: int = 1400, height: int = 1000) -> Iterator[web
         driver.quit()
 
 
-def photograph(log_dir: Path, out: Path, wait: float = 12.0) -> dict[str, Path]:
+def visible_text(driver: webdriver.Chrome) -> str:
+    """All text of the page, also below shadow roots, that is shown."""
+    script = f"""{DEEP}
+    return found
+      .filter((e) => !["STYLE", "SCRIPT", "TEMPLATE", "DOM-MODULE"].includes(e.tagName))
+      .filter((e) => e.getClientRects().length)
+      .map((e) => [...e.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join(""))
+      .filter((text) => text.trim()).join("\\n");"""
+    return str(driver.execute_script(script))
+
+
+def elements(driver: webdriver.Chrome, selector: str) -> list[WebElement]:
+    """Elements that are shown and match, also below shadow roots."""
+    script = f"""{DEEP}
+    return found.filter((e) => e.matches(arguments[0]) && e.getClientRects().length);"""
+    return list(driver.execute_script(script, selector))
+
+
+def open_page(driver: webdriver.Chrome, url: str, fragment: str, wait: float) -> None:
+    """Load one dashboard, and wait until its text has stopped changing, `wait` seconds at most."""
+    driver.get("about:blank")
+    driver.get(url + fragment)
+    deadline, before = time.monotonic() + wait, None
+    while time.monotonic() < deadline:
+        time.sleep(2.0)
+        now = visible_text(driver)
+        if now == before and "OptimalVarianceInit" in now:
+            return
+        before = now
+
+
+def photograph(log_dir: Path, out: Path, wait: float = 30.0) -> dict[str, Path]:
     """Write one PNG per dashboard.
 
     Args:
         log_dir: What TensorBoard reads.
         out: Directory of the pictures.
-        wait: Seconds that a dashboard gets to draw its charts.
+        wait: Most seconds that a dashboard gets to draw its charts.
     """
     out.mkdir(parents=True, exist_ok=True)
     pictures = {}
@@ -101,9 +143,7 @@ def photograph(log_dir: Path, out: Path, wait: float = 12.0) -> dict[str, Path]:
         browser(profile) as driver,
     ):
         for name, fragment in PAGES.items():
-            driver.get("about:blank")
-            driver.get(url + fragment)
-            time.sleep(wait)
+            open_page(driver, url, fragment, wait)
             pictures[name] = out / f"tensorboard_{name}.png"
             driver.save_screenshot(str(pictures[name]))
     return pictures
@@ -113,7 +153,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log_dir", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--wait", type=float, default=12.0)
+    parser.add_argument("--wait", type=float, default=30.0)
     arguments = parser.parse_args()
     for path in photograph(arguments.log_dir, arguments.out, arguments.wait).values():
         print(path)

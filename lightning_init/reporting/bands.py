@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,7 +46,9 @@ class BandPoint:
     drift_upper: float
 
 
-def confidence_bands(report: InitReport, layer: str) -> tuple[BandPoint, ...]:
+def confidence_bands(
+    report: InitReport, layer: str, steps: Collection[int] | None = None
+) -> tuple[BandPoint, ...]:
     """Fit again what the detector fitted, and keep the limits that a history does not hold.
 
     Every limit is one-sided at the report's `confidence`.
@@ -53,11 +56,12 @@ def confidence_bands(report: InitReport, layer: str) -> tuple[BandPoint, ...]:
     Args:
         report: What a probe found.
         layer: Name of one of its layers.
+        steps: Probe steps to give points for; None for all.
 
     Returns:
-        One point per sample from the first check on. None at all if the history does not tell:
-        V was not finite and positive throughout, or the series began again on the way (a learning
-        rate changed), so that the drift indices do not come out as they were recorded.
+        One point per sample at these steps, from the first check on. None at all if the history
+        does not tell: V was not finite and positive throughout, or the series began again on the
+        way (a learning rate changed), so that the drift indices do not come out as recorded.
     """
     settings = _detector(report)
     values = np.asarray(report.history.variance(layer)[1:], dtype=np.float64)
@@ -66,16 +70,21 @@ def confidence_bands(report: InitReport, layer: str) -> tuple[BandPoint, ...]:
         return ()
     points: list[BandPoint] = []
     index: DriftIndex | None = None
+    wanted = None if steps is None else set(steps)
     for i, drift in enumerate(drifts):
         if not math.isfinite(drift) or i + 1 < settings.minimum_samples:
             continue
+        step, checked = report.history.steps[i + 1], index is None or drift != drifts[i - 1]
+        if not (checked or wanted is None or step in wanted):
+            continue
         now = _index(np.log(values[: i + 1]), report, settings)
-        if index is None or drift != drifts[i - 1]:
-            # A check was made here; between checks its result stands.
+        if index is None or checked:
+            # Between checks the result of the last one stands.
             index = now
-            if not math.isclose(drift, index.drift_index, rel_tol=LARGEST_DIFFERENCE, abs_tol=1e-6):
+            if not math.isclose(drift, now.drift_index, rel_tol=LARGEST_DIFFERENCE, abs_tol=1e-6):
                 return ()
-        points.append(_point(report.history.steps[i + 1], drift, index, now, settings.confidence))
+        if wanted is None or step in wanted:
+            points.append(_point(step, drift, index, now, settings.confidence))
     return tuple(points)
 
 

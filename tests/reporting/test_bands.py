@@ -62,3 +62,9 @@ def test_there_is_no_band_where_the_series_began_again(report: InitReport) -> No
 def test_there_is_no_band_before_the_first_check(report: InitReport) -> None:
     values = series(seed=5)[: SETTINGS.minimum_samples - 1]
     assert confidence_bands(report_of(report, {"a": values}), "a") == ()
+
+
+def test_points_at_some_steps_are_those_of_all_steps(report: InitReport) -> None:
+    of_all = confidence_bands(report_of(report, {"a": series(seed=6)}), "a")
+    some = [point.step for point in of_all[::7]]
+    assert confidence_bands(report_of(report, {"a": series(seed=6)}), "a", some) == of_all[::7]
