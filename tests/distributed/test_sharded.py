@@ -10,17 +10,31 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics import MeanMetric
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from sharded_runs import (
+    SEED,
+    Net,
+    Recorder,
+    SetWeights,
+    Values,
+    assert_same,
+    fit,
+    fresh,
+    full,
+    loader,
+    probe,
+    state,
+    trainer_of,
+    whole,
+)
+from torch import Tensor
 from two_ranks import on_two_ranks
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import effective_weight, find_weights
 from lightning_init.metrics.weight_moments import tensor_moments
-from lightning_init.probe import ProbeLimits
+from lightning_init.probe import ProbeLimits, in_place
 from lightning_init.probe.refusals import refuse_what_cannot_be_probed
 
 pytestmark = [
@@ -28,157 +42,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork"),
     pytest.mark.timeout(120),
 ]
-SEED = 11
-Values = dict[str, Tensor]
-
-
-class Net(LightningModule):
-    """Attention and an MLP with uneven shards; state in a list, a counter, a metric and buffers."""
-
-    def __init__(self, optimizer: str = "sgd", fails_at: int | None = None) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.net = nn.Sequential(
-            nn.Linear(16, 33), nn.BatchNorm1d(33), nn.ReLU(), nn.Dropout(0.2), nn.Linear(33, 3)
-        )
-        self.optimizer, self.fails_at = optimizer, fails_at
-        self.losses: list[float] = []
-        self.batches = 0
-        self.mean = MeanMetric()
-
-    def configure_model(self) -> None:
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = self.device_mesh["data_parallel"]
-        fully_shard(self.attention, mesh=mesh)
-        for layer in self.net:
-            if isinstance(layer, nn.Linear):
-                fully_shard(layer, mesh=mesh)
-        fully_shard(self.net, mesh=mesh)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.view(-1, 2, 8)
-        attended, _ = self.attention(tokens, tokens, tokens)
-        prediction: Tensor = self.net(attended.flatten(1))
-        return prediction
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        prediction = self(batch[0])
-        self.batches += 1
-        if self.batches == self.fails_at:
-            raise RuntimeError("fails between forward and backward")
-        loss = nn.functional.mse_loss(prediction, batch[1])
-        self.losses.append(loss.item())
-        self.mean(loss.detach())
-        self.log("mean", self.mean, on_epoch=True)
-        return loss
-
-    def configure_optimizers(self) -> Any:
-        if self.optimizer == "adam":
-            return torch.optim.Adam(self.parameters(), lr=0.01)
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.7)
-        return [optimizer], [{"scheduler": scheduler, "interval": "epoch"}]
-
-
-def loader() -> DataLoader[Any]:
-    generator = torch.Generator().manual_seed(0)
-    data = [torch.randn(96, size, generator=generator) for size in (16, 3)]
-    return DataLoader(TensorDataset(*data), batch_size=8, shuffle=True)
-
-
-def full(module: nn.Module) -> Values:
-    """Every parameter and buffer, whole."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return {n: _whole(t.detach()).clone() for n, t in tensors}
-
-
-def _whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-class SetWeights(Callback):
-    """The reference: the redrawn weights set by hand."""
-
-    def __init__(self, values: Values) -> None:
-        self.values = values
-
-    @torch.no_grad()
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        from torch.distributed.tensor import distribute_tensor
-
-        for name, parameter in pl_module.named_parameters():
-            if name in self.values:
-                value = self.values[name]
-                parameter.copy_(
-                    distribute_tensor(value, parameter.device_mesh, parameter.placements)
-                )
-
-
-class Recorder(Callback):
-    """The weights that the run starts from."""
-
-    def __init__(self) -> None:
-        self.start: Values = {}
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = full(pl_module)
-
-
-def trainer_of(*callbacks: Callback, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 2,
-        "strategy": ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
-        "max_epochs": 3,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "callbacks": list(callbacks),
-    }
-    return Trainer(**(defaults | options))
-
-
-def fit(net: Net, *callbacks: Callback, ckpt_path: Any = None, **options: Any) -> dict[str, Any]:
-    """One training; all that the reference is compared in."""
-    recorder = Recorder()
-    trainer = trainer_of(*callbacks, recorder, **options)
-    trainer.fit(net, loader(), ckpt_path=ckpt_path)
-    return {
-        "losses": net.losses,
-        "batches": net.batches,
-        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-        "start": recorder.start,
-        "end": full(net),
-        "random": torch.get_rng_state(),
-        "rates": [g["lr"] for o in trainer.optimizers for g in o.param_groups],
-    }
-
-
-def fresh(*arguments: Any) -> Net:
-    seed_everything(7, verbose=False)
-    return Net(*arguments)
-
-
-def probe(**options: Any) -> OptimalVarianceInit:
-    defaults = {"max_probe_steps": 19, "sample_every_n_steps": 1, "verbose": False, "seed": SEED}
-    return OptimalVarianceInit(**{**defaults, **options})
-
-
-def assert_same(a: Any, b: Any, where: str = "") -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    else:
-        assert torch.equal(a, b) if isinstance(a, Tensor) else a == b, where
 
 
 # ---------------------------------------------------------------------------------- exact restart
 def probed_and_reference(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
     settings = options.pop("probe", {})
     callback = probe(**settings)
+    options.pop("sabotage", lambda: None)()
     found = fit(fresh(*arguments), callback, **options)
     assert callback.report is not None
     weights = {n: v for n, v in found["start"].items() if v.dim() > 1}
@@ -191,7 +61,10 @@ def probed_and_reference(arguments: tuple[Any, ...], options: dict[str, Any]) ->
     [
         (("sgd",), {}),
         (("adam",), {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}),
-        (("sgd",), {"probe": {"rounds": 2, "forgetting": True, "guard_steps": 4}}),
+        (
+            ("sgd",),
+            {"probe": {"rounds": 2, "forgetting": True, "guard_steps": 2, "max_probe_steps": 7}},
+        ),
     ],
     ids=["sgd", "adam_accumulate_clip", "every_phase"],
 )
@@ -218,16 +91,43 @@ def test_the_restart_is_exact_and_the_redraw_that_of_one_process(
     assert_same(full(alone), first["start"])
 
 
+# ------------------------------------------------------------------------------ negative controls
+def no_copies_of_attributes() -> None:
+    in_place._own_attributes = lambda submodule: {}
+
+
+def shared_optimizer() -> None:
+    in_place.copy_optimizer = lambda optimizer, memo: optimizer
+
+
+def compared_after(sabotage: Any) -> str:
+    found, expected, _ = probed_and_reference(("sgd",), {"max_epochs": 1, "sabotage": sabotage})
+    try:
+        assert_same(found, expected)
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "shows_in"),
+    [(no_copies_of_attributes, "losses"), (shared_optimizer, "losses")],
+)
+def test_an_omission_shows(sabotage: Any, shows_in: str) -> None:
+    for found in on_two_ranks(compared_after, sabotage):
+        assert shows_in in found
+
+
 # ------------------------------------------------------------------------------------- statistics
 def moments() -> list[tuple[str, Tensor, Tensor]]:
     found = []
 
     class Measures(Callback):
         def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            whole = fresh()
+            unsharded = fresh()
             for weight in find_weights(pl_module).weights:
                 of_shards = tensor_moments(effective_weight(pl_module, weight))
-                of_whole = tensor_moments(effective_weight(whole, weight))
+                of_whole = tensor_moments(effective_weight(unsharded, weight))
                 found.append((weight.name, of_shards, of_whole))
 
     fit(fresh(), Measures(), max_steps=1)
@@ -262,22 +162,9 @@ def failing() -> tuple[str, bool]:
     assert torch.equal(torch.get_rng_state(), before.pop("random"))
     gradient = before.pop("grad")
     assert net.net[0].weight.grad is gradient
-    assert bool((_whole(gradient) == 1).all())
+    assert bool((whole(gradient) == 1).all())
     assert_same(state(net), before)
     return error, before["losses"] == []
-
-
-def state(net: Any) -> dict[str, Any]:
-    return {
-        "values": full(net),
-        "asks": [p.requires_grad for p in net.parameters()],
-        "identity": [id(p) for p in net.parameters()],
-        "training": [m.training for m in net.modules()],
-        "losses": list(net.losses),
-        "batches": net.batches,
-        "metric": float(net.mean.mean_value),
-        "weight": float(net.mean.weight),
-    }
 
 
 def test_an_exception_in_the_probe_leaves_everything_as_it_was() -> None:
@@ -293,22 +180,22 @@ def resumed(path: str) -> Any:
         made.net[3].p = 0.0  # a checkpoint does not hold the random state that dropout draws from
         return made
 
-    whole = fit(net(), probe(max_probe_steps=9), max_epochs=4)
-    trainer = trainer_of(probe(max_probe_steps=9), max_epochs=2)
+    uninterrupted = fit(net(), probe(), max_epochs=3)
+    trainer = trainer_of(probe(), max_epochs=2)
     trainer.fit(net(), loader())
     trainer.save_checkpoint(path)
     callback = probe()
-    rest = fit(net(), callback, ckpt_path=path, max_epochs=4)
-    return whole, rest, callback.report
+    rest = fit(net(), callback, ckpt_path=path, max_epochs=3)
+    return uninterrupted, rest, callback.report
 
 
 def test_a_resumed_run_is_not_probed_and_continues_the_curve(tmp_path: Path) -> None:
-    for whole, rest, report in on_two_ranks(resumed, str(tmp_path / "sharded.ckpt")):
+    for uninterrupted, rest, report in on_two_ranks(resumed, str(tmp_path / "sharded.ckpt")):
         assert report is None
-        assert rest["losses"] == whole["losses"][12:]
+        assert rest["losses"] == uninterrupted["losses"][12:]
         assert_same(
             {n: v for n, v in rest["end"].items() if "running" not in n},
-            {n: v for n, v in whole["end"].items() if "running" not in n},
+            {n: v for n, v in uninterrupted["end"].items() if "running" not in n},
         )
 
 
