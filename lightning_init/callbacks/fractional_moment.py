@@ -277,7 +277,8 @@ class FractionalMomentInit(_InitCallback):
             try:
                 self.plan = self.plan.measured_on(module, self._example)
             except ValueError as error:
-                self.plan = replace(self.plan, notes=(*self.plan.notes, f"Not measured: {error}"))
+                remark = f"Not measured: {error}"
+                self.plan = replace(self.plan, remarks=(*self.plan.remarks, remark))
 
     def _show(self, trainer: Trainer) -> None:
         if not (self._to_show and self.plan is not None and trainer.is_global_zero):

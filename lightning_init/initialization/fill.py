@@ -77,12 +77,11 @@ def fill_normal_(model: nn.Module, weight: Weight, std: float, seed: int) -> Non
     if target is None:
         _write(model, weight, _draw(model, weight, seed).mul_(std))
         return
-    with torch.no_grad():
-        target.normal_(0.0, std, generator=_generator(seed, weight.name))
+    target.normal_(0.0, std, generator=_generator(seed, weight.name))
 
 
 def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
-    """The parameter, or its rows, if drawing straight into it gives the bits of draw and copy.
+    """The parameter, or its rows, detached, if drawing straight into it gives the bits of draw and copy.
 
     It does for float32 and float64 in one piece of CPU memory; below 16 values torch draws in
     another way, which rounds differently.
@@ -144,9 +143,8 @@ def zero_biases_(model: nn.Module, weight: Weight) -> None:
 
     A bias stacked over several blocks belongs to the first of them and is zeroed whole.
     """
-    with torch.no_grad():
-        for bias in biases_of(model, weight):
-            bias.zero_()
+    for bias in biases_of(model, weight):
+        bias.detach().zero_()
 
 
 def parameters_of(model: nn.Module, weight: Weight) -> tuple[nn.Parameter, ...]:

@@ -46,7 +46,7 @@ class InitPlan:
         rows: What each weight gets, in the order of the model's modules.
         left_out: Every other parameter, with its reason.
         settings: What was asked for.
-        notes: Closing lines: what the plan predicts.
+        remarks: Lines to add to what the plan predicts.
         warnings: What is worth a warning, one sentence each.
         log_norms: What a batch measured, one entry per layer that it reached; empty without one.
     """
@@ -54,9 +54,14 @@ class InitPlan:
     rows: tuple[PlannedWeight, ...]
     left_out: tuple[LeftOut, ...]
     settings: FractionalMomentSettings
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     log_norms: tuple[LayerLogNorm, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Closing lines: what the plan predicts, and the remarks."""
+        return (*closing_lines(self.rows, self.settings), *self.remarks)
 
     def apply_(self, model: nn.Module, seed: int) -> None:
         """Draw every planned weight of ``model`` in place.
@@ -86,7 +91,7 @@ class InitPlan:
         log_norms = measure_log_norms(model, self.rows, example_input)
         if log_norms:
             return replace(self, log_norms=log_norms)
-        return replace(self, notes=(*self.notes, NOTHING_MEASURED))
+        return replace(self, remarks=(*self.remarks, NOTHING_MEASURED))
 
     def __str__(self) -> str:
         return self.table()
@@ -205,13 +210,8 @@ def plan_fractional_moments(
         _plan_weight(weight, _activation(index, inventory, activations, settings), settings, solve)
         for index, weight in enumerate(inventory.weights)
     )
-    return InitPlan(
-        rows,
-        inventory.left_out,
-        settings,
-        notes=closing_lines(rows, settings),
-        warnings=plan_warnings(rows, settings),
-    )
+    warnings = plan_warnings(rows, settings)
+    return InitPlan(rows, inventory.left_out, settings, warnings=warnings)
 
 
 def _activation(

@@ -97,7 +97,7 @@ def declared_activations(
         name: signals[0].in_front("declared", scale_free=name in reader.scale_free)
         for name, signals in reader.found.items()
         # A module that stands at two places of the chain has no single predecessor.
-        if signals[0] is not None and len(set(signals)) == 1
+        if signals[0] is not None and (len(signals) == 1 or len(set(signals)) == 1)
     }
 
 
@@ -146,6 +146,8 @@ class _Reader:
         `alone` says that nothing but `module` computes, so that `signal` reaches it even though a
         forward of its own passes it on.
         """
+        if type(module) in PASSIVE:
+            return None if signal is None else self._pass(module, signal)
         module = unwrapped(module)
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             for element in module:
@@ -153,8 +155,6 @@ class _Reader:
             return signal
         if isinstance(module, (nn.Linear, _ConvNd)) and has_library_forward(module):
             return self._reach(module, signal)
-        if type(module) in PASSIVE:
-            return None if signal is None else self._pass(module, signal)
         self._read_inside(module, signal if alone else None)
         return None
 

@@ -86,14 +86,14 @@ class Signal:
 
     def in_front(self, source: str, *, scale_free: bool) -> ActivationInFront:
         """Return the record of a weight that this signal reaches."""
-        marks = self.marks | ({"scale-free"} if scale_free else set())
+        marks = self.marks | {"scale-free"} if scale_free else self.marks
         return ActivationInFront(
             nonlinearity=self.nonlinearity,
             param=self.param,
             dropout=self.dropout,
             source=source if self.decided else "assumed",
             first_layer=self.from_input and self.nonlinearity == "linear",
-            marks=tuple(mark for mark in MARKS if mark in marks),
+            marks=tuple([mark for mark in MARKS if mark in marks]) if marks else (),
             note="; ".join(self.notes),
         )
 
@@ -107,14 +107,14 @@ def undecided(signal: Signal, note: str) -> Signal:
 def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
     """Pass `signal` through an elementwise activation."""
     once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
-    after = replace(
-        signal,
+    after = Signal(
         nonlinearity=nonlinearity,
         param=param,
-        from_input=False,
-        straight_from=frozenset(),
+        dropout=signal.dropout,
+        marks=signal.marks,
         # The activation is the rule now, whatever the branches of the sum were.
-        notes=tuple(note for note in signal.notes if note != SUM_NOTE),
+        notes=tuple([note for note in signal.notes if note != SUM_NOTE]),
+        decided=signal.decided,
     )
     if not once:
         return undecided(

@@ -42,6 +42,7 @@ _ZETA_MINUS_1 = (
     4.769329867878064e-07,
     2.38450502727733e-07,
 )
+_SERIES = tuple(zeta / (k + 2) for k, zeta in enumerate(_ZETA_MINUS_1))[::-1]
 
 
 def log_gamma_two_minus(r: npt.ArrayLike) -> FloatArray:
@@ -61,14 +62,17 @@ def log_gamma_two_minus(r: npt.ArrayLike) -> FloatArray:
         -4.227843350984671e-21
     """
     values = np.asarray(r, dtype=np.float64)
-    series = np.zeros_like(values)
-    for k in range(len(_ZETA_MINUS_1) + 1, 1, -1):
-        series = (series + _ZETA_MINUS_1[k - 2] / k) * values
-    near = (series - DIGAMMA_AT_2) * values
-    if np.all(values <= 0.3):
-        return near
-    far = np.array([math.lgamma(2.0 - value) for value in values.ravel()]).reshape(values.shape)
-    return np.where(values <= 0.3, near, far)
+    logarithms = [_log_gamma_two_minus(value) for value in values.ravel().tolist()]
+    return np.array(logarithms).reshape(values.shape)
+
+
+def _log_gamma_two_minus(r: float) -> float:
+    if r > 0.3:
+        return math.lgamma(2.0 - r)
+    series = 0.0
+    for coefficient in _SERIES:
+        series = (series + coefficient) * r
+    return (series - DIGAMMA_AT_2) * r
 
 
 @lru_cache(maxsize=64)
