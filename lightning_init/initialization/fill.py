@@ -81,10 +81,10 @@ def fill_normal_(model: nn.Module, weight: Weight, std: float, seed: int) -> Non
 
 
 def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
-    """The parameter, or its rows, detached, if drawing straight into it gives the bits of draw and copy.
+    """The parameter, or its rows, if drawing straight into it gives the bits of draw and copy.
 
-    It does for float32 and float64 in one piece of CPU memory; below 16 values torch draws in
-    another way, which rounds differently.
+    Detached. It does for float32 and float64 in one piece of CPU memory; below 16 values torch
+    draws in another way, which rounds differently.
     """
     if weight.parametrization is not None:
         return None

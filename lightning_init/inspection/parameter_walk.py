@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -22,8 +22,7 @@ _WRAPPERS_WITH_MODULE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 _Attribute = tuple[str, tuple[nn.Parameter, ...], tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class ParameterSlot:
+class ParameterSlot(NamedTuple):
     """One attribute of one module that holds a parameter; a tied parameter has several.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -165,8 +166,7 @@ def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Te
     return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
-@dataclass(frozen=True)
-class _Candidate:
+class _Candidate(NamedTuple):
     """A parameter, or one block of it, that is judged on its own.
 
     `tied` holds the slots of its parameter; none when it is tied to another one, `tied_to`.

@@ -74,7 +74,7 @@ class ChiSquareMixture:
         value = np.exp(half_log)
         ratio = x / (1.0 + x)
         first = ratio * value
-        return np.stack(
+        return np.array(
             [
                 weights @ -np.expm1(half_log),
                 weights @ value,

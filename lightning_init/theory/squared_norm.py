@@ -31,10 +31,9 @@ _STEP = 0.2
 _LEFT_CUT = -40.0
 _TAIL = 1e-18
 _TINY = 1e-300  # M1 may underflow between the last two right cuts
-# Right cuts tried in turn; the last covers a slope of 1e-120 at width 1.
-_RIGHT_CUTS = np.array(
-    [4, 5, 6, 8, 10, 13, 17, 22, 28, 36, 46, 60, 80, 100, 130, 170, 220, 280, 360, 460, 640], float
-)
+# Right cuts tried in turn: the first serves most widths above 50, the last covers a slope of 1e-120
+# at width 1.
+_RIGHT_CUTS = (10.0, 22.0, 100.0, 640.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,16 +88,20 @@ def squared_norm_moments(law: ActivationLaw, fan_in: int) -> SquaredNormMoments:
     log_alive = law.log_alive_probability(width)
     # Left of the cut lies at most E[(Q / E Q)^2] e^u_min of the order-2 moment.
     left = _LEFT_CUT - math.log1p(law.c2 / width)
-    nodes = np.arange(left, _right_cut(law, width, mean, log_alive), _STEP)
-    weights = _STEP * _density(law, width, np.exp(nodes) / mean) * math.exp(-log_alive)
+    for right in _RIGHT_CUTS:
+        nodes = np.arange(left, right, _STEP)
+        transforms = law.laplace(np.exp(nodes) / mean)
+        if _tail(law, width, *transforms[1:3, -1].tolist()) < _TAIL * math.exp(log_alive):
+            break
+    weights = _STEP * _density(law, width, transforms) * math.exp(-log_alive)
     return SquaredNormMoments(
         mean, law.dead_probability**width, log_alive, nodes, weights / weights.sum()
     )
 
 
-def _density(law: ActivationLaw, width: int, t: FloatArray) -> FloatArray:
+def _density(law: ActivationLaw, width: int, transforms: FloatArray) -> FloatArray:
     """t^2 M''(t), the density of log T on {Q > 0}, for M = M1^m; stable beyond m = 1e6."""
-    deficit, value, first, second = law.laplace(t)
+    deficit, value, first, second = transforms
     dead = law.dead_probability
     near = deficit < 0.5
     log_one = np.where(
@@ -110,17 +113,14 @@ def _density(law: ActivationLaw, width: int, t: FloatArray) -> FloatArray:
     return density
 
 
-def _right_cut(law: ActivationLaw, width: int, mean: float, log_alive: float) -> float:
-    """First candidate with P(T > t) = E[(1 + t Q) e^{-t Q}; Q > 0] below 1e-18 of P(Q > 0)."""
-    _, value, first, _ = law.laplace(np.exp(_RIGHT_CUTS) / mean)
+def _tail(law: ActivationLaw, width: int, value: float, first: float) -> float:
+    """P(T > t) = E[(1 + t Q) e^{-t Q}; Q > 0] from the transforms at t."""
     dead = law.dead_probability
     one = dead + value
     survivors = one**width
     if dead > 0.0:
-        survivors = survivors * -np.expm1(-width * np.log1p(value / dead))
-    tail = survivors + width * one ** (width - 1) * first
-    small = np.flatnonzero(tail < _TAIL * math.exp(log_alive))
-    return float(_RIGHT_CUTS[small[0] if small.size else -1])
+        survivors *= -math.expm1(-width * math.log1p(value / dead))
+    return float(survivors + width * one ** (width - 1) * first)
 
 
 def check_fan_in(fan_in: int) -> int:
