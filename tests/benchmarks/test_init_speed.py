@@ -105,14 +105,15 @@ def anyinit(mode: str, given: Any) -> Callable[[nn.Module], Any]:
     return lambda model: package.initialize(model, mode=mode, input_spec=given)
 
 
-# Median of CPU-time ratios measured on a loaded machine: 7.1-8.0 (LSUV), 23-26 (AnyInit with data)
-# and 4.3 (AnyInit's closed form, which runs the model once to check itself). The aim is 10.
+# Medians of CPU-time ratios measured on a loaded machine: 11.4-12.3 (LSUV), 39-42 (AnyInit with
+# data) and 6.5-7.2 (AnyInit's closed form, which runs the model once to check itself). The aim is
+# 10, which the last of them misses.
 @pytest.mark.parametrize(
     ("peer", "least"),
     [
-        (lsuv, 4),
-        (lambda: anyinit("empirical", torch.randn(128, 64)), 10),
-        (lambda: anyinit("analytic", (64,)), 2.5),
+        (lsuv, 10),
+        (lambda: anyinit("empirical", torch.randn(128, 64)), 25),
+        (lambda: anyinit("analytic", (64,)), 5),
     ],
     ids=["lsuv", "anyinit-empirical", "anyinit-analytic"],
 )
