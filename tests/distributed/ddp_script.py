@@ -1,4 +1,8 @@
-"""Run by `test_script_and_spawn` in a process of its own: `python ddp_script.py ddp DIRECTORY`."""
+"""Run by `test_script_and_spawn` in a process of its own.
+
+`python ddp_script.py ddp DIRECTORY` probes; with a file of weights as the third argument it is the
+reference run that starts from them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 if __name__ == "__main__":
     from test_ddp import Net, Recorder, loader, probe
 
-    strategy, directory = sys.argv[1], Path(sys.argv[2]) / "probed"
+    strategy, directory, weights = sys.argv[1], Path(sys.argv[2]), [Path(a) for a in sys.argv[3:]]
     directory.mkdir(exist_ok=True)
     seed_everything(3, verbose=False)
     trainer = Trainer(
@@ -25,6 +29,6 @@ if __name__ == "__main__":
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[probe(), Recorder(directory)],
+        callbacks=[*([] if weights else [probe()]), Recorder(directory, *weights)],
     )
     trainer.fit(Net(), loader())

@@ -211,20 +211,30 @@ def test_an_exception_on_one_rank_ends_all_ranks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)  # two runs, each with a watchdog of its own
 @pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 def test_script_and_spawn(tmp_path: Path, strategy: str) -> None:
+    probed, plain = tmp_path / "probed", tmp_path / "plain"
+    _run_script(strategy, probed)
+    first, second = states(probed, "start")
+    assert_equal_states(first, second, parameters_only=True)
+    _run_script(strategy, plain, probed / "start_0.pt")
+    for rank in (0, 1):
+        losses = [
+            json.loads((d / f"run_{rank}.json").read_text())["losses"] for d in (probed, plain)
+        ]
+        assert losses[0] == losses[1]
+        assert_equal_states(states(probed, "end")[rank], states(plain, "end")[rank], False)
+    assert_equal_states(*states(probed, "end"), parameters_only=True)
+
+
+def _run_script(*arguments: str | Path) -> None:
     script = Path(__file__).with_name("ddp_script.py")
     finished = subprocess.run(
-        [sys.executable, str(script), strategy, str(tmp_path)],
+        [sys.executable, str(script), *map(str, arguments)],
         timeout=110,
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    for moment in ("start", "end"):
-        first, second = (
-            torch.load(tmp_path / "probed" / f"{moment}_{rank}.pt", weights_only=True)
-            for rank in (0, 1)
-        )
-        assert_equal_states(first, second, parameters_only=True)
