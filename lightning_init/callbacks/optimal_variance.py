@@ -94,6 +94,8 @@ class OptimalVarianceInit(_InitCallback):
     - `OptimalVarianceInit/sigma0/<layer>`: standard deviation of the real run's first weights
     - `OptimalVarianceInit/ratio/<layer>`: V over the realised variance before the probe
     - `OptimalVarianceInit/balance/<layer>`: dissipation over fluctuation minus 1, for plain SGD
+    - `OptimalVarianceInit/tolerance`: the drift that counts as none, to compare with
+    - `OptimalVarianceInit/band/<name>/<layer>`: confidence limits of V and of the drift
     - `OptimalVarianceInit/report/text_summary`: the whole report as a table
     - `OptimalVarianceInit/figure/<name>`: figures, if matplotlib is installed
 

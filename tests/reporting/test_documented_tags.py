@@ -89,7 +89,6 @@ def test_optimal_variance_init_logs_its_list_of_tags(logged: dict[str, set[str]]
     assert not [tag for tag in logged["run"] if tag.startswith("OptimalVarianceInit")]
 
 
-@pytest.mark.xfail(reason="the docstring does not list `tolerance` and `band` yet")
 def test_optimal_variance_init_logs_what_its_docstring_lists() -> None:
     assert documented(OptimalVarianceInit) == {name for name, _ in OPTIMAL_VARIANCE_TAGS}
 
