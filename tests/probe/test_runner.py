@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ class Model(BoringModel):
             self.trainer.save_checkpoint(f"step{self.trainer.global_step}.ckpt")
 
 
-def probed(probes: Probes, model: BoringModel | None = None, **options: Any) -> Probes:
+def probed(probes: Any, model: BoringModel | None = None, **options: Any) -> Any:
     defaults: dict[str, Any] = {"max_epochs": 2, "limit_train_batches": 4}
     trainer = Trainer(
         accelerator="cpu",
@@ -128,6 +130,32 @@ class FailsAfterwards(Probes):
         assert self.steps == [1, 2, 3, 4, 5, 6]
         assert "save_checkpoint" not in vars(trainer)
         raise RuntimeError("after the probe")
+
+
+class Watches(Callback):
+    """Whether the copy outlives the probe without a collection of cycles."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        copies: list[weakref.ref[Any]] = []
+
+        def on_step(copied: LightningModule, step: int, outputs: Any) -> bool:
+            copies.extend(weakref.ref(item) for item in (copied, trainer.optimizers[0]))
+            copies.extend(weakref.ref(parameter) for parameter in copied.parameters())
+            return True
+
+        gc.collect()
+        gc.disable()
+        try:
+            run_probe(trainer, pl_module, on_step, ProbeLimits(1))
+            self.alive = [copy() for copy in copies]
+        finally:
+            gc.enable()
+
+
+def test_the_copy_is_freed_at_once() -> None:
+    watches = Watches()
+    probed(watches)
+    assert watches.alive == [None] * 4
 
 
 def test_signal_handlers_of_the_user_are_kept() -> None:
