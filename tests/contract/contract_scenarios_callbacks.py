@@ -8,6 +8,7 @@ from contract_harness import Setup, build_trainer, fit, probe
 from contract_models import MetricNet, Net, SplitData, adam, loader, momentum, validation
 from contract_registry import add, net, scheduled
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -21,7 +22,6 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     Timer,
     TQDMProgressBar,
-    WeightAveraging,
 )
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -58,6 +58,10 @@ add(
 
 
 # ----------------------------------------------------------------------------------------- averages
+# New in Lightning 2.6; `.ci/versions` runs other scenarios of this suite on older releases too.
+WeightAveraging: Any = getattr(lightning_callbacks, "WeightAveraging", Callback)
+
+
 class Ema(WeightAveraging):
     """Exponential average from a given step on."""
 
