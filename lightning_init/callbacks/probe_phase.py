@@ -101,6 +101,7 @@ class VarianceProbe:
             settings.moment,
         )
         self._initial = self._monitor.measure(copied)
+        self._monitor.entries_before = self._monitor.some_entries(copied)
 
     def _on_step(self, copied: LightningModule, step: int, outputs_of_step: Any) -> bool:
         monitor = self._monitor

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
@@ -20,12 +21,15 @@ from lightning_init.callbacks.probe_phase import ProbeResult, VarianceProbe
 from lightning_init.callbacks.redraw import BorrowedWeights, derived_seed
 from lightning_init.callbacks.sentences import guard_sentence, model_notes, stop_reason
 from lightning_init.callbacks.settings import OptimalVarianceSettings
+from lightning_init.callbacks.variance_monitor import VarianceMonitor
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.reporting.report import (
+    SHOWN_HISTOGRAMS,
     UNCHANGED_LOG_RATIO,
     GuardOutcome,
     InitReport,
     LayerReport,
+    WeightSample,
 )
 from lightning_init.stationarity import Verdict
 
@@ -97,7 +101,20 @@ def search(
         rounds=rounds.count,
         other_probe_steps=other_steps,
         guard=guard,
+        weight_samples=_weight_samples(monitor, rows),
     )
+
+
+def _weight_samples(monitor: VarianceMonitor, rows: Rows) -> tuple[WeightSample, ...]:
+    """Entries of the layers that drift most, before the probe and at its end."""
+    entries = zip(rows, monitor.entries_before, monitor.entries_after, strict=False)
+    samples = [
+        (-abs(row.drift_index), WeightSample(row.name, row.sigma0, before.numpy(), after.numpy()))
+        for row, before, after in entries
+        if before.numel() and bool(torch.isfinite(after).all())
+    ]
+    samples.sort(key=lambda pair: pair[0] if pair[0] == pair[0] else 0.0)
+    return tuple(sample for _, sample in samples[:SHOWN_HISTOGRAMS])
 
 
 def _probe_in_rounds(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lightning_init.inspection.weights import Weight, effective_weight
 from lightning_init.metrics.quick_moments import quick_moments
@@ -20,6 +21,9 @@ from lightning_init.stationarity import (
     start,
     update,
 )
+
+# Entries kept of each weight: a histogram of 60 bins does not profit from more.
+_ENTRIES = 1024
 
 
 class VarianceMonitor:
@@ -55,6 +59,9 @@ class VarianceMonitor:
         self.resets: list[int] = []
         samples = max(1.0, budget / interval)
         state = start(settings, self.horizon / interval, samples)
+        self._budget = budget
+        self.entries_before: list[Tensor] = []
+        self.entries_after: list[Tensor] = []
         self._states: list[DetectorState] = [state] * len(self.weights)
         self._stationary = [False] * len(self.weights)
         self._learning_rates: tuple[float, ...] | None = None
@@ -87,6 +94,12 @@ class VarianceMonitor:
         self._steps.append(step)
         self._variances.append(values)
         self._drifts.append(drifts)
+        if self.all_settled or step + self.interval > self._budget:
+            self.entries_after = self.some_entries(module)
+
+    def some_entries(self, module: nn.Module) -> list[Tensor]:
+        """At most 1024 evenly spaced entries of each weight, for a histogram; none of a shard."""
+        return [_some_entries(effective_weight(module, weight)) for weight in self.weights]
 
     def measure(self, module: nn.Module) -> list[float]:
         """V of each monitored weight of ``module``, in float64."""
@@ -148,3 +161,11 @@ class VarianceMonitor:
         self._stationary = [False] * len(self._states)
         self._first_sample = len(self._steps)
         self.resets.append(step)
+
+
+def _some_entries(values: Tensor) -> Tensor:
+    if hasattr(values, "device_mesh"):
+        return values.new_empty(0)
+    flat = values.detach().reshape(-1)
+    stride = max(1, -(-flat.numel() // _ENTRIES))
+    return flat[::stride].to("cpu", torch.float32, copy=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_init.reporting.report import InitReport
+    from lightning_init.reporting.report import InitReport, WeightSample
 
 # Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -47,6 +47,8 @@ def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
         layer = max(changed, key=lambda layer: abs(layer.log_ratio))
         bound = variance_bound(layer.variance, layer.initial_variance, layer.name)
         images["bound"] = render(bound)
+    if report.weight_samples:
+        images["weights"] = render(weight_panels(report.weight_samples))
     return images
 
 
@@ -189,6 +191,42 @@ def weight_histograms(
         ImportError: matplotlib is not installed.
     """
     figure, axes = _blank("weight", "density")
+    _draw_histogram(axes, before, after, std, layer)
+    axes.legend(frameon=False, loc="upper right")
+    return figure
+
+
+def weight_panels(samples: Sequence[WeightSample]) -> Figure:
+    """Draw `weight_histograms` of several layers side by side.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(samples))
+    rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.2 * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(samples) :]:
+        axes.axis("off")
+    for axes, sample in zip(grid.flat, samples, strict=False):
+        _draw_histogram(axes, sample.before, sample.after, sample.sigma0, sample.name)
+        axes.set_title(_plain_text(sample.name, 24), fontsize=9)
+        axes.tick_params(labelsize=7)
+    entries, labels = grid.flat[0].get_legend_handles_labels()
+    labels[-1] = "N(0, sigma0²)"
+    figure.legend(entries, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_histogram(
+    axes: Axes,
+    before: NDArray[np.floating[Any]],
+    after: NDArray[np.floating[Any]],
+    std: float,
+    layer: str,
+) -> None:
     both = np.concatenate([np.ravel(before), np.ravel(after)])
     low, high = np.quantile(both, [0.0005, 0.9995])
     if low == high:
@@ -204,8 +242,6 @@ def weight_histograms(
         gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
         axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
     axes.set_title(f"Weights: {_plain_text(layer, 36)}")
-    axes.legend(frameon=False, loc="upper right")
-    return figure
 
 
 def _blank(x: str, y: str) -> tuple[Figure, Axes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lightning_init.inspection.weights import LeftOut
@@ -14,7 +14,12 @@ from lightning_init.stationarity.forgetting import ForgettingVerdict
 from lightning_init.stationarity.verdict import Verdict
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+# Histograms of weights that a report keeps: as many as one figure can show.
+SHOWN_HISTOGRAMS = 6
 
 # A redraw at sigma0^2 = r V costs (log r + 1/r - 1) / 2 nat per weight, .0006 at r = 1.05.
 UNCHANGED_LOG_RATIO = 0.05
@@ -155,6 +160,23 @@ class GuardOutcome:
 
 
 @dataclass(frozen=True)
+class WeightSample:
+    """Some entries of one layer's weights.
+
+    Args:
+        name: Layer name.
+        sigma0: Standard deviation of the redraw.
+        before: Entries before the probe, shape (entries,).
+        after: The same entries at its end.
+    """
+
+    name: str
+    sigma0: float
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class InitReport:
     """The outcome of a probe.
 
@@ -173,6 +195,7 @@ class InitReport:
         rounds: Probes made one after the other, each from what the one before asked for.
         other_probe_steps: Optimizer steps of the earlier rounds and of the test of forgetting.
         guard: What the guard's trial said, or None without one.
+        weight_samples: Entries of the layers that drift most, for a histogram; not in `to_dict`.
 
     `str(report)` is the table, `report["net.0"]` one layer.
     """
@@ -191,6 +214,7 @@ class InitReport:
     rounds: int = 1
     other_probe_steps: int = 0
     guard: GuardOutcome | None = None
+    weight_samples: tuple[WeightSample, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:
@@ -236,7 +260,8 @@ class InitReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers that `json.dumps` accepts; what is not finite becomes None."""
         layers = [{**rendering.plain(layer), "ratio": layer.ratio} for layer in self.layers]
-        content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        names = [one.name for one in dataclasses.fields(self) if one.name != "weight_samples"]
+        content = {name: getattr(self, name) for name in names}
         return {
             name: rendering.plain(value)
             for name, value in {
