@@ -38,6 +38,7 @@ from lightning_init.probe import ProbeLimits, in_place
 from lightning_init.probe.refusals import refuse_what_cannot_be_probed
 
 pytestmark = [
+    pytest.mark.slow,  # half a minute; one process per rank and test
     pytest.mark.filterwarnings("ignore:.*had not settled"),
     pytest.mark.filterwarnings("ignore:.*use of fork"),
     pytest.mark.timeout(120),
