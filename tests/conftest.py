@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+# Many tests fork, and a child of a process that holds a pool of OpenMP threads waits for ever for
+# threads that were not forked with it. One thread is also as fast on networks this small.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _leaves_the_process_as_it_was(
