@@ -206,7 +206,8 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
 
     columns = min(3, len(samples))
     rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.2 * rows + 0.3), layout="constrained")
+    # Three columns are as wide as the other figures.
+    figure = Figure(figsize=(8.0 / 3 * columns, 2.2 * rows + 0.3), dpi=100, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(samples) :]:
         axes.axis("off")

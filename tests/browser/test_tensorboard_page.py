@@ -154,11 +154,12 @@ def test_images(page: str, screenshots: Any, chromium: Any) -> None:
         "FractionalMomentInit/figure/log_norm",
         "OptimalVarianceInit/figure/bound",
         "OptimalVarianceInit/figure/trajectories",
+        "OptimalVarianceInit/figure/weights",
     ):
         assert name in page
     images = screenshots.elements(chromium, "img")
     widths = [chromium.execute_script("return arguments[0].naturalWidth", i) for i in images]
-    assert widths == [800, 800, 800]
+    assert widths == [800, 800, 800, 800]
 
 
 @pytest.mark.parametrize("page", ["text"], indirect=True)
