@@ -1,0 +1,218 @@
+"""What is compared: one number per run, for every metric, quantity and budget."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning_init.compare.records import EQUAL, FAILED, FINISHED, FULL, RunRecord
+
+MIN, MAX = "min", "max"
+FINAL, BEST = "final", "best"
+# The budget of a comparison between schemes of which none has a probe.
+BOTH = "both"
+
+_LOWER = "loss error err perplexity ppl mse rmse mae mape nll bpc bpd ece brier wer cer fid"
+_HIGHER = (
+    "accuracy acc auc auroc auprc f1 fbeta precision recall specificity sensitivity r2 iou jaccard"
+    " dice bleu rouge map ndcg mrr mcc kappa psnr ssim top1 top5 reward"
+)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One number of a run.
+
+    Attributes:
+        metric: As it was logged.
+        direction: `min` or `max`: which values of the metric are better.
+        level: For "steps to <level>": what the metric has to reach.
+        name: `final`, `best` or `steps to <level>`.
+    """
+
+    metric: str
+    direction: str
+    name: str = FINAL
+    level: float | None = None
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether smaller numbers are better; fewer steps always are."""
+        return self.direction == MIN or self.level is not None
+
+    @property
+    def worst(self) -> float:
+        """What a run that did not finish is given."""
+        return math.inf if self.lower_is_better else -math.inf
+
+    @property
+    def title(self) -> str:
+        """As it stands in sentences and headings, `final val_loss`."""
+        if self.level is not None:
+            return f"steps to {self.metric} {self.level:g}"
+        return f"{self.name} {self.metric}"
+
+    def of(self, record: RunRecord, charge_probe: bool) -> float:
+        """Number of one run.
+
+        Args:
+            record: The run.
+            charge_probe: Whether the steps of its probe count as steps to a level.
+
+        Returns:
+            `worst` if the run did not finish, the metric was not finite or the level was not
+            reached; nan if a finished run did not log the metric.
+        """
+        if record.status != FINISHED:
+            return self.worst
+        if self.name == FINAL:
+            return self._finite(
+                record.final.get(self.metric, math.nan), self.metric in record.final
+            )
+        curve = [
+            (step, logged[self.metric]) for step, logged in record.curve if self.metric in logged
+        ]
+        if self.level is None:
+            known = [value for _, value in curve if math.isfinite(value)]
+            best = min if self.lower_is_better else max
+            return self._finite(best(known) if known else math.nan, bool(curve))
+        if not curve:
+            return math.nan
+        sign = 1.0 if self.direction == MIN else -1.0
+        reached = (step for step, value in curve if sign * value <= sign * self.level)
+        return next(reached, math.inf) + (record.probe_steps if charge_probe else 0)
+
+    def _finite(self, value: float, logged: bool) -> float:
+        if not logged:
+            return math.nan
+        return value if math.isfinite(value) else self.worst
+
+
+def find_quantities(
+    records: Sequence[RunRecord],
+    metrics: Mapping[str, str] | None,
+    levels: Mapping[str, float] | None,
+) -> list[Quantity]:
+    """List what can be compared: per metric the final and the best value, and steps to its level.
+
+    Args:
+        records: Of all schemes.
+        metrics: Metric names with `min` or `max`; None takes every metric that a run ended with
+            and guesses the direction from its name.
+        levels: Metric names with the level to reach.
+
+    Raises:
+        ValueError: A direction cannot be guessed or is neither word, or no run logged a metric.
+    """
+    logged = _logged(records)
+    in_curves = {name for record in records for _, values in record.curve for name in values}
+    if metrics is None:
+        metrics = {name: guess_direction(name) for name in logged}
+    # Where nothing finished, a metric may be missing without having been misspelled.
+    if any(record.status == FINISHED for record in records):
+        for name in [*metrics, *(levels or {})]:
+            if name not in logged and name not in in_curves:
+                raise ValueError(
+                    f"No run logged the metric `{name}`; logged were {', '.join(logged) or 'none'}."
+                )
+    found = []
+    for name, direction in metrics.items():
+        if direction not in (MIN, MAX):
+            raise ValueError(f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}.")
+        found.append(Quantity(name, direction))
+        if name in in_curves:
+            found.append(Quantity(name, direction, BEST))
+    for name, level in (levels or {}).items():
+        direction = metrics[name] if name in metrics else guess_direction(name)
+        found.append(Quantity(name, direction, f"steps to {level:g}", float(level)))
+    return found
+
+
+def guess_direction(metric: str) -> str:
+    """Tell from a metric's name whether smaller or larger values are better.
+
+    Raises:
+        ValueError: The name does not tell.
+
+    >>> guess_direction("val_loss"), guess_direction("test/MulticlassAccuracy")
+    ('min', 'max')
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", metric).lower()
+    words = set(re.split(r"[^a-z0-9]+", spaced))
+    known = ((MIN, _LOWER), (MAX, _HIGHER))
+    directions = [way for way, names in known if words & set(names.split())]
+    if len(directions) != 1:
+        raise ValueError(
+            f"The name of the metric `{metric}` does not tell which values are better; "
+            f'name the metrics to compare, as in metrics={{"{metric}": "min"}} (or "max").'
+        )
+    return directions[0]
+
+
+def schemes_of(records: Iterable[RunRecord]) -> list[str]:
+    """Names of the schemes, in the order in which they first appear."""
+    return list(dict.fromkeys(record.scheme for record in records))
+
+
+class Runs:
+    """The runs of a comparison, looked up by scheme and budget.
+
+    Args:
+        records: Of all schemes, in any order of the seeds.
+
+    Raises:
+        ValueError: Two records are of the same scheme, seed and budget.
+    """
+
+    def __init__(self, records: Sequence[RunRecord]) -> None:
+        self.schemes = schemes_of(records)
+        self._runs: dict[tuple[str, str], dict[int, RunRecord]] = {}
+        self._with_probe = {r.scheme for r in records if r.budget == EQUAL or r.probe_steps > 0}
+        for record in records:
+            runs = self._runs.setdefault((record.scheme, record.budget), {})
+            if record.seed in runs:
+                raise ValueError(
+                    f"Two records of scheme {record.scheme!r}, seed {record.seed}, budget "
+                    f"{record.budget!r}; each run may be given once."
+                )
+            runs[record.seed] = record
+
+    def of(self, scheme: str, budget: str) -> list[RunRecord]:
+        """Runs under a budget, by seed; those of a scheme without a probe count under any."""
+        runs = self._runs.get((scheme, FULL), {})
+        if budget == EQUAL and scheme in self._with_probe:
+            # A run that failed before its probe was known of has no shorter one beside it.
+            runs = {seed: r for seed, r in runs.items() if r.status == FAILED}
+            runs |= self._runs.get((scheme, EQUAL), {})
+        return [runs[seed] for seed in sorted(runs)]
+
+    def budgets(self, *schemes: str, equal_first: bool = True) -> list[str]:
+        """Budgets under which all these schemes have runs; `both` if none of them has a probe."""
+        if not self._with_probe.intersection(schemes):
+            return [BOTH]
+        order = (EQUAL, FULL) if equal_first else (FULL, EQUAL)
+        probed = self._with_probe.intersection(schemes)
+        return [b for b in order if all((scheme, b) in self._runs for scheme in probed)]
+
+    def values(self, scheme: str, budget: str, quantity: Quantity) -> dict[int, float]:
+        """Number of every run by seed, without those whose number is not known."""
+        numbers = {
+            record.seed: quantity.of(record, charge_probe=budget == EQUAL)
+            for record in self.of(scheme, budget)
+        }
+        return {seed: value for seed, value in numbers.items() if not math.isnan(value)}
+
+    def seeds(self, scheme: str, budget: str) -> set[int]:
+        """Seeds of the runs that are there, finished or not."""
+        return {record.seed for record in self.of(scheme, budget)}
+
+    def unfinished(self, scheme: str, budget: str) -> int:
+        """Number of runs that diverged or failed."""
+        return sum(record.status != FINISHED for record in self.of(scheme, budget))
+
+
+def _logged(records: Sequence[RunRecord]) -> list[str]:
+    finished = [record for record in records if record.status == FINISHED]
+    return list(dict.fromkeys(name for r in finished or records for name in sorted(r.final)))

@@ -1,0 +1,149 @@
+"""Every comparison in one plain sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lightning_init.compare import tables
+from lightning_init.compare.quantities import BOTH, Runs
+from lightning_init.compare.records import FINISHED
+from lightning_init.compare.tables import ComparisonRow
+from lightning_init.tables import number
+
+MOST_SEEDS_SHOWN = 10_000
+
+
+def sentence(row: ComparisonRow) -> str:
+    """Say what one comparison shows, with its numbers and the runs that did not finish."""
+    budget = "" if row.budget == BOTH else f", {row.budget} budget"
+    first, second = row.unfinished
+    spoiled = (row.verdict == tables.BETTER and first > second) or (
+        row.verdict == tables.WORSE and second > first
+    )
+    said = _finding(row)
+    if unfinished := _unfinished(row):
+        said += f"{', although' if spoiled else ';'} {unfinished}"
+    if row.missing:
+        said += f"; {row.missing} seed{'s' if row.missing != 1 else ''} without a pair left out"
+    return f"{row.first} against {row.second}, {row.quantity.title}{budget}: {said}."
+
+
+def seeds_text(seeds: float) -> str:
+    """Write the seeds needed, which are an estimate.
+
+    >>> seeds_text(41.0), seeds_text(25_000.0), seeds_text(float("inf")), seeds_text(float("nan"))
+    ('41', '>10000', '>10000', '-')
+    """
+    if math.isnan(seeds):
+        return "-"
+    return f">{MOST_SEEDS_SHOWN}" if seeds > MOST_SEEDS_SHOWN else f"{seeds:.0f}"
+
+
+def p_text(p: float) -> str:
+    """Write a p-value.
+
+    >>> p_text(0.0312), p_text(1.2e-5), p_text(1.0)
+    ('0.031', '<0.001', '1')
+    """
+    return "<0.001" if p < 0.001 else number(p, 2)
+
+
+def method_text(rows: Sequence[ComparisonRow], confidence: float) -> str:
+    """Say how the numbers were made, and what the number of seeds rules out."""
+    percent = f"{100 * confidence:g} %"
+    text = (
+        "Differences are the first scheme's value minus the second's, seed by seed. Intervals of "
+        f"their mean are {percent}, by a studentized bootstrap over the pairs that finished."
+        " p-values are two-sided and Holm-corrected over all comparisons of one quantity of one"
+        " metric, both budgets; in them a run that diverged or failed, or did not reach a level,"
+        " is worse than any number."
+        f' "Better" and "worse" take an interval without zero and a corrected Wilcoxon p below '
+        f"{1 - confidence:.2g}. Seeds needed is for seeing an effect as large as the observed one"
+        " with a probability of 80 %, uncorrected; it is as uncertain as that effect."
+    )
+    beyond = [row for row in rows if row.statistics.pairs and _out_of_reach(row, confidence)]
+    if beyond:
+        pairs = max(row.statistics.pairs for row in beyond)
+        text += (
+            f" With {pairs} pairs and {max(row.family for row in beyond)} comparisons no corrected"
+            f" p can fall below {1 - confidence:.2g}: more seeds, or a `reference`, are needed."
+        )
+    return text
+
+
+def unfinished_sentences(runs: Runs) -> list[str]:
+    """Name the runs that did not finish, per scheme and budget, each with its reason."""
+    said = []
+    for scheme in runs.schemes:
+        for budget in runs.budgets(scheme):
+            records = runs.of(scheme, budget)
+            reasons = [
+                f"seed {r.seed} {r.status}" + (f" ({r.reason})" if r.reason else "")
+                for r in records
+                if r.status != FINISHED
+            ]
+            if reasons:
+                name = scheme if budget == BOTH else f"{scheme}, {budget} budget"
+                count = f"{len(reasons)} of {len(records)} runs did not finish"
+                said.append(f"{name}: {count}: {', '.join(reasons)}.")
+    return said
+
+
+def _finding(row: ComparisonRow) -> str:
+    statistics, interval = row.statistics, row.statistics.interval
+    seeds = f"{statistics.pairs} seed{'s' if statistics.pairs != 1 else ''}"
+    if row.verdict == tables.TOO_FEW:
+        return f"{seeds}, at least 2 are needed to compare"
+    if row.verdict == tables.IDENTICAL:
+        return f"identical in all {seeds}"
+    correction = f", Holm-corrected over {row.family}" if row.family > 1 else ""
+    tests = f"Wilcoxon p {p_text(row.wilcoxon)}, sign p {p_text(row.sign)}{correction}"
+    if row.verdict in (tables.RANKED_BETTER, tables.RANKED_WORSE):
+        favoured = row.first if row.verdict == tables.RANKED_BETTER else row.second
+        return f"{_mean(row)} over {seeds}; the ranks favour {favoured} ({tests})"
+    if row.verdict == tables.NO_DIFFERENCE:
+        said = f"no difference shown: {_mean(row)} over {seeds} ({tests})"
+        needed = statistics.seeds_needed
+        if math.isnan(needed):
+            return said
+        about = (
+            "more than 10000"
+            if needed > MOST_SEEDS_SHOWN
+            else f"about {float(f'{needed:.2g}'):.0f}"
+        )
+        return f"{said}; {about} seeds would be needed to see an effect of the observed size"
+    low, high = sorted((abs(interval.lower), abs(interval.upper)))
+    way = "lower" if interval.mean < 0 else "higher"
+    said = f"{way} by {number(abs(interval.mean))} [{number(low)}, {number(high)}] over {seeds}"
+    if row.verdict in (tables.BETTER, tables.WORSE):
+        return f"{said} ({tests}): {row.verdict}"
+    return f"{said} ({tests}): {row.verdict}, the interval excludes zero but the test does not"
+
+
+def _mean(row: ComparisonRow) -> str:
+    interval = row.statistics.interval
+    if math.isnan(interval.lower):
+        never = "never" if row.quantity.level is not None else "unfinished"
+        medians = (number(m) if math.isfinite(m) else never for m in row.medians)
+        return f"median {' against '.join(medians)}"
+    return f"{number(interval.mean)} [{number(interval.lower)}, {number(interval.upper)}]"
+
+
+def _unfinished(row: ComparisonRow) -> str:
+    first, second = row.unfinished
+    said = ""
+    if row.quantity.level is not None and row.reached != row.runs:
+        said = f"reached in {row.reached[0]} of {row.runs[0]} runs against {row.reached[1]} of"
+        said += f" {row.runs[1]}"
+    if not first and not second:
+        return said
+    counts = f"{first} of {row.runs[0]} runs of {row.first} did not finish, {second} of"
+    counts += f" {row.runs[1]} of {row.second}"
+    if row.quantity.level is None:
+        counts += f" (the mean is over the {row.statistics.finite} pairs that did)"
+    return f"{said}; {counts}" if said else counts
+
+
+def _out_of_reach(row: ComparisonRow, confidence: float) -> bool:
+    return row.family * 2.0 ** (1 - row.statistics.pairs) >= 1 - confidence

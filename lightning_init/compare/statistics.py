@@ -1,0 +1,271 @@
+"""Paired differences of two schemes: an interval of the mean, rank tests, the seeds needed.
+
+A difference is the first scheme's value minus the second's with the same seed. A run that did not
+finish has a value worse than any number, -inf or +inf; two of them tie. Rank tests take such
+differences as they are, the mean and its interval take the finite ones only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_init.compare.rank_tests import scipy_stats, sign_p, signed_rank_sums, wilcoxon_p
+
+RESAMPLES = 10_000
+# The asymptotic relative efficiency of the signed-rank test to the t-test on normal differences.
+EFFICIENCY = 3 / math.pi
+
+Differences = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of two schemes, by seed.
+
+    Attributes:
+        seeds: Ascending.
+        differences: First minus second. Infinite if one of the two did not finish, 0 if neither.
+        finished: Whether both did.
+    """
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    finished: tuple[bool, ...]
+
+    def of_finished(self) -> Differences:
+        """Differences of the pairs that finished: those that have a mean."""
+        pairs = zip(self.differences, self.finished, strict=True)
+        return np.array([difference for difference, both in pairs if both], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class MeanInterval:
+    """The mean of paired differences and an interval of it; nan where there are too few."""
+
+    mean: float
+    lower: float
+    upper: float
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether zero is inside or on an end; also where the interval is not known."""
+        return not (self.lower > 0 or self.upper < 0)
+
+
+@dataclass(frozen=True)
+class PairedStatistics:
+    """What is known about the paired differences of two schemes.
+
+    Attributes:
+        pairs: Differences in all: what the rank tests are made on.
+        finite: Those of two runs that finished: what the interval is made on.
+        interval: Of the mean of these.
+        median: Of all differences.
+        wilcoxon: Two-sided p of the signed-rank test; nan without pairs.
+        sign: Two-sided p of the sign test; nan without pairs.
+        rank_direction: 1 if the signed ranks favour positive differences, -1 negative, 0 neither.
+        seeds_needed: See `seeds_needed`.
+        identical: All runs finished, and all differences are exactly zero.
+    """
+
+    pairs: int
+    finite: int
+    interval: MeanInterval
+    median: float
+    wilcoxon: float
+    sign: float
+    rank_direction: int
+    seeds_needed: float
+    identical: bool
+
+    def without_mean(self) -> PairedStatistics:
+        """The same where a mean of the finite differences would mislead: ranks and median only."""
+        unknown = MeanInterval(math.nan, math.nan, math.nan)
+        return replace(self, interval=unknown, seeds_needed=math.nan)
+
+
+def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
+    """Subtract seed by seed, over the seeds that both have.
+
+    Args:
+        first: Value per seed; infinite for a run that did not finish.
+        second: The same of the other scheme.
+
+    >>> paired_differences({0: 1.0, 1: math.inf, 2: math.inf}, {2: math.inf, 1: 3.0, 0: 0.5})
+    Paired(seeds=(0, 1, 2), differences=(0.5, inf, 0.0), finished=(True, False, False))
+    """
+    seeds = sorted(first.keys() & second.keys())
+    pairs = [(first[seed], second[seed]) for seed in seeds]
+    return Paired(
+        seeds=tuple(seeds),
+        differences=tuple(0.0 if a == b else a - b for a, b in pairs),
+        finished=tuple(math.isfinite(a) and math.isfinite(b) for a, b in pairs),
+    )
+
+
+def paired_statistics(paired: Paired, confidence: float = 0.95) -> PairedStatistics:
+    """Compute all there is to say about one comparison.
+
+    Args:
+        paired: The differences.
+        confidence: Of the interval.
+    """
+    differences = np.array(paired.differences, dtype=np.float64)
+    finite = paired.of_finished()
+    positive, negative = signed_rank_sums(differences)
+    return PairedStatistics(
+        pairs=len(differences),
+        finite=len(finite),
+        interval=mean_interval(finite, confidence),
+        median=_median(differences),
+        wilcoxon=wilcoxon_p(differences),
+        sign=sign_p(differences),
+        rank_direction=int(np.sign(positive - negative)),
+        seeds_needed=seeds_needed(finite, confidence),
+        identical=0 < len(finite) == len(differences) and not np.any(differences),
+    )
+
+
+def mean_interval(differences: Differences, confidence: float = 0.95) -> MeanInterval:
+    """Bound the mean with a symmetric studentized bootstrap (Hall 1988, JRSS B 50).
+
+    The half-width is the standard error times a quantile of |t*|, t* being the t-statistic of a
+    resample about the sample's mean; never less than Student's quantile, which takes over where a
+    few seeds leave too few resamples. On 20 normal, log-normal (sigma 0.5) and t(5) differences it
+    covers 95, 94 and 96 % at a confidence of 95 %, where the percentile bootstrap covers 92, 91
+    and 92 %. The resamples are the same at every call, and neither the order of the differences
+    nor swapping the schemes changes the half-width.
+
+    Args:
+        differences: Finite, shape (pairs,).
+        confidence: Between 0 and 1.
+
+    Returns:
+        An interval without width if all differences are equal; no ends with fewer than two.
+
+    >>> mean_interval(np.zeros(20))
+    MeanInterval(mean=0.0, lower=0.0, upper=0.0)
+    """
+    if len(differences) == 0:
+        return MeanInterval(math.nan, math.nan, math.nan)
+    if np.all(differences == differences[0]):
+        value = float(differences[0])
+        end = value if len(differences) > 1 else math.nan
+        return MeanInterval(value, end, end)
+    mean = math.fsum(differences) / len(differences)
+    half = float(half_widths(_canonical(differences)[None], confidence)[0])
+    return MeanInterval(mean, mean - half, mean + half)
+
+
+def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
+    """Half-widths of the intervals of many means, see `mean_interval`.
+
+    Args:
+        samples: Shape (samples, n) with n > 1, each with some spread.
+        confidence: Between 0 and 1.
+
+    Returns:
+        Shape (samples,).
+    """
+    n = samples.shape[1]
+    centred = samples - samples.mean(axis=1, keepdims=True)
+    centred /= np.sqrt(np.sum(centred**2, axis=1, keepdims=True) / (n - 1))
+    shares = _resample_shares(n)
+    means = centred @ shares.T
+    spread = np.sqrt(np.maximum((centred**2) @ shares.T - means**2, 0.0) * (n / (n - 1)))
+    # A resample of one value over and over has no t-statistic.
+    known = spread > 1e-9
+    t = np.abs(means) / np.where(known, spread, math.inf) * math.sqrt(n)
+    t[~known] = math.nan
+    with np.errstate(all="ignore"):
+        multiplier = np.fmax(_nan_quantiles(t, confidence), _student_quantile(n, confidence))
+    spreads = samples.std(axis=1, ddof=1)
+    return np.asarray(multiplier * spreads / math.sqrt(n), dtype=np.float64)
+
+
+def seeds_needed(differences: Differences, confidence: float = 0.95, power: float = 0.8) -> float:
+    """Seeds at which an effect as large as the observed one would be seen with this power.
+
+    Seen means that the interval of the mean excludes zero and Wilcoxon's p, uncorrected, is below
+    1 - `confidence`. The seeds that the paired t-test needs, from the noncentral t distribution,
+    are divided by the efficiency 3 / pi of Wilcoxon's test on normal differences, and are never
+    fewer than those with which that p can be reached at all. Within 20 % of simulation on normal
+    and t(5) differences; up to 40 % too few where a strong skew pulls the median towards zero.
+
+    Args:
+        differences: Finite, shape (pairs,).
+        confidence: One minus the two-sided level of the test.
+        power: Between 0 and 1.
+
+    Returns:
+        A whole number; infinite if the mean is zero, nan with fewer than two differences.
+    """
+    if len(differences) < 2:
+        return math.nan
+    mean = abs(math.fsum(differences) / len(differences))
+    if mean == 0:
+        return math.inf
+    spread = 0.0 if np.ptp(differences) == 0 else float(np.std(_canonical(differences), ddof=1))
+    least = math.ceil(1 - math.log2(1 - confidence))
+    # Ten deviations are seen with the least number; beyond, the distribution overflows.
+    effect = mean / spread if spread > mean / 10 else 10.0
+    return float(max(least, math.ceil(_t_test_seeds(effect, confidence, power) / EFFICIENCY)))
+
+
+def _t_test_seeds(effect: float, confidence: float, power: float) -> float:
+    stats = scipy_stats()
+    quantiles = stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)
+    normal = float(quantiles / effect) ** 2
+    # The t-test needs some two seeds more than the normal one, which no longer counts here.
+    if normal > 1000:
+        return normal
+    seeds = max(2, math.floor(normal))
+    while True:
+        critical = _student_quantile(seeds, confidence)
+        if stats.nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)) >= power:
+            return seeds
+        seeds += 1
+
+
+def _canonical(differences: Differences) -> Differences:
+    """Order and sign such that a permutation or the swapped pair gives the same numbers."""
+    plain, swapped = np.sort(differences), np.sort(-differences)
+    return max(plain, swapped, key=lambda values: values.tolist())
+
+
+def _median(differences: Differences) -> float:
+    if len(differences) == 0:
+        return math.nan
+    ordered = np.sort(differences)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    if low == high:
+        return float(low)
+    # Between the two infinities there is no middle.
+    return float(low + high) / 2 if math.isfinite(low + high) or low != -high else math.nan
+
+
+@lru_cache(maxsize=8)
+def _resample_shares(n: int) -> NDArray[np.float64]:
+    """Share of each of n values in each resample, shape (resamples, n)."""
+    generator = np.random.default_rng(n)
+    shares = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    return np.asarray(shares, dtype=np.float64)
+
+
+def _nan_quantiles(rows: NDArray[np.float64], level: float) -> NDArray[np.float64]:
+    """Quantile of each row without its nans: `np.nanquantile` takes one row at a time."""
+    ordered = np.sort(rows, axis=1)
+    known = np.count_nonzero(~np.isnan(ordered), axis=1)
+    place = np.clip(np.ceil(level * (known + 1)) - 1, 0, np.maximum(known - 1, 0))
+    return np.asarray(np.take_along_axis(ordered, place.astype(int)[:, None], axis=1)[:, 0])
+
+
+@lru_cache(maxsize=256)
+def _student_quantile(n: int, confidence: float) -> float:
+    return float(scipy_stats().t.ppf((1 + confidence) / 2, n - 1))
