@@ -15,8 +15,9 @@ from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 CALLBACKS = (FractionalMomentInit, OptimalVarianceInit)
 DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name.
 
-Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw, and
-`show recipe.json` what a probe found. Arguments are also read from environment variables."""
+Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw,
+`show recipe.json` what a probe found, and `compare --model ... --inits he,optimal --out DIR` trains
+from several initializations and says what the paired differences show. Arguments are also read from environment variables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,11 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "The command line needs jsonargparse; install it with"
             " `pip install 'jsonargparse[signatures]'`."
         )
+    from lightning_init.cli.compare import compare
     from lightning_init.cli.plan import plan
     from lightning_init.cli.show import show
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    ours = {"plan": plan, "show": show}.get(given[0] if given else "")
+    ours = {"plan": plan, "show": show, "compare": compare}.get(given[0] if given else "")
     if ours is not None:
         ours(given[1:])
         return

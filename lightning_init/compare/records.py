@@ -47,7 +47,7 @@ class RunRecord:
     final: dict[str, float]
 
     def to_json(self) -> str:
-        """Return the record as one line of JSON; values that are not finite are `NaN`, `Infinity`."""
+        """Return one line of JSON; values that are not finite are `NaN` and `Infinity`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod

@@ -1,0 +1,145 @@
+"""`python -m lightning_init compare --model my.Module --data my.Data --inits he,optimal`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jsonargparse
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+
+from lightning_init.compare.comparison import compare as run_comparison
+from lightning_init.compare.runs import TRAINER_DEFAULTS
+from lightning_init.compare.schemes import split_inits
+
+# Set by a comparison itself, or objects that its runs would share.
+_NOT_TRAINER_ARGUMENTS: set[str | int] = {*TRAINER_DEFAULTS, "callbacks", "plugins", "profiler"}
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Train from every initialization with every seed; print the report and write it to `--out`.
+
+    Raises:
+        SystemExit: With status 2 and one line, if an argument is wrong.
+    """
+    parser = compare_parser()
+    config = parser.parse_args(list(arguments))
+    trainer = parser.get_defaults(skip_validation=True).trainer.as_dict()
+    chosen = {
+        name: value for name, value in config.trainer.as_dict().items() if value != trainer[name]
+    }
+    try:
+        comparison = run_comparison(
+            FromConfig("model", _plain(config.model)),
+            FromConfig("data", _plain(config.data)) if config.data else None,
+            split_inits(config.inits),
+            config.seeds,
+            out=config.out,
+            trainer=chosen,
+            metrics=config.metrics,
+            levels=config.levels,
+            reference=config.reference,
+            equal_budget=config.equal_budget,
+            jobs=config.jobs,
+            executor=config.executor,
+            address=config.address,
+            threads=config.threads,
+            repeat_failed=config.repeat_failed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    sys.stdout.write(comparison.report.to_markdown())
+    sys.stdout.write("\nWritten:\n" + "".join(f"  {file}\n" for file in comparison.files))
+
+
+def compare_parser() -> ArgumentParser:
+    """The arguments of `compare`."""
+    parser = ArgumentParser(
+        prog="python -m lightning_init compare",
+        description="The same training from several initializations, paired seed by seed.",
+        default_env=True,
+        env_prefix="PL_COMPARE_",
+    )
+    from_file: Any = vars(jsonargparse)["ActionConfigFile"]  # exported, but not in its type hints
+    parser.add_argument("-c", "--config", action=from_file, help="YAML file of arguments.")
+    parser.add_subclass_arguments(LightningModule, "model", required=True, fail_untyped=False)
+    parser.add_subclass_arguments(
+        LightningDataModule, "data", required=False, default=None, fail_untyped=False
+    )
+    parser.add_argument(
+        "--inits",
+        type=str,
+        default="default,he,fractional,optimal",
+        help="Names parted by commas, with options: he,fractional:order=1,optimal:rounds=2. Known:"
+        " default, he, he_uniform, scaled_he:factor=..., xavier, xavier_uniform, orthogonal,"
+        " random_walk, fractional:order=..., optimal, recipe:path=..., lsuv, anyinit, or"
+        " package.function of a module and a seed.",
+    )
+    parser.add_argument(
+        "--seeds", type=int | list[int], default=20, help="How many, or a list: [3,4,5]."
+    )
+    parser.add_argument("--out", type=str, required=True, help="Directory of runs and report.")
+    parser.add_argument(
+        "--metrics",
+        type=dict[str, str] | None,
+        default=None,
+        help='Logged metrics and their better direction: {"val_loss": "min"}; default: all.',
+    )
+    parser.add_argument(
+        "--levels",
+        type=dict[str, float] | None,
+        default=None,
+        help='Metrics and a level, to compare the steps that reaching it takes: {"val_loss": 0.5}.',
+    )
+    parser.add_argument(
+        "--reference", type=str | None, default=None, help="Compare with this init, not all pairs."
+    )
+    parser.add_argument(
+        "--equal_budget",
+        type=bool,
+        default=True,
+        help="Charge a probe's steps to its run; both are shown.",
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at one time.")
+    parser.add_argument(
+        "--executor", type=str, default="processes", help="processes, or dask (many machines)."
+    )
+    parser.add_argument(
+        "--address", type=str | None, default=None, help="Dask scheduler; default: a local cluster."
+    )
+    parser.add_argument("--threads", type=int, default=1, help="Of torch, per run.")
+    parser.add_argument(
+        "--repeat_failed", type=bool, default=False, help="Make runs again that had an exception."
+    )
+    parser.add_class_arguments(
+        Trainer, "trainer", skip=_NOT_TRAINER_ARGUMENTS, instantiate=False, fail_untyped=False
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class FromConfig:
+    """Makes the object that a class path and its arguments describe, in whatever process.
+
+    Args:
+        kind: "model" or "data".
+        config: `class_path` and `init_args`, plain values.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+
+    def __call__(self) -> Any:
+        """Make a fresh one."""
+        parser = ArgumentParser(exit_on_error=False)
+        base: type[Any] = LightningModule if self.kind == "model" else LightningDataModule
+        parser.add_subclass_arguments(base, self.kind, fail_untyped=False, required=True)
+        parsed = parser.parse_object({self.kind: dict(self.config)})
+        return getattr(parser.instantiate_classes(parsed), self.kind)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return dict(config.as_dict())

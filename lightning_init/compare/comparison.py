@@ -1,0 +1,176 @@
+"""`compare`: the same training from several initializations, seed by seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_init.compare.executors import Executor, make_executor
+from lightning_init.compare.records import RunRecord
+from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
+from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
+from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
+from lightning_init.compare.store import RunStore, failed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison found.
+
+    Args:
+        records: Every run, by scheme in the order given, then by seed.
+        report: Tables, sentences and plots; `print(comparison.report.to_markdown())`.
+        files: What was written to `out`.
+    """
+
+    records: tuple[RunRecord, ...]
+    report: ComparisonReport
+    files: tuple[Path, ...]
+
+
+def compare(
+    model: ModelFactory,
+    data: DataFactory | None = None,
+    inits: Sequence[str | Scheme | Initialize] = ("default", "he", "fractional", "optimal"),
+    seeds: int | Sequence[int] = 20,
+    *,
+    out: str | os.PathLike[str],
+    trainer: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, str] | None = None,
+    levels: Mapping[str, float] | None = None,
+    reference: str | None = None,
+    equal_budget: bool = True,
+    jobs: int = 1,
+    executor: str = "processes",
+    address: str | None = None,
+    threads: int = 1,
+    repeat_failed: bool = False,
+    progress: bool = True,
+) -> Comparison:
+    """Train from every initialization with every seed, and say what the paired differences show.
+
+    For one seed all runs have the same model, data order, dropout masks and, where the schemes
+    allow, the same standard normal draws: they differ in the initialization alone. Every run is
+    written to `out` as it ends and is not made again, so an interrupted comparison goes on where it
+    stopped.
+
+    Args:
+        model: Makes the module, e.g. `functools.partial(MyModule, lr=0.1)`; importable by name if
+            `jobs` is above 1.
+        data: Makes a datamodule or a training loader; None if the module has its own loaders.
+        inits: Names with options ("he", "fractional:order=1.0", "optimal:granularity=gain"),
+            functions of a module and a seed, or schemes; see `schemes.make_scheme`.
+        seeds: How many, counted from 0, or the seeds themselves.
+        out: Directory of the runs and of the report.
+        trainer: Arguments of the Trainer, such as max_epochs. Callbacks of the training belong in
+            the module's `configure_callbacks`, so that each run has its own.
+        metrics: Logged metrics to compare, with "min" or "max" as the better direction; None is
+            every one, its direction guessed from its name.
+        levels: Metrics and the level that they are to reach: compares the steps which that takes.
+        reference: The scheme that the others are compared with; None compares all pairs.
+        equal_budget: Charge the steps of a probe: the real run is made that much shorter too, and
+            both are in the report. False makes the uncharged runs alone.
+        jobs: Runs at one time.
+        executor: "processes", or "dask" for more than one machine.
+        address: Of a Dask scheduler; None starts a cluster of `jobs` workers here.
+        threads: Of torch, per run. One makes results the same wherever a run is made.
+        repeat_failed: Make runs again that an exception ended before.
+        progress: Whether to show a bar with the time left.
+
+    Returns:
+        Every run and the report, which is also written to `out`.
+
+    Raises:
+        ValueError: An argument is wrong, or `out` holds another comparison; no run is made.
+    """
+    schemes = make_schemes(inits)
+    numbers = _seeds(seeds)
+    given = _trainer_arguments(trainer)
+    _check_reference(reference, schemes)
+    settings = ReportSettings(
+        metrics=metrics, levels=levels, reference=reference, equal_budget=equal_budget
+    )
+    run_all = make_executor(executor, jobs, address)
+    tasks = [
+        RunTask(scheme, seed, model, data, given, equal_budget, threads)
+        # Seed by seed, so that what is there after an interrupt is paired.
+        for seed in numbers
+        for scheme in schemes
+    ]
+    store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
+    kept = _kept_runs(store, tasks, repeat_failed)
+    _make_missing(run_all, store, tasks, kept, progress)
+    ordered = [(label, seed) for label in (s.label for s in schemes) for seed in numbers]
+    records = tuple(
+        record
+        for name in ordered
+        for record in kept[name]
+        if equal_budget or record.budget == "full"
+    )
+    report = summarize(records, settings)
+    return Comparison(records, report, tuple(Path(file) for file in report.write(Path(out))))
+
+
+Kept = dict[tuple[str, int], tuple[RunRecord, ...]]
+
+
+def _kept_runs(store: RunStore, tasks: Sequence[RunTask], repeat_failed: bool) -> Kept:
+    kept = {}
+    for task in tasks:
+        records = store.load(task)
+        if records is not None and not (repeat_failed and failed(records)):
+            kept[task.scheme.label, task.seed] = records
+    return kept
+
+
+def _make_missing(
+    run_all: Executor, store: RunStore, tasks: Sequence[RunTask], kept: Kept, progress: bool
+) -> None:
+    from tqdm.auto import tqdm  # a dependency of Lightning's
+
+    missing = [task for task in tasks if (task.scheme.label, task.seed) not in kept]
+    bar = tqdm(
+        total=len(tasks),
+        initial=len(tasks) - len(missing),
+        desc="Comparing",
+        unit="run",
+        disable=not progress,
+    )
+    with bar:
+        for task, records in run_all(missing) if missing else ():
+            store.keep(task, records)
+            kept[task.scheme.label, task.seed] = records
+            bar.set_postfix_str(task.name, refresh=False)
+            bar.update()
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise ValueError(f"`seeds` must be at least 1, got {seeds}.")
+        return tuple(range(seeds))
+    if isinstance(seeds, (bool, str)) or len(set(seeds)) != len(seeds) or not seeds:
+        raise ValueError(f"`seeds` must be a number, or different integers, got {seeds!r}.")
+    return tuple(seeds)
+
+
+def _trainer_arguments(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = dict(trainer or {})
+    if given.get("callbacks"):
+        raise ValueError(
+            "`trainer` may not hold callbacks, which would be shared by all runs; return them from"
+            " the module's `configure_callbacks`."
+        )
+    given.pop("callbacks", None)
+    return {
+        name: value for name, value in given.items() if TRAINER_DEFAULTS.get(name, ...) != value
+    }
+
+
+def _check_reference(reference: str | None, schemes: Sequence[Scheme]) -> None:
+    labels = [scheme.label for scheme in schemes]
+    if reference is not None and reference not in labels:
+        raise ValueError(f"`reference` must be one of {', '.join(labels)}, got {reference!r}.")

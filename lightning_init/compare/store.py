@@ -1,0 +1,97 @@
+"""Runs kept on disk, one file each, written whole or not at all: an interrupt loses none."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_init.compare.records import FAILED, RunRecord
+from lightning_init.compare.runs import RunTask
+
+SETTINGS_FILE = "comparison.json"
+
+
+class RunStore:
+    """The runs of one comparison, in one directory.
+
+    Args:
+        directory: Made if it is missing.
+        description: What every run has in common; a directory that holds runs of something else is
+            refused.
+
+    Raises:
+        ValueError: The directory belongs to another comparison.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], description: Mapping[str, Any]) -> None:
+        self._runs = Path(directory) / "runs"
+        self._runs.mkdir(parents=True, exist_ok=True)
+        file = Path(directory) / SETTINGS_FILE
+        content = json.loads(json.dumps(description, default=describe, sort_keys=True))
+        if file.exists():
+            kept = json.loads(file.read_text())
+            different = [name for name in content if kept.get(name) != content[name]]
+            if different:
+                raise ValueError(
+                    f"`out`: {os.fspath(directory)} holds runs with another"
+                    f" {', '.join(different)}; choose another directory, or delete it."
+                )
+        else:
+            _write_whole(file, json.dumps(content, indent=2, sort_keys=True))
+
+    def load(self, task: RunTask) -> tuple[RunRecord, ...] | None:
+        """The records of a run that was made before, or None.
+
+        A run that asks for the charged records too is made again if they are missing.
+        """
+        file = self._file(task)
+        if not file.exists():
+            return None
+        lines = file.read_text().splitlines()
+        records = tuple(RunRecord.from_json(line) for line in lines)
+        incomplete = task.equal_budget and len(records) == 1 and records[0].probe_steps > 0
+        return None if incomplete else records
+
+    def keep(self, task: RunTask, records: Sequence[RunRecord]) -> None:
+        """Write the records of one run."""
+        _write_whole(self._file(task), "\n".join(record.to_json() for record in records) + "\n")
+
+    def _file(self, task: RunTask) -> Path:
+        label = task.scheme.label
+        # Labels may hold any character and be of any length; the digest tells them apart.
+        readable = re.sub(r"[^A-Za-z0-9=.]+", "-", label)[:40].strip("-.")
+        digest = hashlib.blake2b(label.encode(), digest_size=4).hexdigest()
+        return self._runs / f"{readable}-{digest}-seed{task.seed}.jsonl"
+
+
+def describe(value: Any) -> str:
+    """Name a factory by what it calls, the same in every process.
+
+    >>> describe(functools.partial(dict, width=3))
+    'builtins.dict(width=3)'
+    """
+    if isinstance(value, functools.partial):
+        given = [*map(repr, value.args), *(f"{k}={v!r}" for k, v in value.keywords.items())]
+        return f"{describe(value.func)}({', '.join(given)})"
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    text = repr(value)
+    # The address in a default repr differs from run to run.
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
+
+
+def failed(records: Sequence[RunRecord]) -> bool:
+    """Whether an exception ended one of the records' runs."""
+    return any(record.status == FAILED for record in records)
+
+
+def _write_whole(file: Path, text: str) -> None:
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside.write_text(text)
+    os.replace(beside, file)
