@@ -139,7 +139,7 @@ def guess_direction(metric: str) -> str:
     >>> guess_direction("val_loss"), guess_direction("test/MulticlassAccuracy")
     ('min', 'max')
     """
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", metric).lower()
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", metric).lower()
     words = set(re.split(r"[^a-z0-9]+", spaced))
     known = ((MIN, _LOWER), (MAX, _HIGHER))
     directions = [way for way, names in known if words & set(names.split())]

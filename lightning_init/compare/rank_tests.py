@@ -29,14 +29,14 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
     """
     if len(differences) == 0:
         return math.nan
-    doubled = _doubled_ranks(differences)[differences != 0]
-    positive, negative = signed_rank_sums(differences)
-    smaller = round(2 * min(positive, negative))
+    doubled = _doubled_ranks(differences)
+    positive, negative = (int(np.sum(doubled[way])) for way in (differences > 0, differences < 0))
+    doubled = doubled[differences != 0]
     if len(doubled) > MOST_PAIRS_COUNTED_OUT:
-        distance = abs(positive - negative) / math.sqrt(float(np.sum((doubled / 2) ** 2)))
+        distance = abs(positive - negative) / math.sqrt(float(np.sum(doubled**2)))
         return math.erfc(distance / math.sqrt(2))
-    distribution = _signed_rank_distribution(tuple(sorted(doubled.tolist())))
-    return min(1.0, 2 * float(np.sum(distribution[: smaller + 1])))
+    cumulative = _signed_rank_distribution(tuple(sorted(doubled.tolist())))
+    return min(1.0, 2 * float(cumulative[min(positive, negative)]))
 
 
 def sign_p(differences: NDArray[np.float64]) -> float:
@@ -51,7 +51,7 @@ def sign_p(differences: NDArray[np.float64]) -> float:
     if unequal == 0:
         return 1.0
     positive = int(np.count_nonzero(differences > 0))
-    return float(scipy_stats().binomtest(positive, unequal).pvalue)
+    return _fair_coin_p(positive, unequal)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -85,14 +85,19 @@ def _doubled_ranks(differences: NDArray[np.float64]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=64)
 def _signed_rank_distribution(doubled_ranks: tuple[int, ...]) -> NDArray[np.float64]:
-    """Probability of each sum of the ranks with a positive sign when every sign is a fair coin."""
+    """Probability of at most each sum of the positive ranks when every sign is a fair coin."""
     distribution = np.zeros(sum(doubled_ranks) + 1)
     distribution[0] = 1.0
     for rank in doubled_ranks:
         shifted = np.zeros_like(distribution)
         shifted[rank:] = distribution[: len(distribution) - rank]
         distribution = (distribution + shifted) / 2
-    return distribution
+    return np.cumsum(distribution)
+
+
+@lru_cache(maxsize=1024)
+def _fair_coin_p(heads: int, tosses: int) -> float:
+    return float(scipy_stats().binomtest(heads, tosses).pvalue)
 
 
 def scipy_stats() -> Any:

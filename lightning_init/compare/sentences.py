@@ -65,9 +65,10 @@ def method_text(rows: Sequence[ComparisonRow], confidence: float) -> str:
     beyond = [row for row in rows if row.statistics.pairs and _out_of_reach(row, confidence)]
     if beyond:
         pairs = max(row.statistics.pairs for row in beyond)
+        family = max(row.family for row in beyond)
         text += (
-            f" With {pairs} pairs and {max(row.family for row in beyond)} comparisons no corrected"
-            f" p can fall below {1 - confidence:.2g}: more seeds, or a `reference`, are needed."
+            f" With {pairs} pairs and {family} comparison{'s' if family > 1 else ''} no corrected p"
+            f" can fall below {1 - confidence:.2g}: more seeds, or a `reference`, are needed."
         )
     return text
 

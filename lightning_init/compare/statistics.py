@@ -159,7 +159,7 @@ def mean_interval(differences: Differences, confidence: float = 0.95) -> MeanInt
         end = value if len(differences) > 1 else math.nan
         return MeanInterval(value, end, end)
     mean = math.fsum(differences) / len(differences)
-    half = float(half_widths(_canonical(differences)[None], confidence)[0])
+    half = float(half_widths(differences[None], confidence)[0])
     return MeanInterval(mean, mean - half, mean + half)
 
 
@@ -174,13 +174,14 @@ def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.f
         Shape (samples,).
     """
     n = samples.shape[1]
+    samples = _canonical(samples)
     centred = samples - samples.mean(axis=1, keepdims=True)
     centred /= np.sqrt(np.sum(centred**2, axis=1, keepdims=True) / (n - 1))
     shares = _resample_shares(n)
     means = centred @ shares.T
     spread = np.sqrt(np.maximum((centred**2) @ shares.T - means**2, 0.0) * (n / (n - 1)))
     # A resample of one value over and over has no t-statistic.
-    known = spread > 1e-9
+    known = spread > 1e-6
     t = np.abs(means) / np.where(known, spread, math.inf) * math.sqrt(n)
     t[~known] = math.nan
     with np.errstate(all="ignore"):
@@ -211,7 +212,9 @@ def seeds_needed(differences: Differences, confidence: float = 0.95, power: floa
     mean = abs(math.fsum(differences) / len(differences))
     if mean == 0:
         return math.inf
-    spread = 0.0 if np.ptp(differences) == 0 else float(np.std(_canonical(differences), ddof=1))
+    spread = (
+        0.0 if np.ptp(differences) == 0 else float(np.std(_canonical(differences[None]), ddof=1))
+    )
     least = math.ceil(1 - math.log2(1 - confidence))
     # Ten deviations are seen with the least number; beyond, the distribution overflows.
     effect = mean / spread if spread > mean / 10 else 10.0
@@ -233,21 +236,22 @@ def _t_test_seeds(effect: float, confidence: float, power: float) -> float:
         seeds += 1
 
 
-def _canonical(differences: Differences) -> Differences:
-    """Order and sign such that a permutation or the swapped pair gives the same numbers."""
-    plain, swapped = np.sort(differences), np.sort(-differences)
-    return max(plain, swapped, key=lambda values: values.tolist())
+def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Order each row, and turn its sign, such that its permutations and its negative are one."""
+    plain = np.sort(samples, axis=1)
+    swapped = -plain[:, ::-1]
+    first = np.argmax(plain != swapped, axis=1)[:, None]
+    larger = np.take_along_axis(plain, first, axis=1) >= np.take_along_axis(swapped, first, axis=1)
+    return np.where(larger, plain, swapped)
 
 
 def _median(differences: Differences) -> float:
     if len(differences) == 0:
         return math.nan
     ordered = np.sort(differences)
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    if low == high:
-        return float(low)
-    # Between the two infinities there is no middle.
-    return float(low + high) / 2 if math.isfinite(low + high) or low != -high else math.nan
+    low, high = (float(ordered[i]) for i in ((len(ordered) - 1) // 2, len(ordered) // 2))
+    # Between the two infinities there is no middle: the sum is nan.
+    return low if low == high else (low + high) / 2
 
 
 @lru_cache(maxsize=8)
