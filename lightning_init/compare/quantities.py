@@ -112,11 +112,8 @@ def find_quantities(
         metrics = {name: guess_direction(name) for name in logged}
     # Where nothing finished, a metric may be missing without having been misspelled.
     if any(record.status == FINISHED for record in records):
-        for name in [*metrics, *(levels or {})]:
-            if name not in logged and name not in in_curves:
-                raise ValueError(
-                    f"No run logged the metric `{name}`; logged were {', '.join(logged) or 'none'}."
-                )
+        _check_logged("metrics", metrics, {*logged, *in_curves})
+        _check_logged("levels", levels or {}, in_curves)
     found = []
     for name, direction in metrics.items():
         if direction not in (MIN, MAX):
@@ -211,6 +208,16 @@ class Runs:
     def unfinished(self, scheme: str, budget: str) -> int:
         """Number of runs that diverged or failed."""
         return sum(record.status != FINISHED for record in self.of(scheme, budget))
+
+
+def _check_logged(argument: str, names: Iterable[str], known: set[str]) -> None:
+    for name in names:
+        if name not in known:
+            where = "in a curve of any run" if argument == "levels" else "by any run"
+            raise ValueError(
+                f"`{argument}` names `{name}`, which was not logged {where}; "
+                f"logged were: {', '.join(sorted(known)) or 'none'}."
+            )
 
 
 def _logged(records: Sequence[RunRecord]) -> list[str]:

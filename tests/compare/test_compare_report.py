@@ -298,8 +298,11 @@ def test_the_direction_of_a_metric_is_guessed_from_its_words(name: str, directio
 
 def test_wrong_settings_are_refused_by_name() -> None:
     records = [*runs("a", losses(0.5)), *runs("b", losses(0.5))]
-    with pytest.raises(ValueError, match="No run logged the metric `val_los`; logged were val_lo"):
+    with pytest.raises(ValueError, match="`metrics` names `val_los`, .* logged were: val_loss"):
         summarize(records, ReportSettings({"val_los": "min"}))
+    tested = [replace(r, final={**r.final, "test_loss": 0.5}) for r in records]
+    with pytest.raises(ValueError, match="`levels` names `test_loss`, which .* in a curve of any"):
+        summarize(tested, ReportSettings(levels={"test_loss": 0.5}))
     with pytest.raises(ValueError, match="must give `min` or `max` for `val_loss`, got 'down'"):
         summarize(records, ReportSettings({"val_loss": "down"}))
     with pytest.raises(ValueError, match="`confidence` must be between 0 and 1, got 95"):
