@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lightning_init.inspection.parameter_walk import module_at, tensor_at
 from lightning_init.inspection.reasons import whole_tensor
 from lightning_init.inspection.weights import Weight
 
@@ -39,16 +40,23 @@ def standard_normal(
         >>> bool((a == b).all()), a.shape
         (True, torch.Size([2, 3]))
     """
-    return torch.randn(tuple(shape), generator=_generator(seed, name), dtype=dtype)
+    return torch.randn(tuple(shape), generator=_seeded(torch.Generator(), seed, name), dtype=dtype)
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
+def _seeded(generator: torch.Generator, seed: int, name: str) -> torch.Generator:
+    """Start a generator over, whatever it has drawn before, at the stream of one layer."""
     digest = blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     # One bit less than the digest, so that it is a seed whether read signed or unsigned.
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+    return generator.manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def fill_normal_(model: nn.Module, weight: Weight, std: float, seed: int) -> None:
+def fill_normal_(
+    model: nn.Module,
+    weight: Weight,
+    std: float,
+    seed: int,
+    generator: torch.Generator | None = None,
+) -> None:
     """Overwrite one weight with N(0, std^2), in place.
 
     The parameter keeps its identity, storage, dtype, device and `requires_grad`. The draw is made
@@ -61,6 +69,8 @@ def fill_normal_(model: nn.Module, weight: Weight, std: float, seed: int) -> Non
         weight: The weight to fill.
         std: Standard deviation of one entry, positive and finite.
         seed: Seed of the draw; the layer's name makes its stream.
+        generator: One on the CPU to start over for each layer of a model, which saves making as
+            many; the draw does not depend on it.
 
     Raises:
         ValueError: If `std` is not positive and finite; nothing is written then.
@@ -77,7 +87,8 @@ def fill_normal_(model: nn.Module, weight: Weight, std: float, seed: int) -> Non
     if target is None:
         _write(model, weight, _draw(model, weight, seed).mul_(std))
         return
-    target.normal_(0.0, std, generator=_generator(seed, weight.name))
+    stream = _seeded(generator or torch.Generator(), seed, weight.name)
+    target.normal_(0.0, std, generator=stream)
 
 
 def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
@@ -89,7 +100,7 @@ def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
     if weight.parametrization is not None:
         return None
     parameter = parameters_of(model, weight)[0].detach()
-    if _is_distributed(parameter) or parameter.device.type != "cpu":
+    if not parameter.is_cpu or _is_distributed(parameter):
         return None
     target = parameter if weight.rows is None else parameter[weight.rows[0] : weight.rows[1]]
     known = target.dtype in (torch.float32, torch.float64) and target.is_contiguous()
@@ -152,16 +163,16 @@ def parameters_of(model: nn.Module, weight: Weight) -> tuple[nn.Parameter, ...]:
 
     Blocks of one stacked parameter share it.
     """
-    module = model.get_submodule(weight.module_name)
+    module = module_at(model, weight.module_name)
     if weight.parametrization is None:
-        return (_parameter(getattr(module, weight.attribute)),)
+        return (_parameter(tensor_at(module, weight.attribute)),)
     return tuple(_chain(module, weight.attribute).parameters())
 
 
 def biases_of(model: nn.Module, weight: Weight) -> tuple[nn.Parameter, ...]:
     """The bias parameters that belong to a weight: those that `zero_biases_` writes."""
-    module = model.get_submodule(weight.module_name)
-    return tuple(_parameter(getattr(module, bias)) for bias in weight.biases)
+    module = module_at(model, weight.module_name)
+    return tuple([_parameter(tensor_at(module, bias)) for bias in weight.biases])
 
 
 def _draw(model: nn.Module, weight: Weight, seed: int) -> Tensor:
@@ -172,9 +183,9 @@ def _draw(model: nn.Module, weight: Weight, seed: int) -> Tensor:
 
 @torch.no_grad()
 def _write(model: nn.Module, weight: Weight, values: Tensor) -> None:
-    module = model.get_submodule(weight.module_name)
+    module = module_at(model, weight.module_name)
     if weight.parametrization is None:
-        _copy(_parameter(getattr(module, weight.attribute)), weight.rows, values)
+        _copy(_parameter(tensor_at(module, weight.attribute)), weight.rows, values)
         return
     # Not `module.weight = ...`: that gives the originals new storage, and an optimizer or DDP
     # bucket that views the old one would go on with the old values.

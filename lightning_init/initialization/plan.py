@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from lightning_init.initialization import fill
@@ -18,7 +19,7 @@ from lightning_init.initialization.measurement import (
     measurement_lines,
     signal_cells,
 )
-from lightning_init.initialization.planned_weight import PlannedWeight, law_words
+from lightning_init.initialization.planned_weight import PlannedWeight, law_words, rule_words
 from lightning_init.initialization.prediction import closing_lines, plan_warnings
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
@@ -35,7 +36,8 @@ _LINE = 120  # characters that a table keeps to, by the first of these layouts t
 # the widths of names and of remarks (longer ones go below), and whether log-norms are columns.
 _LAYOUTS = ((48, 24, True), (48, 0, True), (48, 24, False), (48, 0, False), (32, 0, False))
 _WIDEST = 48
-_Solution = tuple[float, float, str]
+_Rule = tuple[str, float | tuple[float, ...] | None, float]
+_Solution = tuple[float, float, str, str]
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ class InitPlan:
             model: The model that the plan was made for.
             seed: Each layer's stream depends on this and on the layer's name alone.
         """
+        generator = torch.Generator()
         for row in self.rows:
             if row.treatment == "normal":
-                fill.fill_normal_(model, row.weight, row.std, seed)
+                fill.fill_normal_(model, row.weight, row.std, seed, generator)
             elif row.treatment == "orthogonal":
                 fill.fill_orthogonal_(model, row.weight, seed)
             if row.treatment != "keep" and self.settings.bias == "zero":
@@ -207,8 +210,12 @@ def plan_fractional_moments(
     """
     solve = functools.cache(functools.partial(_solve, settings))
     rows = tuple(
-        _plan_weight(weight, _activation(index, inventory, activations, settings), settings, solve)
-        for index, weight in enumerate(inventory.weights)
+        [
+            _plan_weight(
+                weight, _activation(index, inventory, activations, settings), settings, solve
+            )
+            for index, weight in enumerate(inventory.weights)
+        ]
     )
     warnings = plan_warnings(rows, settings)
     return InitPlan(rows, inventory.left_out, settings, warnings=warnings)
@@ -245,12 +252,11 @@ def _plan_weight(
         solution = solve(rule, settings.width_of(weight), taps)
     except ValueError as error:
         raise ValueError(f"Layer {weight.name!r}: {error}") from None
-    formula = f"order {settings.order:g} of {law_words(activation)}"
-    return PlannedWeight(weight, activation, "normal", *solution[:2], formula, solution[2])
+    return PlannedWeight(weight, activation, "normal", *solution)
 
 
-def _solve(settings: FractionalMomentSettings, rule: Any, width: int, taps: int) -> _Solution:
-    """Standard deviation, that of order 2, and a remark, for one law and width."""
+def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:
+    """Standard deviation, that of order 2, the rule in words and a remark, by law and width."""
     law = activation_law(*rule)
     std = moment_preserving_std(
         law, width, settings.order, conditional=settings.conditional, scheme=settings.scheme
@@ -259,4 +265,5 @@ def _solve(settings: FractionalMomentSettings, rule: Any, width: int, taps: int)
     dead = dead_inflation(law, width, settings.order)
     pays = dead > MATERIAL_INFLATION and settings.scheme == "exact" and not settings.conditional
     note = f"dead layers: std x{math.exp(dead):.3g}" if pays else ""
-    return std / math.sqrt(taps), kaiming / math.sqrt(taps), note
+    formula = f"order {settings.order:g} of {rule_words(*rule)}"
+    return std / math.sqrt(taps), kaiming / math.sqrt(taps), formula, note

@@ -57,10 +57,14 @@ def law_words(activation: ActivationInFront) -> str:
         >>> law_words(ActivationInFront("leaky_relu", 0.2, 0.5, "traced", False, (), ""))
         'leaky_relu(0.2) + dropout 0.5'
     """
-    param = activation.param
+    return rule_words(activation.nonlinearity, activation.param, activation.dropout)
+
+
+def rule_words(nonlinearity: str, param: float | tuple[float, ...] | None, dropout: float) -> str:
+    """The same of the activation's name, its parameters and the dropout alone."""
     if isinstance(param, tuple):
         inside = ", ".join(f"{value:.3g}" for value in param[:2]) + (", ..." * (len(param) > 2))
-        words = f"{activation.nonlinearity}({inside})"
+        words = f"{nonlinearity}({inside})"
     else:
-        words = activation.nonlinearity + ("" if param is None else f"({param:.3g})")
-    return words + (f" + dropout {activation.dropout:g}" if activation.dropout else "")
+        words = nonlinearity + ("" if param is None else f"({param:.3g})")
+    return words + (f" + dropout {dropout:g}" if dropout else "")

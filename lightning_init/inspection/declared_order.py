@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from lightning_init.inspection.parameter_walk import module_at, parameters_below, tensor_at
 from lightning_init.inspection.signals import (
     ActivationInFront,
     Rule,
@@ -62,6 +63,7 @@ LAYOUTS = (
     *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
 )
 
+_KNOWN = (nn.Sequential, nn.Linear, _ConvNd)
 PASSIVE = frozenset({*ACTIVATIONS, *DROPOUTS, *ALPHA_DROPOUTS, *NORMS, *POOLS, *LAYOUTS})
 
 
@@ -114,9 +116,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def tensors_behind(model: nn.Module, weight: Weight) -> list[nn.Parameter]:
     """Return the parameters that make up a weight: itself, or those of its parametrization."""
-    module = model.get_submodule(weight.module_name)
+    module = module_at(model, weight.module_name)
     if weight.parametrization is None:
-        direct = getattr(module, weight.attribute)
+        direct = tensor_at(module, weight.attribute)
         if isinstance(direct, nn.Parameter):
             return [direct]
     prefixes = (f"parametrizations.{weight.attribute}.",)
@@ -148,7 +150,9 @@ class _Reader:
         """
         if type(module) in PASSIVE:
             return None if signal is None else self._pass(module, signal)
-        module = unwrapped(module)
+        # Not asked of the known ones: an attribute that a module does not have costs most.
+        if not isinstance(module, _KNOWN):
+            module = unwrapped(module)
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             for element in module:
                 signal = self.visit(element, signal, alone=False)
@@ -159,13 +163,14 @@ class _Reader:
         return None
 
     def _reach(self, module: nn.Module, signal: Signal | None) -> Signal:
-        names = dict.fromkeys(n for p in module.parameters() for n in self._names.get(id(p), ()))
+        below = [self._names.get(id(parameter), ()) for parameter in parameters_below(module)]
+        names = dict.fromkeys([name for some in below for name in some])
         for name in names:
             self.found.setdefault(name, []).append(signal)
         return Signal(straight_from=frozenset(names))
 
     def _pass(self, module: nn.Module, signal: Signal) -> Signal:
-        if isinstance(module, NORMS):
+        if type(module) in NORMS:
             self.scale_free |= signal.straight_from
         return _behind(module, signal)
 

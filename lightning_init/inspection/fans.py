@@ -8,8 +8,8 @@ projection, each with its own `Fans`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from torch import nn
 
@@ -24,8 +24,7 @@ GRU_GATES = ("reset", "update", "new")
 RNN_GATES = ("",)
 
 
-@dataclass(frozen=True)
-class Fans:
+class Fans(NamedTuple):
     """Connections of one weight matrix.
 
     Args:
@@ -40,8 +39,7 @@ class Fans:
     taps: int = 1
 
 
-@dataclass(frozen=True)
-class WeightBlock:
+class WeightBlock(NamedTuple):
     """One weight matrix inside a module, as torch stores it.
 
     Args:

@@ -164,7 +164,7 @@ def product(call: Call) -> Signal:
     """Return the signal behind a product of signals, elementwise or of matrices."""
     merged = _merged(call.signals)
     note = ATTENTION_NOTE if "attention" in merged.marks else PRODUCT_NOTE
-    return undecided(replace(merged, from_input=False), note)
+    return undecided(merged._replace(from_input=False), note)
 
 
 def attention(call: Call) -> Signal:

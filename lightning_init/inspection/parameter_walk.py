@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
@@ -17,6 +17,8 @@ from lightning_init.inspection.fans import WeightBlock, weight_blocks
 # counts only below a class that is known to use it.
 _WRAPPER_COMPONENTS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _WRAPPERS_WITH_MODULE = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+_NAMED_PARAMETERS = nn.Module.named_parameters
 
 # Name, parameters behind it, class names of its parametrizations.
 _Attribute = tuple[str, tuple[nn.Parameter, ...], tuple[str, ...]]
@@ -56,16 +58,17 @@ class ParameterSlot(NamedTuple):
     @property
     def layer_name(self) -> str:
         """The parameter's name without ".weight": "net.0"."""
-        is_weight = self.attribute == "weight" and self.public_name
-        return self.public_name if is_weight else self.parameter_name
+        if self.attribute == "weight" and self.public_name:
+            return self.public_name
+        return _join(self.public_name, _tag_safe(self.attribute))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole tensor; `()` while it is lazy."""
+        if len(self.leaves) == 1:
+            return () if is_lazy(self.leaves[0]) else tuple(self.leaves[0].shape)
         if any(map(is_lazy, self.leaves)):
             return ()
-        if len(self.leaves) == 1:
-            return tuple(self.leaves[0].shape)
         # Evaluating a parametrization may have side effects (the power iteration of spectral_norm),
         # and the largest tensor behind it has the weight's shape.
         return tuple(max(self.leaves, key=lambda leaf: leaf.numel()).shape)
@@ -73,12 +76,12 @@ class ParameterSlot(NamedTuple):
     @property
     def blocks(self) -> tuple[WeightBlock, ...]:
         """The weight matrices in the tensor; none outside the known kinds of layer."""
-        return tuple(one for one in self.module_blocks if one.attribute == self.attribute)
+        return tuple([one for one in self.module_blocks if one.attribute == self.attribute])
 
     @property
     def is_bias(self) -> bool:
         """Whether it is the bias of a known kind of layer."""
-        return any(self.attribute in block.biases for block in self.module_blocks)
+        return bool([one for one in self.module_blocks if self.attribute in one.biases])
 
 
 def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
@@ -97,10 +100,9 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
     inside_metrics: set[str] = set()
     metrics = {kind for kind in {*map(type, modules.values())} if _is_metric(kind)}
     for name, module in modules.items():
-        parent = name.rpartition(".")[0]
-        if name and (parent in inside_metrics or type(module) in metrics):
+        if name and metrics and (_parent(name) in inside_metrics or type(module) in metrics):
             inside_metrics.add(name)
-        if name and parent in inside_parametrizations:
+        if inside_parametrizations and _parent(name) in inside_parametrizations:
             inside_parametrizations.add(name)
         # Asked of the names, where the answer "no" costs least.
         chains_name = _join(name, "parametrizations")
@@ -110,10 +112,7 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
         if name in inside_parametrizations:
             continue
         attributes = [*_parametrized(module)] if parametrized else []
-        attributes += [
-            (attribute, (leaf,), ())
-            for attribute, leaf in module.named_parameters(recurse=False, remove_duplicate=False)
-        ]
+        attributes += [(attribute, (leaf,), ()) for attribute, leaf in own_parameters(module)]
         if not attributes:
             continue
         kind = parametrize.type_before_parametrizations(module) if parametrized else type(module)
@@ -123,6 +122,55 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
             yield ParameterSlot(
                 module, name, public, attribute, leaves, chain, kind.__name__, in_metric, blocks
             )
+
+
+def module_at(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of that name in `model.named_modules()`.
+
+    What `model.get_submodule` does, by the tables of modules alone: a sixth of its time.
+
+    Example:
+        >>> module_at(nn.Sequential(nn.Sequential(nn.Linear(3, 2))), "0.0")
+        Linear(in_features=3, out_features=2, bias=True)
+    """
+    module = model
+    try:
+        for component in name.split(".") if name else ():
+            module = vars(module)["_modules"][component]
+    except KeyError:
+        return model.get_submodule(name)
+    return module
+
+
+def tensor_at(module: nn.Module, attribute: str) -> Tensor:
+    """Return a tensor of a module: the parameter of that name, or what the attribute computes."""
+    parameter = vars(module)["_parameters"].get(attribute)
+    tensor: Tensor = getattr(module, attribute) if parameter is None else parameter
+    return tensor
+
+
+def own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and parameters that a module holds itself, tied ones under every name.
+
+    Read off the module's table, as `named_parameters` takes ten times as long for a small layer;
+    asked of `named_parameters` where it is overridden or the table is none.
+
+    Example:
+        >>> [name for name, _ in own_parameters(nn.Linear(3, 2))]
+        ['weight', 'bias']
+    """
+    table = vars(module).get("_parameters")
+    usual = type(module).named_parameters is _NAMED_PARAMETERS
+    if usual and isinstance(table, dict):
+        return [named for named in table.items() if named[1] is not None] if table else []
+    return [*module.named_parameters(recurse=False, remove_duplicate=False)]
+
+
+def parameters_below(module: nn.Module) -> list[nn.Parameter]:
+    """All parameters of a module, those of its submodules included; quickest when it has none."""
+    if vars(module).get("_modules"):
+        return [*module.parameters()]
+    return [parameter for _, parameter in own_parameters(module)]
 
 
 def _parametrized(module: nn.Module) -> Iterator[_Attribute]:
@@ -150,6 +198,10 @@ def _public_names(modules: Mapping[str, nn.Module]) -> dict[str, str]:
         taken.add(public_name)
         public_names[name] = public_name
     return public_names
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _is_wrapper(parent: nn.Module, component: str) -> bool:

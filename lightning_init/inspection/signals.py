@@ -9,7 +9,8 @@ weight matrices, so every rule here answers one question: is the law of that fun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -55,8 +56,7 @@ class ActivationInFront:
     note: str
 
 
-@dataclass(frozen=True)
-class Signal:
+class Signal(NamedTuple):
     """A signal on its way from one weight matrix (or from the model's input) to the next.
 
     Args:
@@ -88,9 +88,7 @@ class Signal:
         """Return the record of a weight that this signal reaches."""
         marks = self.marks | {"scale-free"} if scale_free else self.marks
         return ActivationInFront(
-            nonlinearity=self.nonlinearity,
-            param=self.param,
-            dropout=self.dropout,
+            *self.rule,
             source=source if self.decided else "assumed",
             first_layer=self.from_input and self.nonlinearity == "linear",
             marks=tuple([mark for mark in MARKS if mark in marks]) if marks else (),
@@ -101,21 +99,15 @@ class Signal:
 def undecided(signal: Signal, note: str) -> Signal:
     """Keep the rule of `signal`, but as an assumption that `note` explains."""
     notes = signal.notes if note in signal.notes else (*signal.notes, note)
-    return replace(signal, decided=False, notes=notes, straight_from=frozenset())
+    return signal._replace(decided=False, notes=notes, straight_from=frozenset())
 
 
 def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
     """Pass `signal` through an elementwise activation."""
     once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
-    after = Signal(
-        nonlinearity=nonlinearity,
-        param=param,
-        dropout=signal.dropout,
-        marks=signal.marks,
-        # The activation is the rule now, whatever the branches of the sum were.
-        notes=tuple([note for note in signal.notes if note != SUM_NOTE]),
-        decided=signal.decided,
-    )
+    # The activation is the rule now, whatever the branches of the sum were.
+    notes = tuple([note for note in signal.notes if note != SUM_NOTE]) if signal.notes else ()
+    after = Signal(nonlinearity, param, signal.dropout, signal.marks, notes, signal.decided)
     if not once:
         return undecided(
             after, f"{nonlinearity} follows {signal.nonlinearity}: rule of {nonlinearity} used"
@@ -139,7 +131,7 @@ def drop(signal: Signal, probability: float) -> Signal:
         return signal
     if signal.dropout:
         probability = 1.0 - (1.0 - signal.dropout) * (1.0 - probability)
-    return replace(signal, dropout=probability, straight_from=frozenset())
+    return signal._replace(dropout=probability, straight_from=frozenset())
 
 
 def alpha_drop(signal: Signal, probability: float) -> Signal:
@@ -157,12 +149,12 @@ def scale(signal: Signal) -> Signal:
     """Multiply `signal` by a constant or a learned factor; what is fed in has no scale to keep."""
     if signal.from_input or SCALE_NOTE in signal.notes:
         return signal
-    return replace(signal, notes=(*signal.notes, SCALE_NOTE))
+    return signal._replace(notes=(*signal.notes, SCALE_NOTE))
 
 
 def pool(signal: Signal) -> Signal:
     """Pool or resample `signal` over positions."""
-    return replace(signal, marks=signal.marks | {"pooled"}, straight_from=frozenset())
+    return signal._replace(marks=signal.marks | {"pooled"}, straight_from=frozenset())
 
 
 def normalize(signal: Signal) -> Signal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.fans import WeightBlock
-from lightning_init.inspection.parameter_walk import ParameterSlot, walk_parameters
+from lightning_init.inspection.parameter_walk import (
+    ParameterSlot,
+    module_at,
+    tensor_at,
+    walk_parameters,
+)
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EMBEDDING_LAYERS,
@@ -132,16 +137,18 @@ def find_weights(
             reasons[candidate.name] = _bias_reason(
                 candidate, siblings[candidate.slot.module_name], reasons
             )
+    taking_part = [one for one in candidates if reasons[one.name] is None]
+    taken = {(one.slot.module_name, one.slot.attribute) for one in taking_part}
     return WeightInventory(
         weights=tuple(
-            _weight(candidate, candidate.block, siblings[candidate.slot.module_name], reasons)
-            for candidate in candidates
-            if candidate.block is not None and reasons[candidate.name] is None
+            [_weight(one, one.block, taken) for one in taking_part if one.block is not None]
         ),
         left_out=tuple(
-            LeftOut(candidate.name, candidate.shape, reason)
-            for candidate in candidates
-            if (reason := reasons[candidate.name]) is not None
+            [
+                LeftOut(one.name, one.shape, reason)
+                for one in candidates
+                if (reason := reasons[one.name]) is not None
+            ]
         ),
     )
 
@@ -158,11 +165,11 @@ def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
         >>> bool((effective_weight(model, find_weights(model).weights[0]) == model.weight).all())
         True
     """
-    return _read(model.get_submodule(weight.module_name), weight.attribute, weight.rows)
+    return _read(module_at(model, weight.module_name), weight.attribute, weight.rows)
 
 
 def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Tensor:
-    tensor: Tensor = getattr(module, attribute).detach()
+    tensor = tensor_at(module, attribute).detach()
     return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
@@ -229,16 +236,13 @@ def _precedence(slot: ParameterSlot) -> int:
 
 
 def _weight(
-    candidate: _Candidate,
-    block: WeightBlock,
-    siblings: Sequence[_Candidate],
-    reasons: Mapping[str, str | None],
+    candidate: _Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]
 ) -> Weight:
-    taken = {sibling.slot.attribute for sibling in siblings if reasons[sibling.name] is None}
+    slot = candidate.slot
     return Weight(
         name=candidate.name,
-        module_name=candidate.slot.module_name,
-        module_type=candidate.slot.module_type,
+        module_name=slot.module_name,
+        module_type=slot.module_type,
         attribute=block.attribute,
         rows=block.rows,
         shape=candidate.shape,
@@ -246,17 +250,20 @@ def _weight(
         fan_out=block.fans.fan_out,
         taps=block.fans.taps,
         kind=block.kind,
-        parametrization="weight_norm" if len(candidate.slot.leaves) > 1 else None,
+        parametrization="weight_norm" if len(slot.leaves) > 1 else None,
         biases=tuple(
-            bias
-            for bias in block.biases
-            if bias in taken and _first_block(candidate.slot, bias) is block
+            [
+                bias
+                for bias in block.biases
+                if (slot.module_name, bias) in taken and _first_block(slot, bias) is block
+            ]
         ),
     )
 
 
 def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
-    return next(block for block in slot.module_blocks if bias in block.biases)
+    blocks = slot.module_blocks
+    return blocks[0] if len(blocks) == 1 else next(one for one in blocks if bias in one.biases)
 
 
 def _reason(
@@ -290,7 +297,7 @@ def _bias_reason(
     if slot.in_metric:
         return "inside a torchmetrics metric"
     stack = [one for one in siblings if one.block and slot.attribute in one.block.biases]
-    if len(stack) < sum(slot.attribute in block.biases for block in slot.module_blocks):
+    if len(stack) < len([one for one in slot.module_blocks if slot.attribute in one.biases]):
         return f"bias of {slot.public_name or slot.module_type!r}, which is left out"
     for one in stack:
         if reasons[one.name] is not None:

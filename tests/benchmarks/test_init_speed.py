@@ -105,15 +105,16 @@ def anyinit(mode: str, given: Any) -> Callable[[nn.Module], Any]:
     return lambda model: package.initialize(model, mode=mode, input_spec=given)
 
 
-# Medians of CPU-time ratios measured on a loaded machine: 11.4-12.3 (LSUV), 39-42 (AnyInit with
-# data) and 6.5-7.2 (AnyInit's closed form, which runs the model once to check itself). The aim is
-# 10, which the last of them misses.
+# Medians of CPU-time ratios measured on a loaded machine, the making of the model not counted:
+# 15.1-15.9 (LSUV), 47-57 (AnyInit with data) and 7.8-8.0 (AnyInit's closed form, which runs the
+# model once to check itself). The aim is 10, which the last of them misses: drawing the normal
+# values and solving for the two laws, with the cache emptied, take 40 % of the time.
 @pytest.mark.parametrize(
     ("peer", "least"),
     [
         (lsuv, 10),
-        (lambda: anyinit("empirical", torch.randn(128, 64)), 25),
-        (lambda: anyinit("analytic", (64,)), 5),
+        (lambda: anyinit("empirical", torch.randn(128, 64)), 30),
+        (lambda: anyinit("analytic", (64,)), 6),
     ],
     ids=["lsuv", "anyinit-empirical", "anyinit-analytic"],
 )
@@ -125,7 +126,8 @@ def test_mlp_beside_its_peers(benchmark: Any, peer: Callable[[], Any], least: fl
         fractional_moment_init_(model)
 
     def one_ratio() -> float:
-        return cpu_seconds(lambda: initialize(deep_mlp())) / cpu_seconds(ours)
+        fresh = deep_mlp()  # making it is nobody's initialization
+        return cpu_seconds(lambda: initialize(fresh)) / cpu_seconds(ours)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
