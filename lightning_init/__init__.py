@@ -12,7 +12,7 @@ from lightning_init.functional import (
 )
 from lightning_init.reporting.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport, LayerReport
-from lightning_init.stationarity.verdict import Verdict
+from lightning_init.stationarity.decision import Verdict
 
 __version__ = "0.1.0"
 

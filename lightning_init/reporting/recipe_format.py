@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lightning_init.stationarity.verdict import Verdict
+from lightning_init.stationarity.decision import Verdict
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * 2**20

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_init.inspection.weights import LeftOut
 from lightning_init.reporting import rendering
+from lightning_init.stationarity.decision import Verdict
 from lightning_init.stationarity.forgetting import ForgettingVerdict
-from lightning_init.stationarity.verdict import Verdict
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from lightning_init.reporting.report import InitReport, LayerReport
-from lightning_init.stationarity.verdict import Verdict
+from lightning_init.stationarity.decision import Verdict
 from lightning_init.tables import markdown_table, number
 
 HEADERS = ("layer", "V before", "V", "ratio", "drift", "verdict", "sigma0", "action")

@@ -1,5 +1,6 @@
 """Is a layer's variance stationary? Pure statistics of a series of numbers."""
 
+from lightning_init.stationarity.decision import Decision, Verdict
 from lightning_init.stationarity.detection import detect
 from lightning_init.stationarity.forgetting import (
     Forgetting,
@@ -9,9 +10,7 @@ from lightning_init.stationarity.forgetting import (
 )
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
-    Decision,
     DetectorState,
-    Verdict,
     decide,
     reset,
     start,

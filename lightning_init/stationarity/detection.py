@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from lightning_init.stationarity.decision import Decision
 from lightning_init.stationarity.drift import FloatArray
 from lightning_init.stationarity.settings import DetectorSettings, Rule
-from lightning_init.stationarity.verdict import Decision, decide, start, update
+from lightning_init.stationarity.verdict import decide, start, update
 
 
 def detect(

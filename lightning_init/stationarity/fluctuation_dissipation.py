@@ -35,9 +35,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from lightning_init.stationarity.buffer import AppendOnlySeries
+from lightning_init.stationarity.decision import Verdict
 from lightning_init.stationarity.drift import FloatArray, window_length
 from lightning_init.stationarity.student import student_t_quantile
-from lightning_init.stationarity.verdict import Verdict
 
 BATCHES = 10
 WINDOW_FRACTION = 0.5

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from enum import Enum
 from itertools import chain
 
 import numpy as np
 
 from lightning_init.stationarity.buffer import AppendOnlySeries
+from lightning_init.stationarity.decision import Decision, Verdict
 from lightning_init.stationarity.drift import (
     DriftIndex,
     FloatArray,
@@ -29,7 +29,7 @@ from lightning_init.stationarity.drift import (
     fit_trend,
     window_length,
 )
-from lightning_init.stationarity.projection import project
+from lightning_init.stationarity.projection import FEWEST_SAMPLES, project
 from lightning_init.stationarity.settings import DetectorSettings
 
 # Lengths of the windows, beside the settings' own, from which the rate at the end may be read: a
@@ -40,40 +40,12 @@ LONGER_WINDOW_FRACTIONS = (0.6, 0.7, 0.8, 0.9)
 END_RATE_CONFIDENCE = 0.60
 # Share of the usual error probability left for `drifting` where `stationary` is out of reach.
 DOUBT_BEYOND_REACH = 0.1
-
-
-class Verdict(Enum):
-    """What the samples so far say about a layer's variance."""
-
-    STATIONARY = "stationary"
-    DRIFTING = "drifting"
-    INCONCLUSIVE = "inconclusive"
-    INVALID = "invalid"
-
-    @property
-    def sentence(self) -> str:
-        """What was found and what to do next, as a full sentence."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    Verdict.STATIONARY: (
-        "The variance will stay within the tolerance over the horizon; use it as the initial "
-        "variance."
-    ),
-    Verdict.DRIFTING: (
-        "The variance is still moving by more than the tolerance over the horizon; train the probe "
-        "for longer, or add weight decay if it grows without end."
-    ),
-    Verdict.INCONCLUSIVE: (
-        "The samples are too few or too noisy to tell a drift from none; train the probe for "
-        "longer, average more weights per sample, or raise the tolerance."
-    ),
-    Verdict.INVALID: (
-        "The variance was zero, negative or not finite; lower the learning rate, or look for a "
-        "layer whose weights have collapsed or diverged."
-    ),
-}
+# `drifting` needs the middle half of the projection outside the tolerance: each such layer moves
+# with a probability of at least 3/4, and most of them with far more.
+MIDDLE_HALF = 0.5
+# A projection is trusted this many times as far ahead as the samples reach back. What has moved by
+# then is drifting, however long the horizon.
+FARTHEST_LOOK = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,40 +71,6 @@ class DetectorState:
     passes: int = 0
     fired_at: int | None = None
     broken: bool = False
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The detector's answer after some number of samples.
-
-    Attributes:
-        verdict: What the samples say.
-        samples: Samples since the start or the last reset, without those that were not valid.
-        fired_at: Samples at which the series was first found stationary, or None.
-        estimate: V, the mean of the last quarter of the window; of all samples while there are
-            too few for a window; nan without valid samples.
-        standard_error: Of `estimate`, allowing for autocorrelation.
-        drift_index: |d log V / dt| times the horizon.
-        lower: Lower confidence limit of `drift_index`.
-        upper: Upper confidence limit of `drift_index`.
-        projected: V at the end of the horizon, if things go on as they do.
-        projected_lower: Lower end of the nominal 90% interval of `projected`.
-        projected_upper: Upper end of the nominal 90% interval of `projected`.
-
-    All but the first three are nan where there are too few samples, or invalid ones, to say.
-    """
-
-    verdict: Verdict
-    samples: int
-    fired_at: int | None = None
-    estimate: float = math.nan
-    standard_error: float = math.nan
-    drift_index: float = math.nan
-    lower: float = math.nan
-    upper: float = math.nan
-    projected: float = math.nan
-    projected_lower: float = math.nan
-    projected_upper: float = math.nan
 
 
 def start(settings: DetectorSettings, horizon: float, budget: float | None = None) -> DetectorState:
@@ -190,8 +128,8 @@ def update(state: DetectorState, value: float) -> DetectorState:
 def decide(state: DetectorState) -> Decision:
     """What the samples say now.
 
-    A series that fired and is now seen to move by more than the tolerance is `drifting` again; its
-    `fired_at` stays.
+    A series that fired and whose rate now exceeds the tolerance is `drifting` again, or
+    `inconclusive` where the projection does not confirm it; its `fired_at` stays.
     """
     values = state.series.values
     if state.broken:
@@ -200,20 +138,23 @@ def decide(state: DetectorState) -> Decision:
         mean = float(values.mean()) if len(values) else math.nan
         return Decision(Verdict.INCONCLUSIVE, len(values), estimate=mean)
     trend = _trend(state)
-    estimate, standard_error = _last_quarter(values, trend.fit)
-    projection = project(trend.fit, max(0.0, state.horizon - len(values)))
+    estimate = _last_quarter(values, trend.fit.window)
+    value, (lower, upper) = math.nan, (math.nan, math.nan)
+    if len(values) >= FEWEST_SAMPLES:
+        projection = project(np.log(values), max(0.0, state.horizon - len(values)))
+        value, (lower, upper) = projection.value, projection.interval()
     return Decision(
         verdict=_verdict(state, trend),
         samples=len(values),
         fired_at=state.fired_at,
         estimate=estimate,
-        standard_error=standard_error,
+        standard_error=_standard_error(estimate, trend.fit),
         drift_index=trend.drift_index,
         lower=trend.lower,
         upper=trend.upper,
-        projected=projection.value,
-        projected_lower=projection.lower,
-        projected_upper=projection.upper,
+        projected=value,
+        projected_lower=lower,
+        projected_upper=upper,
     )
 
 
@@ -259,12 +200,30 @@ def _fit(state: DetectorState, fraction: float) -> TrendFit:
 
 
 def _verdict(state: DetectorState, trend: DriftIndex) -> Verdict:
-    if _surely_drifting(state, trend):
-        return Verdict.DRIFTING
-    return Verdict.INCONCLUSIVE if state.fired_at is None else Verdict.STATIONARY
+    if not _rate_exceeds_tolerance(state, trend):
+        return Verdict.INCONCLUSIVE if state.fired_at is None else Verdict.STATIONARY
+    return Verdict.DRIFTING if _expected_to_move(state, trend.fit.window) else Verdict.INCONCLUSIVE
 
 
-def _surely_drifting(state: DetectorState, trend: DriftIndex) -> bool:
+def _expected_to_move(state: DetectorState, window: int) -> bool:
+    """Whether V will move as its rate says, rather than relax within the tolerance.
+
+    Where less than a window of the horizon is left, or the samples are too few to project, nothing
+    can refute the rate, and it stands.
+    """
+    values = state.series.values
+    remaining = state.horizon - len(values)
+    too_late, too_early = remaining < window, len(values) < FEWEST_SAMPLES
+    if too_late or too_early or state.settings.rule == "drift-index":
+        return True
+    projection = project(np.log(values), min(remaining, FARTHEST_LOOK * len(values)))
+    lower, upper = projection.interval(MIDDLE_HALF)
+    estimate, tolerance = _last_quarter(values, window), state.settings.tolerance
+    return lower > estimate * math.exp(tolerance) or upper < estimate * math.exp(-tolerance)
+
+
+def _rate_exceeds_tolerance(state: DetectorState, trend: DriftIndex) -> bool:
+    """Whether rate times horizon exceeds the tolerance at the stated confidence."""
     settings = state.settings
     if trend.lower <= settings.tolerance:
         return False
@@ -277,12 +236,15 @@ def _surely_drifting(state: DetectorState, trend: DriftIndex) -> bool:
     return drift_index(trend.fit, state.horizon, 1 - doubt).lower > settings.tolerance
 
 
-def _last_quarter(values: FloatArray, fit: TrendFit) -> tuple[float, float]:
-    """Mean of V over the last quarter of the window, and its standard error."""
-    quarter = max(1, fit.window // 4)
-    estimate = float(values[-quarter:].mean())
-    batches_in_quarter = quarter * fit.batches / fit.window
-    return estimate, estimate * fit.noise / math.sqrt(batches_in_quarter)
+def _last_quarter(values: FloatArray, window: int) -> float:
+    """Mean of V over the last quarter of the window."""
+    return float(values[-max(1, window // 4) :].mean())
+
+
+def _standard_error(estimate: float, fit: TrendFit) -> float:
+    """Of the mean over the last quarter of the window."""
+    batches_in_quarter = max(1, fit.window // 4) * fit.batches / fit.window
+    return estimate * fit.noise / math.sqrt(batches_in_quarter)
 
 
 def _require_length(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lightning_init.inspection.weights import LeftOut
 from lightning_init.reporting.report import InitReport, LayerReport, VarianceHistory
-from lightning_init.stationarity.verdict import Verdict
+from lightning_init.stationarity.decision import Verdict
 
 STATIONARY_LAYER = LayerReport(
     name="net.0",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_init.reporting.report import InitReport, LayerReport
-from lightning_init.stationarity.verdict import Verdict
+from lightning_init.stationarity.decision import Verdict
 
 
 def test_ratio_and_its_logarithm(layer: LayerReport) -> None:
