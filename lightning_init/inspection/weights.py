@@ -153,7 +153,6 @@ def find_weights(
     )
 
 
-@torch.no_grad()
 def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
     """The values a layer multiplies by, of shape `weight.shape`, outside the autograd graph.
 
@@ -165,7 +164,11 @@ def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
         >>> bool((effective_weight(model, find_weights(model).weights[0]) == model.weight).all())
         True
     """
-    return _read(module_at(model, weight.module_name), weight.attribute, weight.rows)
+    module = module_at(model, weight.module_name)
+    if weight.parametrization is None:  # a parameter: nothing is computed
+        return _read(module, weight.attribute, weight.rows)
+    with torch.no_grad():
+        return _read(module, weight.attribute, weight.rows)
 
 
 def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Tensor:

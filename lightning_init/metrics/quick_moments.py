@@ -31,7 +31,8 @@ def quick_moments(tensor: Tensor) -> tuple[float, float, float]:
     if plain and tensor.is_contiguous() and not hasattr(tensor, "device_mesh"):
         flat = tensor.view(-1)
         count, total, squares = float(flat.numel()), 0.0, 0.0
-        for chunk in torch.split(flat, CHUNK):
+        # To split what is one chunk costs as much as to sum it.
+        for chunk in (flat,) if flat.numel() <= CHUNK else torch.split(flat, CHUNK):
             squares += chunk.dot(chunk).item()
             total += chunk.sum().item()
         m2 = squares - total * total / max(count, 1.0)
