@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
-from verdict_cases import EPOCHS, Case, Classifier, all_cases, dataset
+from verdict_cases import Case, Classifier, all_cases, dataset
 from verdict_tables import study_page
 
 from lightning_init import OptimalVarianceInit
@@ -45,7 +45,7 @@ def train(case: Case, data: TensorDataset, *callbacks: Callback) -> Classifier:
     seed_everything(case.seed, verbose=False)
     model = Classifier(case, data.tensors[0].shape[1])
     trainer = Trainer(
-        max_epochs=EPOCHS[case.data],
+        max_epochs=case.epochs,
         callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
@@ -59,7 +59,7 @@ def train(case: Case, data: TensorDataset, *callbacks: Callback) -> Classifier:
 def judge(case: Case, data: TensorDataset, probe_share: float) -> list[dict[str, Any]]:
     """One row per layer: what the probe said, and V at the end of the horizon."""
     started = time.process_time()
-    budget = round(probe_share * EPOCHS[case.data] * (len(data) // BATCH_SIZE))
+    budget = round(probe_share * case.epochs * (len(data) // BATCH_SIZE))
     callback = OptimalVarianceInit(max_probe_steps=budget, forgetting=True, verbose=False)
     train(case, data, callback, StopBeforeTraining())
     final = train(case, data)
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("verdicts.jsonl"))
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--data-dir", type=Path, default=None)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--probe-share", type=float, default=1 / 3)
     parser.add_argument("--only", default="", help="cases whose name contains this text")
     options = parser.parse_args(argv)

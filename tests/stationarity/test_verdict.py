@@ -179,3 +179,37 @@ def test_state_survives_a_pickle() -> None:
     state = run(np.ones(70), fresh())
     copy = pickle.loads(pickle.dumps(state))
     assert decide(run(np.ones(30), copy)) == decide(run(np.ones(30), state))
+
+
+def relaxing(samples: int, left: float, seed: int) -> np.ndarray:
+    """V = 1 + left exp(-(t - samples) / tau): so much is left to relax at the end of the probe."""
+    time = np.arange(samples)
+    return (1 + left * np.exp(3 - 3 * time / samples)) * np.exp(
+        0.0002 * np.random.default_rng(seed).standard_normal(samples)
+    )
+
+
+def probe(values: np.ndarray, horizon: float, **changes: object) -> Verdict:
+    return decide(run(values, fresh(horizon, len(values), **changes))).verdict
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_drifting_is_about_what_is_to_come_not_about_the_rate(seed: int) -> None:
+    # The rate times the horizon is 3 * 3 * left = .27 and 2.7; what is left is .03 and .3.
+    assert probe(relaxing(200, 0.03, seed), 600) is Verdict.INCONCLUSIVE
+    assert probe(relaxing(200, 0.03, seed), 600, rule="drift-index") is Verdict.DRIFTING
+    assert probe(relaxing(200, 0.3, seed), 600) is Verdict.DRIFTING
+
+
+@pytest.mark.parametrize("name", ["linear growth", "square-root growth", "exponential growth"])
+@pytest.mark.parametrize("stretch", [1.6, 3, 100])
+def test_growth_is_drifting_at_any_share_of_the_horizon(name: str, stretch: float) -> None:
+    series = variances(SCENARIOS[name], 20, 200, Noise(0.001, 5), seed=6)
+    found = [probe(row, 200 * stretch) for row in series]
+    assert np.mean([verdict is Verdict.DRIFTING for verdict in found]) >= 0.9
+
+
+def test_the_rate_stands_where_less_than_a_window_is_left() -> None:
+    values = relaxing(200, 0.03, seed=0)
+    assert probe(values, 301) is Verdict.INCONCLUSIVE
+    assert probe(values, 299) is Verdict.DRIFTING
