@@ -17,7 +17,8 @@ DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known b
 
 Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw,
 `show recipe.json` what a probe found, and `compare --model ... --inits he,optimal --out DIR` trains
-from several initializations and says what the paired differences show. Arguments are also read from environment variables."""
+from several initializations and says what the paired differences show. Arguments are also read from
+environment variables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lightning_init
+import lightning_init.compare as lightning_init_compare
 from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 ROOT = Path(__file__).parents[1]
@@ -54,8 +55,9 @@ def test_every_function_in_the_table_of_equations_exists() -> None:
 
 
 def test_the_reference_has_everything_public() -> None:
-    listed = re.findall(r"::: lightning_init\.(\w+)", (ROOT / "docs/api.md").read_text())
-    assert set(listed) == set(lightning_init.__all__)
+    listed = re.findall(r"::: lightning_init\.([\w.]+)", (ROOT / "docs/api.md").read_text())
+    compared = {f"compare.{name}" for name in lightning_init_compare.__all__}
+    assert set(listed) == {*lightning_init.__all__, *compared} - {"compare.summarize"}
 
 
 def test_the_page_on_tensorboard_lists_every_tag() -> None:

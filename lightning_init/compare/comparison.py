@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.compare.executors import Executor, make_executor
 from lightning_init.compare.records import RunRecord
@@ -86,6 +90,7 @@ def compare(
     Raises:
         ValueError: An argument is wrong, or `out` holds another comparison; no run is made.
     """
+    _check_factories(model, data, jobs)
     schemes = make_schemes(inits)
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
@@ -165,9 +170,36 @@ def _trainer_arguments(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
             " the module's `configure_callbacks`."
         )
     given.pop("callbacks", None)
+    for name in given:
+        if name not in inspect.signature(Trainer.__init__).parameters:
+            raise ValueError(f"`trainer` has no argument {name!r}; see lightning's Trainer.")
     return {
         name: value for name, value in given.items() if TRAINER_DEFAULTS.get(name, ...) != value
     }
+
+
+def _check_factories(model: ModelFactory, data: DataFactory | None, jobs: int) -> None:
+    # A LightningModule is callable too, but one object for all runs would be no comparison.
+    if isinstance(model, LightningModule) or not callable(model):
+        raise ValueError(
+            "`model` must be a function that makes a LightningModule, such as the class itself or"
+            f" functools.partial of it, got {type(model).__name__}."
+        )
+    if data is not None and not callable(data):
+        raise ValueError(
+            "`data` must be a function that makes a datamodule or a loader, such as a class or"
+            f" functools.partial of it, got {type(data).__name__}."
+        )
+    if jobs == 1:
+        return
+    for name, factory in (("model", model), ("data", data)):
+        try:
+            pickle.dumps(factory)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"`{name}` cannot be sent to other processes ({error}); define it at the top level"
+                " of a module, or use jobs=1."
+            ) from None
 
 
 def _check_reference(reference: str | None, schemes: Sequence[Scheme]) -> None:

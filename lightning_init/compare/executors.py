@@ -6,6 +6,7 @@ nothing, so the records do not depend on the executor.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import multiprocessing
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -107,20 +108,19 @@ def _alone(task: RunTask) -> tuple[RunRecord, ...]:
 
 def on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
     """Hand the runs to Dask, which makes a run again elsewhere if its worker dies."""
-    from distributed import Client, KilledWorker, LocalCluster, as_completed
-
-    cluster = None if address else LocalCluster(n_workers=jobs, threads_per_worker=1)
-    client = Client(address or cluster)
+    distributed: Any = importlib.import_module("distributed")  # typed in part
+    cluster = None if address else distributed.LocalCluster(n_workers=jobs, threads_per_worker=1)
+    client = distributed.Client(address or cluster)
     try:
         # Two runs of one scheme and seed are two runs: nothing is looked up by its arguments.
         futures: dict[Any, RunTask] = {
             client.submit(execute, task, pure=False, retries=0): task for task in tasks
         }
-        for future in as_completed(futures):
+        for future in distributed.as_completed(futures):
             task = futures[future]
             try:
                 records = future.result()
-            except KilledWorker:
+            except distributed.KilledWorker:
                 records = (_lost(task),)
             yield task, records
     finally:

@@ -147,7 +147,8 @@ def forest(
         _draw_interval(axes, row, place, PALETTE[0])
     better = "lower" if rows and rows[0].quantity.lower_is_better else "higher"
     axes.set_xlabel(f"difference in {_plain(f'{quantity} {metric}', 40)} ({better} is better)")
-    axes.set_title(f"{_plain(first, 24)} - {_plain(second, 24)}, {budget} budget")
+    budgets = "" if all(row.budget == BOTH for row in rows) else f", {budget} budget"
+    axes.set_title(f"{_plain(first, 24)} - {_plain(second, 24)}{budgets}")
     return figure
 
 

@@ -100,24 +100,25 @@ def find_quantities(
     Args:
         records: Of all schemes.
         metrics: Metric names with `min` or `max`; None takes every metric that a run ended with
-            and guesses the direction from its name.
+            and whose name tells the direction.
         levels: Metric names with the level to reach.
 
     Raises:
-        ValueError: A direction cannot be guessed or is neither word, or no run logged a metric.
+        ValueError: No direction can be guessed, or no run logged a metric that is named.
     """
     logged = _logged(records)
     in_curves = {name for record in records for _, values in record.curve for name in values}
     if metrics is None:
-        metrics = {name: guess_direction(name) for name in logged}
+        unknown = undecided_metrics(records)
+        if logged and len(unknown) == len(logged):
+            guess_direction(unknown[0])
+        metrics = {name: guess_direction(name) for name in logged if name not in unknown}
     # Where nothing finished, a metric may be missing without having been misspelled.
     if any(record.status == FINISHED for record in records):
         _check_logged("metrics", metrics, {*logged, *in_curves})
         _check_logged("levels", levels or {}, in_curves)
     found = []
     for name, direction in metrics.items():
-        if direction not in (MIN, MAX):
-            raise ValueError(f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}.")
         found.append(Quantity(name, direction))
         if name in in_curves:
             found.append(Quantity(name, direction, BEST))
@@ -125,6 +126,28 @@ def find_quantities(
         direction = metrics[name] if name in metrics else guess_direction(name)
         found.append(Quantity(name, direction, f"steps to {level:g}", float(level)))
     return found
+
+
+def undecided_metrics(records: Sequence[RunRecord]) -> list[str]:
+    """Metrics that runs ended with and whose names do not tell which values are better."""
+    unknown = []
+    for name in _logged(records):
+        try:
+            guess_direction(name)
+        except ValueError:
+            unknown.append(name)
+    return unknown
+
+
+def check_directions(metrics: Mapping[str, str]) -> None:
+    """Refuse a direction that is neither word.
+
+    Raises:
+        ValueError: There is one; it is named.
+    """
+    for name, direction in metrics.items():
+        if direction not in (MIN, MAX):
+            raise ValueError(f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}.")
 
 
 def guess_direction(metric: str) -> str:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_init.compare import sentences
-from lightning_init.compare.quantities import BOTH, FINAL, Runs, find_quantities
+from lightning_init.compare.quantities import (
+    BOTH,
+    FINAL,
+    Runs,
+    check_directions,
+    find_quantities,
+    undecided_metrics,
+)
 from lightning_init.compare.records import EQUAL, RunRecord
 from lightning_init.compare.summaries import CostRow, SummaryRow, cost_rows, summary_rows
 from lightning_init.compare.tables import ComparisonRow, comparison_rows, scheme_pairs
@@ -35,7 +42,7 @@ class ReportSettings:
         equal_budget: Show the runs that pay for their probe before those that do not.
 
     Raises:
-        ValueError: `confidence` is not between 0 and 1.
+        ValueError: `confidence` is not between 0 and 1, or a direction is neither word.
     """
 
     metrics: Mapping[str, str] | None = None
@@ -47,6 +54,7 @@ class ReportSettings:
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1:
             raise ValueError(f"`confidence` must be between 0 and 1, got {self.confidence}.")
+        check_directions(self.metrics or {})
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class ComparisonReport:
         summaries: One per metric, quantity, scheme and budget.
         costs: One per scheme and budget.
         sentences: One per row, in the same order.
-        notes: One per scheme with runs that did not finish, then how the numbers were made.
+        notes: One per scheme with runs that did not finish, then what was left out and how the
+            numbers were made.
     """
 
     settings: ReportSettings
@@ -205,8 +214,7 @@ def summarize(
 
     Raises:
         ImportError: scipy is not installed.
-        ValueError: A metric, its direction or the reference cannot be used, or a run is there
-            twice.
+        ValueError: A metric or the reference cannot be used, or a run is there twice.
     """
     settings = settings or ReportSettings()
     runs = Runs(records)
@@ -215,6 +223,9 @@ def summarize(
     first = settings.equal_budget
     rows = comparison_rows(runs, quantities, pairs, settings.confidence, first)
     notes = sentences.unfinished_sentences(runs)
+    unknown = undecided_metrics(records) if settings.metrics is None else []
+    if unknown:
+        notes.append(sentences.undecided_sentence(unknown))
     if rows:
         notes.append(sentences.method_text(rows, settings.confidence))
     return ComparisonReport(

@@ -55,8 +55,8 @@ class Scheme:
             label: Name in the tables; the function's own by default.
         """
         named = function.func if isinstance(function, partial) else function
-        name = label or getattr(named, "__name__", type(named).__name__)
-        return cls(name, partial(_apply, function))
+        own_name: str = getattr(named, "__name__", type(named).__name__)
+        return cls(label or own_name, partial(_apply, function))
 
 
 class ApplyInitialization(Callback):

@@ -49,6 +49,15 @@ def p_text(p: float) -> str:
     return "<0.001" if p < 0.001 else number(p, 2)
 
 
+def undecided_sentence(metrics: Sequence[str]) -> str:
+    """Say which metrics were logged and not compared."""
+    names = ", ".join(metrics)
+    return (
+        f"Not compared, because the name does not tell which values are better: {names}. Name them"
+        ' with "min" or "max" in `metrics` to have them too.'
+    )
+
+
 def method_text(rows: Sequence[ComparisonRow], confidence: float) -> str:
     """Say how the numbers were made, and what the number of seeds rules out."""
     percent = f"{100 * confidence:g} %"

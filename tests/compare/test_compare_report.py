@@ -296,6 +296,22 @@ def test_the_direction_of_a_metric_is_guessed_from_its_words(name: str, directio
         guess_direction(name)
 
 
+def test_metrics_of_unknown_direction_are_left_out_and_named() -> None:
+    both = [
+        replace(r, final={**r.final, "learning_rate": 0.1, "epoch": 3.0})
+        for r in [*runs("a", losses(0.5)), *runs("b", losses(0.5))]
+    ]
+    report = summarize(both)
+    assert {row.quantity.metric for row in report.rows} == {"val_loss"}
+    assert "does not tell which values are better: epoch, learning_rate." in report.to_markdown()
+    alone = [replace(r, final={"epoch": 3.0}, curve=()) for r in both]
+    with pytest.raises(ValueError, match="`epoch` does not tell"):
+        summarize(alone)
+    assert not any(
+        "Not compared" in note for note in summarize(both, ReportSettings({"epoch": "min"})).notes
+    )
+
+
 def test_wrong_settings_are_refused_by_name() -> None:
     records = [*runs("a", losses(0.5)), *runs("b", losses(0.5))]
     with pytest.raises(ValueError, match="`metrics` names `val_los`, .* logged were: val_loss"):
@@ -304,7 +320,7 @@ def test_wrong_settings_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="`levels` names `test_loss`, which .* in a curve of any"):
         summarize(tested, ReportSettings(levels={"test_loss": 0.5}))
     with pytest.raises(ValueError, match="must give `min` or `max` for `val_loss`, got 'down'"):
-        summarize(records, ReportSettings({"val_loss": "down"}))
+        ReportSettings({"val_loss": "down"})
     with pytest.raises(ValueError, match="`confidence` must be between 0 and 1, got 95"):
         ReportSettings(confidence=95)
     with pytest.raises(ValueError, match="Two records of scheme 'a', seed 0, budget 'full'"):
