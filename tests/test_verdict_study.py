@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "study"))
 import verdict_cases
+import verdict_shares
 import verdict_tables
 import verdicts
 
@@ -60,3 +62,13 @@ def test_one_case_gives_one_row_per_layer(monkeypatch: pytest.MonkeyPatch) -> No
     assert rows[0]["horizon"] == 56
     assert rows[0]["probe_steps"] == 11
     assert all(found["final"] > 0 for found in rows)
+
+
+def test_shares_judge_the_beginning_of_each_series() -> None:
+    time = np.arange(300) / 100
+    series = np.stack([np.ones(300), 1 + time, 1 + np.exp(-20 * time)])
+    verdicts_found = [d.verdict.value for d in verdict_shares.judge(series, 0.5)]
+    assert verdicts_found == ["stationary", "drifting", "stationary"]
+    assert verdict_shares.judge(series[:1], 0.5)[0].samples == 47  # stops when all have settled
+    line = verdict_shares.line([series], 0.5)
+    assert line[:4] == ("50%", "2 of 2 (100%)", "1 of 1 (100%)", "0 of 0")
