@@ -45,6 +45,7 @@ class BalanceMonitor:
         """Begin again, after the learning rate changed."""
         self._states = [None] * len(self._weights)
 
+    @torch.no_grad()
     def sample(self, module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
         """Look at every layer right after an optimizer step."""
         if not module.automatic_optimization:
@@ -78,7 +79,6 @@ def _groups(optimizers: Sequence[Optimizer]) -> dict[int, tuple[dict[str, Any], 
     return found
 
 
-@torch.no_grad()
 def _updated(
     so_far: BalanceState | None,
     parameter: nn.Parameter,
@@ -93,11 +93,12 @@ def _updated(
     buffer: Tensor | None = state.get("momentum_buffer") if momentum else parameter.grad
     if buffer is None:
         return so_far
-    read = [_local(tensor)[cut].reshape(-1) for tensor in (parameter, parameter.grad, buffer)]
-    # All inner products of the three in one call.
-    stacked = torch.stack(read)
-    products: list[list[float]] = (stacked @ stacked.T).tolist()
-    dissipation, squares = (_with_buffer if momentum else _without_buffer)(products, rate, decay)
+    weight, gradient = (_local(tensor)[cut].reshape(-1) for tensor in (parameter, parameter.grad))
+    if momentum:
+        moving = _local(buffer)[cut].reshape(-1)
+        dissipation, squares = _with_buffer(weight, gradient, moving, rate, decay)
+    else:
+        dissipation, squares = _without_buffer(weight, gradient, rate, decay)
     begun = start_balance(rate, momentum) if so_far is None else so_far
     # Between two restarts a schedule moves the rate by a few per cent at most.
     begun = begun if begun.learning_rate == rate else replace(begun, learning_rate=rate)
@@ -125,16 +126,21 @@ def _slice(module: nn.Module, weight: Weight) -> tuple[nn.Parameter, slice] | No
     return parameter, slice(first, min(last, first + max(1, MOST_WEIGHTS // per_row)))
 
 
-def _with_buffer(products: list[list[float]], rate: float, decay: float) -> tuple[float, float]:
+def _products(*pairs: tuple[Tensor, Tensor]) -> list[float]:
+    """Inner products. One by one: to stack the vectors is to copy them into fresh memory."""
+    return [float(torch.dot(one, other)) for one, other in pairs]
+
+
+def _with_buffer(w: Tensor, g: Tensor, v: Tensor, rate: float, decay: float) -> tuple[float, float]:
     """<w, g> with w = after + rate v before the step and g = gradient + decay w; and |v|^2."""
-    (ww, wg, wv), (_, _, gv), (_, _, vv) = products
+    ww, wg, wv, gv, vv = _products((w, w), (w, g), (w, v), (g, v), (v, v))
     before = ww + 2 * rate * wv + rate**2 * vv
     return wg + rate * gv + decay * before, vv
 
 
-def _without_buffer(products: list[list[float]], rate: float, decay: float) -> tuple[float, float]:
+def _without_buffer(w: Tensor, g: Tensor, rate: float, decay: float) -> tuple[float, float]:
     """The same without momentum, v = g: w = (after + rate gradient) / (1 - rate decay)."""
-    (ww, wg, _), (_, gg, _), _ = products
+    ww, wg, gg = _products((w, w), (w, g), (g, g))
     shrunk = 1 - rate * decay
     cross = (wg + rate * gg) / shrunk
     before = (ww + 2 * rate * wg + rate**2 * gg) / shrunk**2

@@ -116,6 +116,8 @@ class VarianceProbe:
         self._progress.advance(step, f"{monitor.settled}/{len(monitor.weights)} layers settled")
         settled = monitor.all_settled and self._stops_when_settled
         decision: bool = self._trainer.strategy.reduce_boolean_decision(settled)
+        if decision or step >= self._steps or step + monitor.interval > monitor.budget:
+            monitor.entries_after = monitor.some_entries(copied)
         return decision
 
     def _sample(self, copied: LightningModule, step: int, monitor: VarianceMonitor) -> None:

@@ -17,6 +17,7 @@ from lightning_init.stationarity import (
     DetectorState,
     Verdict,
     decide,
+    glance,
     reset,
     start,
     update,
@@ -59,7 +60,7 @@ class VarianceMonitor:
         self.resets: list[int] = []
         samples = max(1.0, budget / interval)
         state = start(settings, self.horizon / interval, samples)
-        self._budget = budget
+        self.budget = budget
         self.entries_before: list[Tensor] = []
         self.entries_after: list[Tensor] = []
         self._states: list[DetectorState] = [state] * len(self.weights)
@@ -88,14 +89,10 @@ class VarianceMonitor:
             after = self._states[index] = update(before, value)
             # A trend is fitted at checks only; between them the last known one stands.
             if after.next_check != before.next_check:
-                decision = decide(after)
-                drifts[index] = decision.drift_index
-                self._stationary[index] = decision.verdict is Verdict.STATIONARY
+                drifts[index], self._stationary[index] = glance(after)
         self._steps.append(step)
         self._variances.append(values)
         self._drifts.append(drifts)
-        if self.all_settled or step + self.interval > self._budget:
-            self.entries_after = self.some_entries(module)
 
     def some_entries(self, module: nn.Module) -> list[Tensor]:
         """At most 1024 evenly spaced entries of each weight, for a histogram; none of a shard."""

@@ -12,6 +12,7 @@ from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
     DetectorState,
     decide,
+    glance,
     reset,
     start,
     update,
@@ -28,6 +29,7 @@ __all__ = [
     "compare_starts",
     "decide",
     "detect",
+    "glance",
     "reset",
     "start",
     "update",

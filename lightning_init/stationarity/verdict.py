@@ -125,6 +125,21 @@ def update(state: DetectorState, value: float) -> DetectorState:
     return state if state.series.length < state.next_check else _check(state)
 
 
+def glance(state: DetectorState) -> tuple[float, bool]:
+    """Drift index, and whether `decide` would say `stationary`: all that a running probe asks for.
+
+    A projection takes ten times as long as this.
+
+    Returns:
+        The index, nan while it is unknown, and the answer.
+    """
+    if state.broken or state.series.length < state.settings.minimum_samples:
+        return math.nan, False
+    trend = _trend(state)
+    stationary = state.fired_at is not None and not _rate_exceeds_tolerance(state, trend)
+    return trend.drift_index, stationary
+
+
 def decide(state: DetectorState) -> Decision:
     """What the samples say now.
 
