@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jsonargparse
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
+from lightning_init.cli.parsing import model_parser
 from lightning_init.compare.comparison import compare as run_comparison
 from lightning_init.compare.runs import TRAINER_DEFAULTS
 from lightning_init.compare.schemes import split_inits
@@ -57,15 +57,9 @@ def compare(arguments: Sequence[str]) -> None:
 
 def compare_parser() -> ArgumentParser:
     """The arguments of `compare`."""
-    parser = ArgumentParser(
-        prog="python -m lightning_init compare",
-        description="The same training from several initializations, paired seed by seed.",
-        default_env=True,
-        env_prefix="PL_COMPARE_",
+    parser = model_parser(
+        "compare", "The same training from several initializations, paired seed by seed."
     )
-    from_file: Any = vars(jsonargparse)["ActionConfigFile"]  # exported, but not in its type hints
-    parser.add_argument("-c", "--config", action=from_file, help="YAML file of arguments.")
-    parser.add_subclass_arguments(LightningModule, "model", required=True, fail_untyped=False)
     parser.add_subclass_arguments(
         LightningDataModule, "data", required=False, default=None, fail_untyped=False
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import jsonargparse
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
+from lightning_init.cli.parsing import model_parser
 from lightning_init.functional import fractional_moment_init_
 
 # Given by the model, or without a meaning where nothing is drawn.
@@ -39,15 +38,7 @@ def plan(arguments: Sequence[str]) -> None:
 
 def plan_parser() -> ArgumentParser:
     """The arguments of `plan`: the model, and those of `fractional_moment_init_`."""
-    parser = ArgumentParser(
-        prog="python -m lightning_init plan",
-        description="Print what FractionalMomentInit would draw, and change nothing.",
-        default_env=True,
-        env_prefix="PL_PLAN_",
-    )
-    from_file: Any = vars(jsonargparse)["ActionConfigFile"]  # exported, but not in its type hints
-    parser.add_argument("-c", "--config", action=from_file, help="YAML file of arguments.")
-    parser.add_subclass_arguments(LightningModule, "model", required=True, fail_untyped=False)
+    parser = model_parser("plan", "Print what FractionalMomentInit would draw, and change nothing.")
     parser.add_function_arguments(fractional_moment_init_, skip=_NOT_ARGUMENTS, fail_untyped=False)
     return parser
 

@@ -16,7 +16,12 @@ from lightning_init.compare.quantities import BOTH, FINAL, Runs
 from lightning_init.compare.rank_tests import scipy_stats
 from lightning_init.compare.records import EQUAL, FINISHED, FULL, RunRecord
 from lightning_init.compare.tables import ComparisonRow
-from lightning_init.tables import shorten
+from lightning_init.reporting.figure_style import (
+    MOST_POINTS_PER_CURVE,
+    PALETTE,
+    plain_axes,
+    plain_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,10 +29,7 @@ if TYPE_CHECKING:
 
     from lightning_init.compare.report import ComparisonReport
 
-# Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", ":", "-.")
-MOST_POINTS_PER_CURVE = 400
 
 
 def report_figures(report: ComparisonReport) -> dict[str, Figure]:
@@ -66,7 +68,7 @@ def curves(records: Sequence[RunRecord], metric: str, budget: str = EQUAL) -> Fi
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axes = _blank("optimizer step", _plain(metric, 40))
+    figure, axes = _blank("optimizer step", plain_text(metric, 40))
     runs = Runs(records)
     for place, scheme in enumerate(runs.schemes):
         of_scheme = runs.of(scheme, budget)
@@ -100,7 +102,10 @@ def paired_differences(rows: Sequence[ComparisonRow], budget: str = EQUAL) -> Fi
     """
     quantity = rows[0].quantity
     figure, axes = _rows_figure(
-        [f"{_plain(row.first, 24)}\n- {_plain(row.second, 24)}{_unfinished(row)}" for row in rows]
+        [
+            f"{plain_text(row.first, 24)}\n- {plain_text(row.second, 24)}{_unfinished(row)}"
+            for row in rows
+        ]
     )
     for place, row in enumerate(rows):
         colour, _ = _look(place)
@@ -110,7 +115,7 @@ def paired_differences(rows: Sequence[ComparisonRow], budget: str = EQUAL) -> Fi
         axes.plot(finite, heights, "o", color=colour, markersize=3.5, alpha=0.6, linewidth=0)
         _draw_interval(axes, row, place + 0.2, colour)
     better = "lower" if quantity.lower_is_better else "higher"
-    axes.set_xlabel(f"difference in {_plain(quantity.title, 40)} ({better} is better)")
+    axes.set_xlabel(f"difference in {plain_text(quantity.title, 40)} ({better} is better)")
     axes.set_title(f"Paired differences{_budget_text(budget)}")
     return figure
 
@@ -139,16 +144,16 @@ def forest(
     """
     rows = [report.find(metric, first, second, quantity, budget) for report in reports.values()]
     names = [
-        f"{_plain(name, 30)}\n{row.verdict}, {row.statistics.pairs} seeds{_unfinished(row)}"
+        f"{plain_text(name, 30)}\n{row.verdict}, {row.statistics.pairs} seeds{_unfinished(row)}"
         for name, row in zip(reports, rows, strict=True)
     ]
     figure, axes = _rows_figure(names)
     for place, row in enumerate(rows):
         _draw_interval(axes, row, place, PALETTE[0])
     better = "lower" if rows and rows[0].quantity.lower_is_better else "higher"
-    axes.set_xlabel(f"difference in {_plain(f'{quantity} {metric}', 40)} ({better} is better)")
+    axes.set_xlabel(f"difference in {plain_text(f'{quantity} {metric}', 40)} ({better} is better)")
     budgets = "" if all(row.budget == BOTH for row in rows) else f", {budget} budget"
-    axes.set_title(f"{_plain(first, 24)} - {_plain(second, 24)}{budgets}")
+    axes.set_title(f"{plain_text(first, 24)} - {plain_text(second, 24)}{budgets}")
     return figure
 
 
@@ -200,13 +205,7 @@ def _blank(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
             "figures need matplotlib; install it with `pip install lightning_init[compare]`."
         ) from None
     figure = Figure(figsize=(5.0, height), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+    return figure, plain_axes(figure, x, y)
 
 
 def _rows_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
@@ -221,7 +220,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     # Not by labels: matplotlib hides those that begin with an underscore, as a scheme's name may.
     lines = [line for line in axes.lines if line.get_gid() is not None]
     if lines:
-        labels = [_plain(str(line.get_gid()), 44) for line in lines]
+        labels = [plain_text(str(line.get_gid()), 44) for line in lines]
         figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
 
 
@@ -231,8 +230,3 @@ def _look(place: int) -> tuple[str, str]:
 
 def _budget_text(budget: str) -> str:
     return "" if budget == BOTH else f", {budget} budget"
-
-
-def _plain(name: str, width: int) -> str:
-    # matplotlib reads what stands between two dollar signs as mathematics.
-    return shorten(name, width).replace("$", r"\$")

@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.tables import number, shorten
+from lightning_init.reporting.figure_style import (
+    GREY,
+    MOST_POINTS_PER_CURVE,
+    PALETTE,
+    plain_axes,
+    plain_text,
+)
+from lightning_init.tables import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from lightning_init.reporting.report import InitReport, WeightSample
-
-# Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = "#767676"
-MOST_POINTS_PER_CURVE = 400
 
 
 def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
@@ -89,7 +91,7 @@ def variance_trajectories(
         _draw_layers(axes, x, [ratios[name] for name in rest], GREY, 0.5, label)
         _mark_fired(axes, x, {name: ratios[name] for name in rest}, fired, GREY)
     for name, colour in reversed(list(zip(named, PALETTE, strict=False))):
-        _draw_layers(axes, x, [ratios[name]], colour, 1.6, _plain_text(name, 24))
+        _draw_layers(axes, x, [ratios[name]], colour, 1.6, plain_text(name, 24))
         _mark_fired(axes, x, {name: ratios[name]}, fired, colour)
     axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
     axes.set_title("Variance of the weights (dot: stationary)")
@@ -131,7 +133,7 @@ def variance_bound(variance: float, initial_variance: float, layer: str) -> Figu
             label=f"{name}: {number(variance * r)}",
         )
     axes.set_xscale("log")
-    axes.set_title(f"Bound in $\\sigma_0^2$: {_plain_text(layer, 32)}")
+    axes.set_title(f"Bound in $\\sigma_0^2$: {plain_text(layer, 32)}")
     axes.legend(frameon=False, loc="upper center")
     return figure
 
@@ -213,7 +215,7 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
         axes.axis("off")
     for axes, sample in zip(grid.flat, samples, strict=False):
         _draw_histogram(axes, sample.before, sample.after, sample.sigma0, sample.name)
-        axes.set_title(_plain_text(sample.name, 24), fontsize=9)
+        axes.set_title(plain_text(sample.name, 24), fontsize=9)
         axes.tick_params(labelsize=7)
     entries, labels = grid.flat[0].get_legend_handles_labels()
     labels[-1] = "N(0, sigma0²)"
@@ -242,7 +244,7 @@ def _draw_histogram(
         x = np.linspace(low, high, 400)
         gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
         axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
-    axes.set_title(f"Weights: {_plain_text(layer, 36)}")
+    axes.set_title(f"Weights: {plain_text(layer, 36)}")
 
 
 def _blank(x: str, y: str) -> tuple[Figure, Axes]:
@@ -255,13 +257,7 @@ def _blank(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.0, 3.6), dpi=160)
     # By hand: a layout engine takes as long as all the rest of the drawing.
     figure.subplots_adjust(left=0.16, right=0.97, top=0.91, bottom=0.15)
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E5E5E5", linewidth=0.6)
-    axes.set_axisbelow(True)
-    return figure, axes
+    return figure, plain_axes(figure, x, y)
 
 
 def _excess(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -311,8 +307,3 @@ def _legend_entries(axes: Axes) -> tuple[list[Any], list[str]]:
     # Not by labels: matplotlib hides those that begin with an underscore, as a layer's name may.
     lines = [line for line in reversed(axes.lines) if line.get_gid() is not None]
     return lines, [str(line.get_gid()) for line in lines]
-
-
-def _plain_text(name: str, width: int) -> str:
-    # matplotlib reads what stands between two dollar signs as mathematics.
-    return shorten(name, width).replace("$", r"\$")

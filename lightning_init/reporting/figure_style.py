@@ -1,0 +1,43 @@
+"""The look of the package's figures, drawn without pyplot."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lightning_init.tables import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's palette, distinct for the colour-blind; its yellow and black are left out.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#767676"
+MOST_POINTS_PER_CURVE = 400
+
+
+def plain_axes(figure: Figure, x: str, y: str) -> Axes:
+    """Add axes in the package's look: a light grid behind, no frame at the top and right.
+
+    Args:
+        figure: Where to add them.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+    """
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#E5E5E5", linewidth=0.6)
+    axes.set_axisbelow(True)
+    return axes
+
+
+def plain_text(name: str, width: int) -> str:
+    r"""Shorten a name, and keep matplotlib from reading it as mathematics.
+
+    >>> print(plain_text("net.$x$", 20))
+    net.\$x\$
+    """
+    # What stands between two dollar signs would be a formula.
+    return shorten(name, width).replace("$", r"\$")
