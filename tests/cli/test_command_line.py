@@ -239,6 +239,7 @@ def run(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 
+@pytest.mark.slow
 def test_fit_as_a_process() -> None:
     printed = run(
         "fit",
@@ -252,6 +253,7 @@ def test_fit_as_a_process() -> None:
     assert "budget of 3 optimizer steps" in printed
 
 
+@pytest.mark.slow
 def test_show_as_a_process(recipe: Path) -> None:
     assert "net.0" in run("show", str(recipe))
 

@@ -43,6 +43,7 @@ def test_report_is_printed_and_written(tmp_path: Path, capsys: Any) -> None:
     assert "'learning_rate': 0.05" in settings["model"]
 
 
+@pytest.mark.slow
 def test_processes_and_one_process_give_the_same(tmp_path: Path) -> None:
     main([*SMALL, f"--out={tmp_path / 'one'}"])
     main([*SMALL, f"--out={tmp_path / 'two'}", "--jobs=2"])

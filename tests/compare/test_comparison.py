@@ -25,6 +25,7 @@ def small(out: Path, **changes: Any) -> Comparison:
         "inits": ["he", "xavier", "optimal:max_probe_steps=4"],
         "seeds": 3,
         "trainer": TRAINER,
+        "metrics": {"val_loss": "min"},  # one, because the figures take most of the time
         "progress": False,
     }
     return compare(out=out, **{**given, **changes})
@@ -78,7 +79,7 @@ def test_identical_schemes_differ_by_exactly_zero(tmp_path: Path) -> None:
         first, second = by_scheme.values()
         assert first == second
         table = comparison.report.table
-        assert len(table) >= 4
+        assert len(table) >= 2
         assert (table["mean_difference"] == 0.0).all()
         assert (table["verdict"] == "identical").all()
 

@@ -122,6 +122,7 @@ def test_function_of_a_user_has_its_own_generator() -> None:
     assert make_scheme(Scheme.from_function(halve, "mine")).label == "mine"
 
 
+@pytest.mark.filterwarnings("ignore:.*had not settled")
 def test_recipe_of_an_earlier_probe(tmp_path: str) -> None:
     from lightning_init import OptimalVarianceInit
 

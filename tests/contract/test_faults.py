@@ -168,7 +168,11 @@ class _Data(SplitData):
         super().setup(stage)
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    # The plain run leaves the middle out, to stay short.
+    "step",
+    [pytest.param(name, marks=pytest.mark.slow if name == "middle" else ()) for name in STEPS],
+)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_probe_leaves_no_trace(
