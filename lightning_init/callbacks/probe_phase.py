@@ -18,9 +18,9 @@ from lightning_init.inspection.weights import Weight
 from lightning_init.probe import ProbeRun, run_probe
 from lightning_init.stationarity.fluctuation_dissipation import Balance
 
-# The balance is looked at in every third sample: it costs about as much as V itself, and a third of
-# the fewest samples of a probe is still enough for it.
-BALANCE_EVERY = 3
+# The balance is looked at in every second sample: it costs about as much as V itself, and half of
+# the fewest samples of a probe are still enough for it, a third are not.
+BALANCE_EVERY = 2
 
 
 @dataclass(frozen=True)

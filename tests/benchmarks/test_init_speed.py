@@ -105,10 +105,10 @@ def anyinit(mode: str, given: Any) -> Callable[[nn.Module], Any]:
     return lambda model: package.initialize(model, mode=mode, input_spec=given)
 
 
-# Medians of CPU-time ratios, the making of the model not counted and our cache of solved laws emptied
-# while theirs stay: 13-16 (LSUV), 47-57 (AnyInit with data) and 7.5-8.0 (AnyInit's closed form, which
-# runs the model once to check itself); with our cache kept 15-18, 53-60 and 8.4-9.1. The aim is 10,
-# which the last of them misses.
+# Medians of CPU-time ratios, the making of the model not counted, our cache of solved laws emptied
+# while theirs stay: 13-16 (LSUV), 47-57 (AnyInit with data), 7.5-8.0 (AnyInit's closed form, which
+# runs the model once to check itself); with our cache kept 15-18, 53-60 and 8.4-9.1. The aim is
+# 10, which the last of them misses.
 @pytest.mark.parametrize(
     ("peer", "least"),
     [
