@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 from lightning_init.functional import (
@@ -28,3 +31,10 @@ __all__ = [
     "fractional_moment_std",
     "log_norm_law",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Reached as `lightning_init.compare`, and not imported by those who only train.
+    if name == "compare":
+        return importlib.import_module("lightning_init.compare")
+    raise AttributeError(f"module 'lightning_init' has no attribute {name!r}")

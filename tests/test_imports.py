@@ -29,3 +29,29 @@ def brought() -> set[str]:
 def test_no_optional_package_is_imported(package: str, brought: set[str]) -> None:
     assert "lightning_init" in brought
     assert package not in brought
+
+
+COMPARISON = """
+import sys
+import lightning_init
+before = set(sys.modules)
+assert "lightning_init.compare" not in before
+print(lightning_init.compare.compare.__name__)
+brought = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(brought & {"scipy", "pandas", "matplotlib", "distributed"}))
+try:
+    lightning_init.comparison
+except AttributeError as error:
+    print(error)
+"""
+
+
+def test_the_comparison_is_reached_by_name_and_imported_then_only() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", COMPARISON], check=True, capture_output=True, text=True
+    )
+    assert run.stdout.splitlines() == [
+        "compare",
+        "",
+        "module 'lightning_init' has no attribute 'comparison'",
+    ]

@@ -109,7 +109,11 @@ def _alone(task: RunTask) -> tuple[RunRecord, ...]:
 def on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
     """Hand the runs to Dask, which makes a run again elsewhere if its worker dies."""
     distributed: Any = importlib.import_module("distributed")  # typed in part
-    cluster = None if address else distributed.LocalCluster(n_workers=jobs, threads_per_worker=1)
+    cluster = (
+        None
+        if address
+        else distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+    )
     client = distributed.Client(address or cluster)
     try:
         # Two runs of one scheme and seed are two runs: nothing is looked up by its arguments.
