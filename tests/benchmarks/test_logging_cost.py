@@ -44,7 +44,6 @@ class StopAtOnce(Callback):
         trainer.should_stop = True
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore:.*had not settled")
 def test_logging_costs_less_than_2_per_cent_of_a_probe_of_500_layers(
