@@ -209,7 +209,17 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     columns = min(3, len(samples))
     rows = -(-len(samples) // columns)
     # Three columns are as wide as the other figures.
-    figure = Figure(figsize=(8.0 / 3 * columns, 2.2 * rows + 0.3), dpi=100, layout="constrained")
+    height = 2.2 * rows + 0.3
+    figure = Figure(figsize=(8.0 / 3 * columns, height), dpi=100)
+    # By hand, in inches: a layout engine takes as long as all the rest of the drawing.
+    figure.subplots_adjust(
+        left=0.45 / (8.0 / 3 * columns),
+        right=0.985,
+        top=1 - 0.27 / height,
+        bottom=0.6 / height,
+        hspace=0.32,
+        wspace=0.24,
+    )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(samples) :]:
         axes.axis("off")
@@ -219,7 +229,7 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
         axes.tick_params(labelsize=7)
     entries, labels = grid.flat[0].get_legend_handles_labels()
     labels[-1] = "N(0, sigma0²)"
-    figure.legend(entries, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(entries, labels, loc="lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
