@@ -22,7 +22,7 @@ from lightning_init.stationarity.fluctuation_dissipation import (
 )
 
 # The relation holds for every coordinate, so that the first rows of a large layer stand for all.
-MOST_WEIGHTS = 8_192
+MOST_WEIGHTS = 32_768
 
 
 class BalanceMonitor:

@@ -79,6 +79,7 @@ def _power(draw: Draw, effect: float, seeds: int, repeats: int = 1200) -> float:
     return float(np.mean([s and wilcoxon_p(d) < 0.05 for s, d in zip(seen, samples, strict=True)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "effect"),
     [(NORMAL, 0.5), (NORMAL, 0.8), (NORMAL, 1.2), (HEAVY, 0.5), (HEAVY, 0.8)],
