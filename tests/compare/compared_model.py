@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -34,9 +35,11 @@ class Classifier(LightningModule):
         return self.net(inputs)
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        if self.bomb is not None and self.global_step == 3 and Path(self.bomb).exists():
-            Path(self.bomb).unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.bomb is not None and self.global_step == 3:
+            # Only one of two processes can remove the file.
+            with contextlib.suppress(FileNotFoundError):
+                Path(self.bomb).unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
         loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
         if self.explode:
             loss = loss * 10.0 ** (10 * self.global_step)
