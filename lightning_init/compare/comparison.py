@@ -13,11 +13,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.compare.executors import Executor, make_executor
-from lightning_init.compare.records import RunRecord
+from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
 from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
 from lightning_init.compare.store import RunStore, failed
+from lightning_init.compare.tables import scheme_pairs
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def compare(
     schemes = make_schemes(inits)
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
-    _check_reference(reference, schemes)
+    scheme_pairs([scheme.label for scheme in schemes], reference)  # refuses an unknown reference
     settings = ReportSettings(
         metrics=metrics, levels=levels, reference=reference, equal_budget=equal_budget
     )
@@ -110,10 +111,7 @@ def compare(
     _make_missing(run_all, store, tasks, kept, progress)
     ordered = [(label, seed) for label in (s.label for s in schemes) for seed in numbers]
     records = tuple(
-        record
-        for name in ordered
-        for record in kept[name]
-        if equal_budget or record.budget == "full"
+        record for name in ordered for record in kept[name] if equal_budget or record.budget == FULL
     )
     report = summarize(records, settings)
     return Comparison(records, report, tuple(Path(file) for file in report.write(Path(out))))
@@ -200,9 +198,3 @@ def _check_factories(model: ModelFactory, data: DataFactory | None, jobs: int) -
                 f"`{name}` cannot be sent to other processes ({error}); define it at the top level"
                 " of a module, or use jobs=1."
             ) from None
-
-
-def _check_reference(reference: str | None, schemes: Sequence[Scheme]) -> None:
-    labels = [scheme.label for scheme in schemes]
-    if reference is not None and reference not in labels:
-        raise ValueError(f"`reference` must be one of {', '.join(labels)}, got {reference!r}.")

@@ -24,7 +24,7 @@ def scale_variance_(module: nn.Module, plan: InitPlan, *, seed: int, factor: flo
     _draw_(module, plan, seed, lambda row: row.std * math.sqrt(factor))
 
 
-def random_walk_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float = 1.0) -> None:
+def random_walk_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
     """Random-walk gains (Sussillo & Abbott 2015, arXiv 1412.6558) of the law in front.
 
     exp(1 / 2N) for a linear unit; for every other one its order-2 scale times
@@ -40,19 +40,13 @@ def random_walk_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float 
     _draw_(module, plan, seed, std)
 
 
-@torch.no_grad()
-def make_uniform_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float = 1.0) -> None:
-    """Turn a plan's normals into uniforms of the same variance: x -> sqrt(3) std erf(z / sqrt(2)).
-
-    z = x / std, and erf(z / sqrt(2)) = 2 Phi(z) - 1 is uniform on (-1, 1).
-    """
-    for row in plan.rows:
-        values = _values(module, row)
-        values.copy_(torch.erf(values / (row.std * math.sqrt(2))) * (math.sqrt(3) * row.std))
+def make_uniform_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
+    """Turn a plan's normals into uniforms of the same variance."""
+    _make_uniform_(module, plan, lambda row: row.std)
 
 
 @torch.no_grad()
-def make_orthogonal_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float = 1.0) -> None:
+def make_orthogonal_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
     """Orthogonal matrices (Saxe et al. 2014) with the gain of the law in front.
 
     The gain is std * sqrt(fan_in), sqrt(2) behind a ReLU.
@@ -74,10 +68,7 @@ def xavier_uniform_(module: nn.Module, seed: int) -> None:
     """The uniform law of the same variance; biases zero."""
     plan = _linear_plan(module, seed)
     _draw_(module, plan, seed, _xavier_std)
-    with torch.no_grad():
-        for row in plan.rows:
-            values, std = _values(module, row), _xavier_std(row)
-            values.copy_(torch.erf(values / (std * math.sqrt(2))) * (math.sqrt(3) * std))
+    _make_uniform_(module, plan, _xavier_std)
 
 
 def lsuv_(module: nn.Module, seed: int, *, batch: Any, options: dict[str, Any]) -> None:
@@ -113,6 +104,16 @@ def _linear_plan(module: nn.Module, seed: int) -> InitPlan:
 
 def _xavier_std(row: PlannedWeight) -> float:
     return math.sqrt(2.0 / (row.weight.fan_in + row.weight.fan_out))
+
+
+@torch.no_grad()
+def _make_uniform_(
+    module: nn.Module, plan: InitPlan, std_of: Callable[[PlannedWeight], float]
+) -> None:
+    """Map x to sqrt(3) std erf(z / sqrt(2)), z = x / std: that erf, 2 Phi(z) - 1, is uniform."""
+    for row in plan.rows:
+        values, std = _values(module, row), std_of(row)
+        values.copy_(torch.erf(values / (std * math.sqrt(2))) * (math.sqrt(3) * std))
 
 
 def _draw_(

@@ -204,20 +204,20 @@ def _he(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
     return _fractional(seed=seed, batch=batch, **{**HE, **options})
 
 
-def _after_he(change: Callable[..., None], *, seed: int, factor: float = 1.0) -> list[Callback]:
-    if not factor > 0:
-        raise ValueError(f"`factor` must be above 0, got {factor!r}.")
+def _after_he(change: Callable[..., None], *, seed: int) -> list[Callback]:
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
 
     def rescale(module: nn.Module, seed: int) -> None:
         assert he.plan is not None
-        change(module, he.plan, seed=seed, factor=factor)
+        change(module, he.plan, seed=seed)
 
     return [he, ApplyInitialization(rescale, seed)]
 
 
 def _scaled_he(*, seed: int, batch: Any, factor: float = 1.0) -> list[Callback]:
-    return _after_he(draws.scale_variance_, seed=seed, factor=factor)
+    if not factor > 0:
+        raise ValueError(f"`factor` must be above 0, got {factor!r}.")
+    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed)
 
 
 def _he_uniform(*, seed: int, batch: Any) -> list[Callback]:
