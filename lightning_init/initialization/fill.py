@@ -15,6 +15,8 @@ from lightning_init.inspection.parameter_walk import module_at, tensor_at
 from lightning_init.inspection.reasons import whole_tensor
 from lightning_init.inspection.weights import Weight
 
+_DRAWN_IN_PLACE = (torch.float32, torch.float64)
+
 
 def standard_normal(
     seed: int, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32
@@ -99,12 +101,13 @@ def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
     """
     if weight.parametrization is not None:
         return None
-    parameter = parameters_of(model, weight)[0].detach()
-    if not parameter.is_cpu or _is_distributed(parameter):
+    held = tensor_at(module_at(model, weight.module_name), weight.attribute)
+    if not held.is_cpu or _is_distributed(held) or held.dtype not in _DRAWN_IN_PLACE:
         return None
-    target = parameter if weight.rows is None else parameter[weight.rows[0] : weight.rows[1]]
-    known = target.dtype in (torch.float32, torch.float64) and target.is_contiguous()
-    return target if known and target.numel() >= 16 else None
+    target = held.detach()
+    if weight.rows is not None:
+        target = target[weight.rows[0] : weight.rows[1]]
+    return target if target.numel() >= 16 and target.is_contiguous() else None
 
 
 def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 1.0) -> None:

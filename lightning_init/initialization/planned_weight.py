@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.weights import Weight
@@ -12,8 +11,7 @@ from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 Treatment = Literal["normal", "orthogonal", "keep"]
 
 
-@dataclass(frozen=True)
-class PlannedWeight:
+class PlannedWeight(NamedTuple):
     """What one weight gets.
 
     Args:

@@ -7,6 +7,7 @@ anything, so whatever follows it is left undecided rather than guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -63,7 +64,8 @@ LAYOUTS = (
     *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d),
 )
 
-_KNOWN = (nn.Sequential, nn.Linear, _ConvNd)
+_LAYERS = (nn.Linear, _ConvNd)
+_KNOWN = (*_LAYERS, nn.Sequential)
 PASSIVE = frozenset({*ACTIVATIONS, *DROPOUTS, *ALPHA_DROPOUTS, *NORMS, *POOLS, *LAYOUTS})
 
 
@@ -153,18 +155,19 @@ class _Reader:
         # Not asked of the known ones: an attribute that a module does not have costs most.
         if not isinstance(module, _KNOWN):
             module = unwrapped(module)
+        if isinstance(module, _LAYERS) and has_library_forward(module):
+            return self._reach(module, signal)
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
             for element in module:
                 signal = self.visit(element, signal, alone=False)
             return signal
-        if isinstance(module, (nn.Linear, _ConvNd)) and has_library_forward(module):
-            return self._reach(module, signal)
         self._read_inside(module, signal if alone else None)
         return None
 
     def _reach(self, module: nn.Module, signal: Signal | None) -> Signal:
-        below = [self._names.get(id(parameter), ()) for parameter in parameters_below(module)]
-        names = dict.fromkeys([name for some in below for name in some])
+        names: dict[str, None] = {}
+        for parameter in parameters_below(module):
+            names.update(dict.fromkeys(self._names.get(id(parameter), ())))
         for name in names:
             self.found.setdefault(name, []).append(signal)
         return Signal(straight_from=frozenset(names))
@@ -184,7 +187,12 @@ class _Reader:
 
 def has_library_forward(module: nn.Module) -> bool:
     """Tell whether the forward is torch's own; a subclass that overrides it may do anything."""
-    return type(module).forward.__module__.startswith("torch.nn.")
+    return _is_library_forward(type(module).forward)
+
+
+@lru_cache(maxsize=256)
+def _is_library_forward(forward: Callable[..., Any]) -> bool:
+    return forward.__module__.startswith("torch.nn.")
 
 
 def _is_bystander(module: nn.Module) -> bool:

@@ -38,6 +38,8 @@ class ParameterSlot(NamedTuple):
         module_type: Class name of the module, without its parametrizations.
         in_metric: Whether a torchmetrics metric holds the module.
         module_blocks: Every weight matrix that the module holds.
+        blocks: Those of them that are in this tensor; none outside the known kinds of layer.
+        is_bias: Whether it is the bias of a known kind of layer.
     """
 
     module: nn.Module
@@ -49,6 +51,8 @@ class ParameterSlot(NamedTuple):
     module_type: str
     in_metric: bool
     module_blocks: tuple[WeightBlock, ...]
+    blocks: tuple[WeightBlock, ...]
+    is_bias: bool
 
     @property
     def parameter_name(self) -> str:
@@ -73,16 +77,6 @@ class ParameterSlot(NamedTuple):
         # and the largest tensor behind it has the weight's shape.
         return tuple(max(self.leaves, key=lambda leaf: leaf.numel()).shape)
 
-    @property
-    def blocks(self) -> tuple[WeightBlock, ...]:
-        """The weight matrices in the tensor; none outside the known kinds of layer."""
-        return tuple([one for one in self.module_blocks if one.attribute == self.attribute])
-
-    @property
-    def is_bias(self) -> bool:
-        """Whether it is the bias of a known kind of layer."""
-        return bool([one for one in self.module_blocks if self.attribute in one.biases])
-
 
 def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
     """Yield every slot of a model in the order of its modules, shared modules under every name.
@@ -99,28 +93,31 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
     inside_parametrizations: set[str] = set()
     inside_metrics: set[str] = set()
     metrics = {kind for kind in {*map(type, modules.values())} if _is_metric(kind)}
+    # Asked of the names, where the answer "no" costs least.
+    may_be_parametrized = {_parent(name) for name in modules if name.endswith("parametrizations")}
     for name, module in modules.items():
         if name and metrics and (_parent(name) in inside_metrics or type(module) in metrics):
             inside_metrics.add(name)
         if inside_parametrizations and _parent(name) in inside_parametrizations:
             inside_parametrizations.add(name)
-        # Asked of the names, where the answer "no" costs least.
-        chains_name = _join(name, "parametrizations")
-        parametrized = chains_name in modules and parametrize.is_parametrized(module)
+        parametrized = name in may_be_parametrized and parametrize.is_parametrized(module)
         if parametrized:
-            inside_parametrizations.add(chains_name)
+            inside_parametrizations.add(_join(name, "parametrizations"))
         if name in inside_parametrizations:
             continue
-        attributes = [*_parametrized(module)] if parametrized else []
+        attributes: list[_Attribute] = [*_parametrized(module)] if parametrized else []
         attributes += [(attribute, (leaf,), ()) for attribute, leaf in own_parameters(module)]
         if not attributes:
             continue
         kind = parametrize.type_before_parametrizations(module) if parametrized else type(module)
         blocks = weight_blocks(module)
+        biases = [bias for block in blocks for bias in block.biases]
         public, in_metric = public_names[name], name in inside_metrics
         for attribute, leaves, chain in attributes:
+            held = tuple([block for block in blocks if block.attribute == attribute])
+            roles = (blocks, held, attribute in biases)
             yield ParameterSlot(
-                module, name, public, attribute, leaves, chain, kind.__name__, in_metric, blocks
+                module, name, public, attribute, leaves, chain, kind.__name__, in_metric, *roles
             )
 
 

@@ -70,9 +70,10 @@ def _why_rewritten(slot: ParameterSlot) -> str | None:
 
 def why_not_writable(slot: ParameterSlot) -> str | None:
     """Reason for a tensor that cannot, or must not, be written in place; None if it can."""
-    if any(map(is_lazy, slot.leaves)):
-        return UNINITIALIZED
-    for leaf in slot.leaves:
+    leaves: tuple[Any, ...] = slot.leaves
+    for leaf in leaves:
+        if is_lazy(leaf):
+            return UNINITIALIZED
         if leaf.is_meta:
             return ON_META_DEVICE
         if leaf.dtype not in _DTYPES:
@@ -108,18 +109,18 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
     """
     # Dimension 0 holds the inputs of a transposed convolution and the outputs of everything else.
     per_row = block.fans.fan_out if block.kind == "conv_transpose" else block.fans.fan_in
-    if values.dim() < 2 or values.shape[1:].numel() != per_row:
-        return f"of shape {tuple(values.shape)}, which does not fit the layer's fan-in"
-    if hasattr(values, "full_tensor"):  # a DTensor: every rank takes part in the sum
+    shape = values.shape
+    if len(shape) < 2 or shape[1:].numel() != per_row:
+        return f"of shape {tuple(shape)}, which does not fit the layer's fan-in"
+    # The first entry settles it for nearly every weight, without a pass over all of it; of a plain
+    # tensor, `as_strided` takes half the time of indexing.
+    if type(values) in (Tensor, nn.Parameter) and values.layout == torch.strided:
+        first = values.as_strided((), ())
+    elif hasattr(values, "full_tensor"):  # a DTensor: every rank takes part in the sum
         return None if float(whole_tensor(values.abs().sum())) else ALL_ZERO
-    # The first entry settles it for nearly every weight, without a pass over all of it.
-    return None if bool(_first_entry(values)) or bool(values.any()) else ALL_ZERO
-
-
-def _first_entry(values: Tensor) -> Tensor:
-    # Of a plain tensor, half the time of indexing it.
-    plain = type(values) is Tensor and values.layout == torch.strided
-    return values.as_strided((), ()) if plain else values[(0,) * values.dim()]
+    else:
+        first = values[(0,) * len(shape)]
+    return None if bool(first) or bool(values.any()) else ALL_ZERO
 
 
 def whole_tensor(tensor: Any) -> Tensor:

@@ -9,7 +9,7 @@ weight matrices, so every rule here answers one question: is the law of that fun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -29,8 +29,7 @@ SUM_NOTE = (
 SCALE_NOTE = "scaled by a factor that the rule does not undo"
 
 
-@dataclass(frozen=True)
-class ActivationInFront:
+class ActivationInFront(NamedTuple):
     """The activation and dropout that stand between the previous weight matrix and this one.
 
     Args:
@@ -86,14 +85,20 @@ class Signal(NamedTuple):
 
     def in_front(self, source: str, *, scale_free: bool) -> ActivationInFront:
         """Return the record of a weight that this signal reaches."""
-        marks = self.marks | {"scale-free"} if scale_free else self.marks
-        return ActivationInFront(
-            *self.rule,
-            source=source if self.decided else "assumed",
-            first_layer=self.from_input and self.nonlinearity == "linear",
-            marks=tuple([mark for mark in MARKS if mark in marks]) if marks else (),
-            note="; ".join(self.notes),
-        )
+        return _in_front(self, source, scale_free)
+
+
+# The layers of a stack are reached by equal signals.
+@lru_cache(maxsize=256)
+def _in_front(signal: Signal, source: str, scale_free: bool) -> ActivationInFront:
+    marks = signal.marks | {"scale-free"} if scale_free else signal.marks
+    return ActivationInFront(
+        *signal.rule,
+        source=source if signal.decided else "assumed",
+        first_layer=signal.from_input and signal.nonlinearity == "linear",
+        marks=tuple([mark for mark in MARKS if mark in marks]) if marks else (),
+        note="; ".join(signal.notes),
+    )
 
 
 def undecided(signal: Signal, note: str) -> Signal:

@@ -26,8 +26,7 @@ from lightning_init.inspection.reasons import (
 )
 
 
-@dataclass(frozen=True)
-class Weight:
+class Weight(NamedTuple):
     """One weight matrix that takes part: a parameter, or one block of rows of a stacked parameter.
 
     Args:
@@ -129,19 +128,25 @@ def find_weights(
         check_patterns("include", include, answers)
         check_patterns("exclude", exclude, answers)
     reasons = {one.name: _reason(one, include, exclude) for one in matrices}
-    siblings: dict[str, list[_Candidate]] = defaultdict(list)
-    for candidate in candidates:
-        siblings[candidate.slot.module_name].append(candidate)
-    for candidate in candidates:
-        if candidate.is_bias:
-            reasons[candidate.name] = _bias_reason(
-                candidate, siblings[candidate.slot.module_name], reasons
-            )
-    taking_part = [one for one in candidates if reasons[one.name] is None]
-    taken = {(one.slot.module_name, one.slot.attribute) for one in taking_part}
+    # By module and attribute of a bias: the blocks that it is added to.
+    stacks: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+    for one in matrices:
+        for bias in one.block.biases if one.block else ():
+            stacks[one.slot.module_name, bias].append(one)
+    taken: set[tuple[str, str]] = set()
+    for one in candidates:
+        if one.is_bias:
+            place = (one.slot.module_name, one.slot.attribute)
+            reasons[one.name] = reason = _bias_reason(one, stacks[place], reasons)
+            if reason is None:
+                taken.add(place)
     return WeightInventory(
         weights=tuple(
-            [_weight(one, one.block, taken) for one in taking_part if one.block is not None]
+            [
+                _weight(one, one.block, taken)
+                for one in matrices
+                if one.block is not None and reasons[one.name] is None
+            ]
         ),
         left_out=tuple(
             [
@@ -225,7 +230,8 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
             continue
         blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
         for block in blocks:
-            yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
+            label = _labelled(name, block) if block else name
+            yield _Candidate(label, slot, block, is_bias, group)
 
 
 def _precedence(slot: ParameterSlot) -> int:
@@ -242,25 +248,22 @@ def _weight(
     candidate: _Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]
 ) -> Weight:
     slot = candidate.slot
+    biases = [
+        bias
+        for bias in block.biases
+        if (slot.module_name, bias) in taken and _first_block(slot, bias) is block
+    ]
     return Weight(
-        name=candidate.name,
-        module_name=slot.module_name,
-        module_type=slot.module_type,
-        attribute=block.attribute,
-        rows=block.rows,
-        shape=candidate.shape,
-        fan_in=block.fans.fan_in,
-        fan_out=block.fans.fan_out,
-        taps=block.fans.taps,
+        candidate.name,
+        slot.module_name,
+        slot.module_type,
+        block.attribute,
+        block.rows,
+        candidate.shape,
+        *block.fans,
         kind=block.kind,
         parametrization="weight_norm" if len(slot.leaves) > 1 else None,
-        biases=tuple(
-            [
-                bias
-                for bias in block.biases
-                if (slot.module_name, bias) in taken and _first_block(slot, bias) is block
-            ]
-        ),
+        biases=tuple(biases),
     )
 
 
@@ -286,21 +289,23 @@ def _reason(
         matches(pattern, candidate.answers_to) for pattern in include
     ):
         return "matched by no include pattern"
-    return why_not_writable(slot) or why_values_are_kept(
-        _read(slot.module, slot.attribute, block.rows), block
-    )
+    if reason := why_not_writable(slot):
+        return reason
+    plain = len(slot.leaves) == 1 and block.rows is None
+    values = slot.leaves[0] if plain else _read(slot.module, slot.attribute, block.rows)
+    return why_values_are_kept(values, block)
 
 
 def _bias_reason(
-    candidate: _Candidate, siblings: Sequence[_Candidate], reasons: Mapping[str, str | None]
+    candidate: _Candidate, stack: Sequence[_Candidate], reasons: Mapping[str, str | None]
 ) -> str | None:
     slot = candidate.slot
     if candidate.tied_to is not None:
         return f"tied to {candidate.tied_to}"
     if slot.in_metric:
         return "inside a torchmetrics metric"
-    stack = [one for one in siblings if one.block and slot.attribute in one.block.biases]
-    if len(stack) < len([one for one in slot.module_blocks if slot.attribute in one.biases]):
+    blocks = slot.module_blocks
+    if len(stack) < len(blocks) and len(stack) < sum(slot.attribute in b.biases for b in blocks):
         return f"bias of {slot.public_name or slot.module_type!r}, which is left out"
     for one in stack:
         if reasons[one.name] is not None:

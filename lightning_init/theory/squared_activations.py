@@ -69,19 +69,15 @@ class ChiSquareMixture:
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
         weights = np.array(self.weights)
-        x = np.multiply.outer(2.0 * np.array(self.scales), t)
-        half_log = -0.5 * np.log1p(x)
-        value = np.exp(half_log)
-        ratio = x / (1.0 + x)
-        first = ratio * value
-        return np.array(
-            [
-                weights @ -np.expm1(half_log),
-                weights @ value,
-                0.5 * (weights @ first),
-                0.75 * (weights @ (ratio * first)),
-            ]
-        )
+        x = 2.0 * np.array(self.scales)[:, None] * t
+        square = 1.0 / (1.0 + x)
+        value = np.sqrt(square)
+        ratio = x * square
+        first = 0.5 * ratio * value
+        # The deficit 1 - value without cancellation as x -> 0: (1 - value^2) / (1 + value).
+        rows = np.array([ratio / (1.0 + value), value, first, 1.5 * ratio * first])
+        result: FloatArray = weights @ rows
+        return result
 
 
 @dataclass(frozen=True)

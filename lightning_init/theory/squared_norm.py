@@ -93,23 +93,23 @@ def squared_norm_moments(law: ActivationLaw, fan_in: int) -> SquaredNormMoments:
         transforms = law.laplace(np.exp(nodes) / mean)
         if _tail(law, width, *transforms[1:3, -1].tolist()) < _TAIL * math.exp(log_alive):
             break
-    weights = _STEP * _density(law, width, transforms) * math.exp(-log_alive)
+    density = _density(law, width, transforms)
     return SquaredNormMoments(
-        mean, law.dead_probability**width, log_alive, nodes, weights / weights.sum()
+        mean, law.dead_probability**width, log_alive, nodes, density / density.sum()
     )
 
 
 def _density(law: ActivationLaw, width: int, transforms: FloatArray) -> FloatArray:
     """t^2 M''(t), the density of log T on {Q > 0}, for M = M1^m; stable beyond m = 1e6."""
     deficit, value, first, second = transforms
-    dead = law.dead_probability
-    near = deficit < 0.5
-    log_one = np.where(
-        near, np.log1p(-np.where(near, deficit, 0.0)), np.log(np.maximum(dead + value, _TINY))
-    )
-    one = np.exp(log_one)
+    one = np.maximum(law.dead_probability + value, _TINY)
+    # The deficit grows with t: from here on log M1 is accurate without it.
+    far = int(np.searchsorted(deficit, 0.5))
+    log_one = np.concatenate([np.log1p(-deficit[:far]), np.log(one[far:])])
     slope = first / one
-    density: FloatArray = width * np.exp(width * log_one) * ((width - 1) * slope**2 + second / one)
+    density: FloatArray = (
+        width * np.exp(width * log_one) * ((width - 1) * slope * slope + second / one)
+    )
     return density
 
 
