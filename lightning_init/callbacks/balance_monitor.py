@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -101,11 +100,10 @@ def _updated(
         dissipation, squares = _without_buffer(weight, gradient, rate, decay)
     begun = start_balance(rate, momentum) if so_far is None else so_far
     # Between two restarts a schedule moves the rate by a few per cent at most.
-    begun = begun if begun.learning_rate == rate else replace(begun, learning_rate=rate)
+    begun = begun if begun.learning_rate == rate else begun._replace(learning_rate=rate)
     return update_balance(begun, dissipation, squares)
 
 
-@torch.no_grad()
 def _local(tensor: Any) -> Tensor:
     """This process's part of a sharded tensor; rank zero's stands for all in the report."""
     part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()

@@ -30,7 +30,8 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,8 +45,7 @@ WINDOW_FRACTION = 0.5
 MINIMUM_SAMPLES = 40
 
 
-@dataclass(frozen=True)
-class BalanceState:
+class BalanceState(NamedTuple):
     """Running sums of one layer; made by `start_balance`.
 
     Attributes:
@@ -57,8 +57,8 @@ class BalanceState:
 
     learning_rate: float
     momentum: float
-    dissipation: AppendOnlySeries = field(default_factory=AppendOnlySeries)
-    fluctuation: AppendOnlySeries = field(default_factory=AppendOnlySeries)
+    dissipation: AppendOnlySeries
+    fluctuation: AppendOnlySeries
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def start_balance(learning_rate: float, momentum: float = 0.0) -> BalanceState:
         )
     if not 0 <= momentum < 1:
         raise ValueError(f"`momentum` must be in [0, 1), got {momentum}; use 0.9 or 0.0.")
-    return BalanceState(learning_rate=learning_rate, momentum=momentum)
+    return BalanceState(learning_rate, momentum, AppendOnlySeries(), AppendOnlySeries())
 
 
 def update_balance(
@@ -109,8 +109,9 @@ def update_balance(
             the gradient itself without momentum.
     """
     scale = state.learning_rate * (1 + state.momentum) / 2
-    return replace(
-        state,
+    return BalanceState(
+        state.learning_rate,
+        state.momentum,
         dissipation=state.dissipation.append(weight_dot_gradient),
         fluctuation=state.fluctuation.append(scale * buffer_squares),
     )

@@ -42,7 +42,7 @@ def test_agrees_with_double_precision(tensor: Tensor) -> None:
 def test_values_on_a_coarse_grid_are_off_by_little() -> None:
     signs = 0.1 * torch.randint(0, 2, (1 << 20,), generator=torch.Generator().manual_seed(0))
     signs = signs.float() - 0.05
-    assert quick_moments(signs)[2] == pytest.approx(tensor_moments(signs)[2].item(), rel=2e-5)
+    assert quick_moments(signs)[2] == pytest.approx(tensor_moments(signs)[2].item(), rel=5e-5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30])
