@@ -116,7 +116,9 @@ def variance_bound(variance: float, initial_variance: float, layer: str) -> Figu
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axes = _blank(r"$\sigma_0^2$", "excess KL per weight (nat)")
+    figure, axes = _blank("σ₀²", "excess KL per weight (nat)")
+    from matplotlib.ticker import LogLocator, NullLocator
+
     reach = max(1.5, 1.3 * abs(math.log(initial_variance / variance)))
     ratio = np.exp(np.linspace(-reach, reach, 400))
     axes.plot(variance * ratio, _excess(ratio), color=PALETTE[0], linewidth=1.8)
@@ -133,7 +135,11 @@ def variance_bound(variance: float, initial_variance: float, layer: str) -> Figu
             label=f"{name}: {number(variance * r)}",
         )
     axes.set_xscale("log")
-    axes.set_title(f"Bound in $\\sigma_0^2$: {plain_text(layer, 32)}")
+    # Plain numbers: powers of ten are formulas, whose layout takes half of the drawing.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if reach < 4 else (1.0,)))
+    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_title(f"Bound in σ₀²: {plain_text(layer, 32)}")
     axes.legend(frameon=False, loc="upper center")
     return figure
 
@@ -213,12 +219,12 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     figure = Figure(figsize=(8.0 / 3 * columns, height), dpi=100)
     # By hand, in inches: a layout engine takes as long as all the rest of the drawing.
     figure.subplots_adjust(
-        left=0.45 / (8.0 / 3 * columns),
+        left=0.15 / (8.0 / 3 * columns),
         right=0.985,
         top=1 - 0.27 / height,
         bottom=0.6 / height,
         hspace=0.32,
-        wspace=0.24,
+        wspace=0.08,
     )
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(samples) :]:
@@ -226,9 +232,12 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     for axes, sample in zip(grid.flat, samples, strict=False):
         _draw_histogram(axes, sample.before, sample.after, sample.sigma0, sample.name)
         axes.set_title(plain_text(sample.name, 24), fontsize=9)
+        # The height of a density says nothing, and ticks are what takes most of the drawing.
+        axes.set_yticks([])
+        axes.locator_params(axis="x", nbins=4)
         axes.tick_params(labelsize=7)
     entries, labels = grid.flat[0].get_legend_handles_labels()
-    labels[-1] = "N(0, sigma0²)"
+    labels[-1] = "N(0, σ₀²)"
     figure.legend(entries, labels, loc="lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
