@@ -33,6 +33,28 @@ def plain_axes(figure: Figure, x: str, y: str) -> Axes:
     return axes
 
 
+def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
+    """Make a figure of 5 x 3.6 inches with one pair of axes.
+
+    Args:
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            "figures need matplotlib; install it with `pip install matplotlib`."
+        ) from None
+    figure = Figure(figsize=(5.0, 3.6), dpi=160)
+    # By hand: a layout engine takes as long as all the rest of the drawing.
+    figure.subplots_adjust(left=0.16, right=0.97, top=0.91, bottom=0.15)
+    return figure, plain_axes(figure, x, y)
+
+
 def plain_text(name: str, width: int) -> str:
     r"""Shorten a name, and keep matplotlib from reading it as mathematics.
 

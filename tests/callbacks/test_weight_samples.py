@@ -34,7 +34,8 @@ def test_entries_before_and_at_the_end_of_the_probe_are_kept_for_the_histograms(
 
 
 def test_figure_shows_one_panel_per_layer() -> None:
-    from lightning_init.reporting.figures import report_images, weight_panels
+    from lightning_init.reporting.figures import report_images
+    from lightning_init.reporting.weight_figures import weight_panels
 
     callback = OptimalVarianceInit(8, verbose=False)
     Trainer(max_epochs=1, callbacks=[callback], **QUIET).fit(Regression(), regression_loader())

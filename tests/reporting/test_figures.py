@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lightning_init.reporting import figures
+from lightning_init.reporting import figures, weight_figures
 from lightning_init.reporting.report import InitReport
 
 DRAWINGS: dict[str, Callable[[], Any]] = {
@@ -18,7 +18,7 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
     ),
     "bound": lambda: figures.variance_bound(0.005, 0.02, "net.0"),
     "fan": lambda: figures.log_norm_fan([-0.01] * 4, [0.02] * 4, [0.1, 0.0, -0.1, 0.2]),
-    "histograms": lambda: figures.weight_histograms(
+    "histograms": lambda: weight_figures.weight_histograms(
         np.linspace(-1, 1, 200), np.linspace(-2, 2, 100).reshape(10, 10), 1.2, "net.0"
     ),
 }
@@ -93,7 +93,7 @@ def test_the_fan_is_the_sum_over_layers() -> None:
 
 
 def test_histograms_of_constant_weights() -> None:
-    figures.render(figures.weight_histograms(np.zeros(5), np.zeros(5), 0.0, "net.0"))
+    figures.render(weight_figures.weight_histograms(np.zeros(5), np.zeros(5), 0.0, "net.0"))
 
 
 def test_images_of_a_report(report: InitReport) -> None:
