@@ -7,7 +7,6 @@ alternately in one run, or far above what is measured.
 from __future__ import annotations
 
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopwatch import cpu_seconds
 from torch import Tensor, nn
 
 from lightning_init import fractional_moment_init_
@@ -49,12 +49,6 @@ class GPT(nn.Module):
 def deep_mlp() -> nn.Sequential:
     layers = [layer for _ in range(20) for layer in (nn.Linear(64, 64), nn.ReLU())]
     return nn.Sequential(*layers)
-
-
-def cpu_seconds(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
 
 
 def kaiming_loop(tensors: list[Tensor]) -> None:

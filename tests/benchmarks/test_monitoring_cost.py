@@ -7,13 +7,13 @@ one process, so that other work on the machine counts for neither.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from monitored_models import mlp, resnet, training_step, transformer
+from stopwatch import cpu_seconds
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.callbacks.balance_monitor import BalanceMonitor
@@ -23,19 +23,7 @@ from lightning_init.inspection.weights import find_weights
 
 PROBE_STEPS = 1000
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    started = time.process_time()
-    work()
-    return time.process_time() - started
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

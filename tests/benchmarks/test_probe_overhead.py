@@ -10,14 +10,13 @@ import inspect
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer import call
 from probe_memory import Large, fit
@@ -28,13 +27,7 @@ from lightning_init.probe import ProbeLimits, run_probe
 PROBE_STEPS = 200
 PER_BATCH = ("batch", "backward", "optimizer_step", "zero_grad")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class EnoughError(Exception):

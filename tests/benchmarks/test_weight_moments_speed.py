@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,19 +10,14 @@ import torch
 
 from lightning_init.metrics.weight_moments import WeightMoments, tensor_moments
 
-pytestmark = pytest.mark.benchmark(timer=time.thread_time, min_time=0.0005)
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.benchmark(timer=time.thread_time, min_time=0.0005),
+]
 
 SIZES = [64 * 64, 512 * 512, 1_000_000, 12_582_912]
 # Nanoseconds per weight. The first is set by the fixed cost of a call, the last by the memory.
 LIMITS = {64 * 64: 60.0, 512 * 512: 2.0, 1_000_000: 2.0, 12_582_912: 3.0}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("size", SIZES)
