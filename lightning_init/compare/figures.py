@@ -19,6 +19,7 @@ from lightning_init.compare.tables import ComparisonRow
 from lightning_init.reporting.figure_style import (
     MOST_POINTS_PER_CURVE,
     PALETTE,
+    blank_figure,
     plain_axes,
     plain_text,
 )
@@ -198,13 +199,7 @@ def _unfinished(row: ComparisonRow) -> str:
 
 
 def _blank(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "figures need matplotlib; install it with `pip install lightning_init[compare]`."
-        ) from None
-    figure = Figure(figsize=(5.0, height), dpi=160, layout="constrained")
+    figure = blank_figure(5.0, height, layout="constrained", package="lightning_init[compare]")
     return figure, plain_axes(figure, x, y)
 
 

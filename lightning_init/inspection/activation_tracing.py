@@ -16,7 +16,7 @@ from lightning_init.inspection.declared_order import (
     unwrapped,
 )
 from lightning_init.inspection.signal_mode import SignalMode, tensors_in
-from lightning_init.inspection.signals import ActivationInFront, Signal, undecided
+from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory
 
@@ -67,8 +67,10 @@ def trace_activations(
     mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
     scale_free = mode.scale_free(trial_run(unwrapped(model), mode, args, kwargs))
     return {
-        weight.name: _one_of(mode.reached.get(weight.name, [NOT_REACHED])).in_front(
-            "traced", scale_free=weight.name in scale_free
+        weight.name: in_front(
+            _one_of(mode.reached.get(weight.name, [NOT_REACHED])),
+            "traced",
+            scale_free=weight.name in scale_free,
         )
         for weight in wanted
     }

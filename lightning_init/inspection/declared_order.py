@@ -7,7 +7,6 @@ anything, so whatever follows it is left undecided rather than guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -21,6 +20,7 @@ from lightning_init.inspection.signals import (
     activate,
     alpha_drop,
     drop,
+    in_front,
     normalize,
     pool,
     prelu_rule,
@@ -98,7 +98,7 @@ def declared_activations(
     reader = _Reader(model, listed(weights))
     reader.visit(model, Signal(from_input=True), alone=True)
     return {
-        name: signals[0].in_front("declared", scale_free=name in reader.scale_free)
+        name: in_front(signals[0], "declared", scale_free=name in reader.scale_free)
         for name, signals in reader.found.items()
         # A module that stands at two places of the chain has no single predecessor.
         if signals[0] is not None and (len(signals) == 1 or len(set(signals)) == 1)
@@ -187,12 +187,7 @@ class _Reader:
 
 def has_library_forward(module: nn.Module) -> bool:
     """Tell whether the forward is torch's own; a subclass that overrides it may do anything."""
-    return _is_library_forward(type(module).forward)
-
-
-@lru_cache(maxsize=256)
-def _is_library_forward(forward: Callable[..., Any]) -> bool:
-    return forward.__module__.startswith("torch.nn.")
+    return type(module).forward.__module__.startswith("torch.nn.")
 
 
 def _is_bystander(module: nn.Module) -> bool:

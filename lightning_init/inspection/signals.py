@@ -83,14 +83,11 @@ class Signal(NamedTuple):
         """The law that a weight behind this signal would be given."""
         return self.nonlinearity, self.param, self.dropout
 
-    def in_front(self, source: str, *, scale_free: bool) -> ActivationInFront:
-        """Return the record of a weight that this signal reaches."""
-        return _in_front(self, source, scale_free)
 
-
-# The layers of a stack are reached by equal signals.
+# Cached, because the layers of a stack are reached by equal signals.
 @lru_cache(maxsize=256)
-def _in_front(signal: Signal, source: str, scale_free: bool) -> ActivationInFront:
+def in_front(signal: Signal, source: str, *, scale_free: bool) -> ActivationInFront:
+    """Return the record of a weight that a signal reaches."""
     marks = signal.marks | {"scale-free"} if scale_free else signal.marks
     return ActivationInFront(
         *signal.rule,

@@ -230,8 +230,7 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
             continue
         blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
         for block in blocks:
-            label = _labelled(name, block) if block else name
-            yield _Candidate(label, slot, block, is_bias, group)
+            yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
 
 
 def _precedence(slot: ParameterSlot) -> int:
@@ -291,8 +290,9 @@ def _reason(
         return "matched by no include pattern"
     if reason := why_not_writable(slot):
         return reason
-    plain = len(slot.leaves) == 1 and block.rows is None
-    values = slot.leaves[0] if plain else _read(slot.module, slot.attribute, block.rows)
+    # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
+    whole = len(slot.leaves) == 1 and block.rows is None
+    values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
     return why_values_are_kept(values, block)
 
 
@@ -304,8 +304,7 @@ def _bias_reason(
         return f"tied to {candidate.tied_to}"
     if slot.in_metric:
         return "inside a torchmetrics metric"
-    blocks = slot.module_blocks
-    if len(stack) < len(blocks) and len(stack) < sum(slot.attribute in b.biases for b in blocks):
+    if len(stack) < len([one for one in slot.module_blocks if slot.attribute in one.biases]):
         return f"bias of {slot.public_name or slot.module_type!r}, which is left out"
     for one in stack:
         if reasons[one.name] is not None:

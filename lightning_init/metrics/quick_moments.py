@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_init.metrics.weight_moments import CANCELLATION, TINY_SQUARE, tensor_moments
 
 # Four times that of `tensor_moments`: most layers are one, and a call costs what 10 000 values do.
-CHUNK = 262_144
+QUICK_CHUNK = 262_144
 
 
 def quick_moments(tensor: Tensor) -> tuple[float, float, float]:
@@ -35,7 +35,7 @@ def quick_moments(tensor: Tensor) -> tuple[float, float, float]:
         flat = tensor.view(-1)
         count, total, squares = float(flat.numel()), 0.0, 0.0
         # To split what is one chunk costs as much as to sum it.
-        for chunk in (flat,) if flat.numel() <= CHUNK else torch.split(flat, CHUNK):
+        for chunk in (flat,) if flat.numel() <= QUICK_CHUNK else torch.split(flat, QUICK_CHUNK):
             squares += chunk.dot(chunk).item()
             total += chunk.sum().item()
         m2 = squares - total * total / max(count, 1.0)

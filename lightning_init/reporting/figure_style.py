@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_init.tables import shorten
 
@@ -33,6 +33,34 @@ def plain_axes(figure: Figure, x: str, y: str) -> Axes:
     return axes
 
 
+def blank_figure(
+    width: float,
+    height: float,
+    dpi: int = 160,
+    layout: Literal["constrained"] | None = None,
+    package: str = "matplotlib",
+) -> Figure:
+    """Make an empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        dpi: Pixels per inch.
+        layout: Layout engine of matplotlib; None is none.
+        package: What to install when matplotlib is missing.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(
+            f"figures need matplotlib; install it with `pip install {package}`."
+        ) from None
+    return Figure(figsize=(width, height), dpi=dpi, layout=layout)
+
+
 def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
     """Make a figure of 5 x 3.6 inches with one pair of axes.
 
@@ -43,13 +71,7 @@ def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(
-            "figures need matplotlib; install it with `pip install matplotlib`."
-        ) from None
-    figure = Figure(figsize=(5.0, 3.6), dpi=160)
+    figure = blank_figure(5.0, 3.6)
     # By hand: a layout engine takes as long as all the rest of the drawing.
     figure.subplots_adjust(left=0.16, right=0.97, top=0.91, bottom=0.15)
     return figure, plain_axes(figure, x, y)

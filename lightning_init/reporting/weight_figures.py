@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.reporting.figure_style import GREY, PALETTE, blank_axes, plain_text
+from lightning_init.reporting.figure_style import (
+    GREY,
+    PALETTE,
+    blank_axes,
+    blank_figure,
+    plain_text,
+)
 from lightning_init.tables import number
 
 if TYPE_CHECKING:
@@ -45,16 +51,15 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
-
     columns = min(3, len(samples))
     rows = -(-len(samples) // columns)
     # Three columns are as wide as the other figures.
     height = 2.2 * rows + 0.3
-    figure = Figure(figsize=(8.0 / 3 * columns, height), dpi=100)
+    width = 8.0 / 3 * columns
+    figure = blank_figure(width, height, dpi=100)
     # By hand, in inches: a layout engine takes as long as all the rest of the drawing.
     figure.subplots_adjust(
-        left=0.15 / (8.0 / 3 * columns),
+        left=0.15 / width,
         right=0.985,
         top=1 - 0.27 / height,
         bottom=0.6 / height,

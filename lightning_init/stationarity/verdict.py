@@ -127,7 +127,7 @@ def glance(state: DetectorState) -> tuple[float, bool]:
     """
     if state.broken or state.series.length < state.settings.minimum_samples:
         return math.nan, False
-    trend = state.trend or _trend(state)
+    trend = _trend(state)
     stationary = state.fired_at is not None and not _rate_exceeds_tolerance(state, trend)
     return trend.drift_index, stationary
 
@@ -144,7 +144,7 @@ def decide(state: DetectorState) -> Decision:
     if len(values) < state.settings.minimum_samples:
         mean = float(values.mean()) if len(values) else math.nan
         return Decision(Verdict.INCONCLUSIVE, len(values), estimate=mean)
-    trend = state.trend or _trend(state)
+    trend = _trend(state)
     estimate = _last_quarter(values, trend.fit.window)
     value, (lower, upper) = math.nan, (math.nan, math.nan)
     if len(values) >= FEWEST_SAMPLES:
@@ -195,7 +195,9 @@ def _steady_end(state: DetectorState, fit: TrendFit) -> bool:
 
 
 def _trend(state: DetectorState) -> DriftIndex:
-    """Drift index of the window that ends at the newest sample."""
+    """Drift index of the window that ends at the newest sample, fitted once."""
+    if state.trend is not None:
+        return state.trend
     fit = _fit(state, state.settings.window_fraction)
     return drift_index(fit, state.horizon, state.settings.confidence)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch on one thread, whose CPU time is then the time that the work takes."""
     threads = torch.get_num_threads()

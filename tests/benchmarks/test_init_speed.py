@@ -101,10 +101,10 @@ def anyinit(mode: str, given: Any) -> Callable[[nn.Module], Any]:
 
 
 # Calls of each in a row, on models made before the clock starts, all caches kept: medians of CPU
-# times. 19-20 (LSUV), 86-90 (AnyInit with data), 11.2-12.6 (AnyInit's closed form, which runs the
+# times. 19-20 (LSUV), 84-90 (AnyInit with data), 10.6-12.7 (AnyInit's closed form, which runs the
 # model once to check itself). Also noted: with our cache of solved laws emptied before every call
-# (17, 75-79, 9.5-11.4), and emptied with the peer called in between each time, so that the
-# processor's caches are cold too (14-16, 60-68, 8.4-9.0).
+# (17, 75-79, 9.2-11.4), and emptied with the peer called in between each time, so that the
+# processor's caches are cold too (14-16, 60-68, 8.2-9.3).
 @pytest.mark.parametrize(
     "peer",
     [

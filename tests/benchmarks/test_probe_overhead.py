@@ -55,7 +55,7 @@ class Timed(Callback):
 
 
 @pytest.fixture(scope="module")
-def seconds() -> tuple[float, float]:
+def seconds(one_thread: None) -> tuple[float, float]:
     """Of the machinery - snapshot, swap, restore - of one probe, and of one training step."""
     timed = Timed()
     with suppress(EnoughError):
