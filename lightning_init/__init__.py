@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 from lightning_init.functional import (
@@ -13,8 +10,9 @@ from lightning_init.functional import (
     fractional_moment_std,
     log_norm_law,
 )
-from lightning_init.reporting.recipe import InitRecipe
-from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.recipes.recipe import InitRecipe
+from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict
 
 __version__ = "0.1.0"
@@ -31,10 +29,3 @@ __all__ = [
     "fractional_moment_std",
     "log_norm_law",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # Reached as `lightning_init.compare`, and not imported by those who only train.
-    if name == "compare":
-        return importlib.import_module("lightning_init.compare")
-    raise AttributeError(f"module 'lightning_init' has no attribute {name!r}")

@@ -16,11 +16,13 @@ THIRD_PARTY = {
     "theory": {"numpy"},
     "stationarity": {"numpy"},
     "inspection": {"torch"},
-    "metrics": {"torch", "torchmetrics"},
+    "monitoring": {"lightning", "torch", "torchmetrics"},
     "initialization": {"torch"},
     "probe": {"lightning", "torch", "numpy"},
+    "recipes": {"torch"},
+    "search": {"lightning", "torch", "tqdm"},
     "reporting": {"lightning", "torch", "tensorboard", "numpy", "matplotlib"},
-    "callbacks": {"lightning", "torch", "tqdm"},
+    "callbacks": {"lightning", "torch"},
     "tables": set(),
     "functional": {"torch"},
     "cli": {"lightning", "jsonargparse"},
@@ -43,26 +45,44 @@ ROOMS = {
     "theory": set(),
     "stationarity": set(),
     "inspection": set(),
-    "metrics": set(),
     "tables": set(),
-    "initialization": {"inspection", "theory", "tables"},
     "probe": set(),
-    # A recipe draws what it holds: `InitRecipe.apply`.
-    "reporting": {"stationarity", "inspection", "theory", "initialization", "tables"},
-    "callbacks": {
-        "probe",
-        "reporting",
+    "initialization": {"inspection", "theory", "tables"},
+    "monitoring": {"inspection", "initialization", "stationarity"},
+    "reporting": {
         "initialization",
-        "metrics",
         "inspection",
+        "monitoring",
+        "stationarity",
+        "tables",
+        "theory",
+    },
+    # A recipe is made from a report, and draws what it holds: `InitRecipe.apply`.
+    "recipes": {"initialization", "inspection", "monitoring", "reporting", "stationarity"},
+    "search": {
+        "initialization",
+        "inspection",
+        "monitoring",
+        "probe",
+        "recipes",
+        "reporting",
         "stationarity",
         "theory",
     },
+    "callbacks": {
+        "initialization",
+        "inspection",
+        "probe",
+        "recipes",
+        "reporting",
+        "search",
+        "stationarity",
+    },
     "functional": {"theory", "inspection", "initialization"},
-    "__init__": {"callbacks", "functional", "reporting", "stationarity"},
-    "cli": {"functional", "reporting", "tables", "compare"},
+    "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
+    "cli": {"compare", "functional", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
-    "compare": {"__init__", "initialization", "reporting", "tables"},
+    "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)
@@ -111,3 +131,70 @@ def test_the_test_notices_a_forbidden_arrow(tmp_path: Path) -> None:
 def test_no_file_grows_past_three_hundred_lines() -> None:
     long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 320}
     assert not long
+
+
+def files_that_import_each_other(package: Path) -> list[list[str]]:
+    """Groups of files that reach each other, imports in functions and under TYPE_CHECKING too."""
+    modules = {module_name(path, package): path for path in package.rglob("*.py")}
+    arrows = {
+        name: {
+            target
+            for imported in imports(path)
+            if (target := longest_module(imported, modules)) is not None and target != name
+        }
+        for name, path in modules.items()
+    }
+    reached = {name: reachable(name, arrows) for name in arrows}
+    groups = {
+        tuple(sorted(other for other in reached[name] if name in reached[other]))
+        for name in arrows
+        if name in reached[name]
+    }
+    return sorted(map(list, groups))
+
+
+def module_name(path: Path, package: Path) -> str:
+    name = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def longest_module(imported: str, modules: dict[str, Path]) -> str | None:
+    """The file behind an imported name: itself a module, or a name inside one."""
+    while imported and imported not in modules:
+        imported = imported.rpartition(".")[0]
+    return imported or None
+
+
+def reachable(start: str, arrows: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = set(arrows[start])
+    while ahead:
+        name = ahead.pop()
+        found.add(name)
+        ahead |= arrows[name] - found
+    return found
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert files_that_import_each_other(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "arrow_back",
+    [
+        "from package.first import name\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from package.first import name\n",
+        "def late():\n    from package import first\n",
+    ],
+)
+@pytest.mark.parametrize("between", [False, True])
+def test_the_test_notices_a_planted_circle(arrow_back: str, between: bool, tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "first.py").write_text(f"import package.{'third' if between else 'second'}\n")
+    (package / "third.py").write_text("import package.second\n")
+    (package / "second.py").write_text(arrow_back)
+    names = ["first", "second", "third"] if between else ["first", "second"]
+    expected = [[f"package.{name}" for name in names]]
+    assert files_that_import_each_other(package) == expected

@@ -22,9 +22,9 @@ from torch.utils.data import TensorDataset
 from verdict_cases import Case, Classifier, all_cases, dataset
 from verdict_tables import share, table
 
-from lightning_init.callbacks.settings import OptimalVarianceSettings
 from lightning_init.inspection.weights import effective_weight, find_weights
 from lightning_init.probe import ProbeLimits
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Decision, DetectorSettings, Verdict, decide, start, update
 
 BATCH_SIZE = 64

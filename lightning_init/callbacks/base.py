@@ -1,4 +1,4 @@
-"""What both callbacks share: when a run is fresh, which seed it has, and who follows a redraw."""
+"""What both callbacks share: when a run is fresh, and which seed it has."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import distributed, nn
 
 from lightning_init.inspection.reasons import ON_META_DEVICE
 from lightning_init.inspection.weights import WeightInventory
@@ -63,15 +62,3 @@ def require_weights(name: str, inventory: WeightInventory) -> None:
         f"{name}: no weight takes part ({'; '.join(reasons[:4]) or 'the model has no parameters'});"
         " check `include`/`exclude` and `requires_grad`."
     )
-
-
-def synchronize(module: nn.Module) -> None:
-    """Send rank zero's parameters to all: ranks on unlike machines may round differently.
-
-    Every rank holds another part of a sharded one, which was cut from rank zero's draw.
-    """
-    if distributed.is_available() and distributed.is_initialized():
-        for parameter in module.parameters():
-            sharded = hasattr(parameter, "device_mesh")
-            if not (sharded or nn.parameter.is_lazy(parameter)):
-                distributed.broadcast(parameter.data, src=0)

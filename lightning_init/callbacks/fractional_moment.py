@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_init.callbacks.base import _InitCallback, require_weights, synchronize
+from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.initialization.model_plan import undecided_clause
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import (
@@ -24,6 +24,7 @@ from lightning_init.initialization.settings import (
     Recurrent,
     Scheme,
 )
+from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.activations import activations_in_front, named_activations
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_

@@ -9,23 +9,23 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
-from lightning_init.callbacks.recipes import apply_recipe, recipe_of, write_in_log_dir
-from lightning_init.callbacks.redraw import redraw
-from lightning_init.callbacks.sentences import warn_of_outcome, warn_of_zero_learning_rate
-from lightning_init.callbacks.sequence import search
-from lightning_init.callbacks.settings import (
+from lightning_init.inspection.weights import find_weights
+from lightning_init.probe import ProbeLimits
+from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.snapshot import preserved_random_state
+from lightning_init.recipes.recipe import InitRecipe
+from lightning_init.reporting import outputs
+from lightning_init.reporting.report import InitReport
+from lightning_init.search.known_variances import apply_recipe, recipe_of, write_in_log_dir
+from lightning_init.search.redraw import redraw
+from lightning_init.search.sentences import warn_of_outcome, warn_of_zero_learning_rate
+from lightning_init.search.sequence import search
+from lightning_init.search.settings import (
     Granularity,
     Moment,
     OnUnsettled,
     OptimalVarianceSettings,
 )
-from lightning_init.inspection.weights import find_weights
-from lightning_init.probe import ProbeLimits
-from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.snapshot import preserved_random_state
-from lightning_init.reporting import outputs
-from lightning_init.reporting.recipe import InitRecipe
-from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity import DetectorSettings
 
 

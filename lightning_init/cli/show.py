@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from lightning_init.reporting.recipe import InitRecipe
-from lightning_init.reporting.recipe_format import RecipeLayer
+from lightning_init.recipes.recipe import InitRecipe
+from lightning_init.recipes.recipe_format import RecipeLayer
 from lightning_init.tables import number, shape_text, shorten, text_table
 
 HEADERS = ("layer", "shape", "fan_in", "V", "rel. s.e.", "verdict", "sigma0", "action")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lightning_init import InitRecipe, fractional_moment_init_
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.planned_weight import PlannedWeight
-from lightning_init.reporting.recipe_format import RecipeLayer
+from lightning_init.recipes.recipe_format import RecipeLayer
 
 
 def scale_variance_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float) -> None:

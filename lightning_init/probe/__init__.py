@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_init.probe.runner import ProbeEnd as ProbeEnd
-from lightning_init.probe.runner import ProbeLimits as ProbeLimits
-from lightning_init.probe.runner import ProbeRun as ProbeRun
+from lightning_init.probe.limits import ProbeEnd as ProbeEnd
+from lightning_init.probe.limits import ProbeLimits as ProbeLimits
+from lightning_init.probe.limits import ProbeRun as ProbeRun
 from lightning_init.probe.runner import run_probe as run_probe

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_init.probe import lightning_internals as internals
-
-if TYPE_CHECKING:
-    from lightning_init.probe.runner import ProbeLimits
+from lightning_init.probe.limits import ProbeLimits
 
 
 def refuse_what_cannot_be_probed(

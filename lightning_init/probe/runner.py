@@ -13,8 +13,6 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
@@ -30,58 +28,12 @@ from lightning_init.probe import snapshot
 from lightning_init.probe.copying import CopiedTraining
 from lightning_init.probe.data_state import capture_data_state, data_held_by
 from lightning_init.probe.in_place import TrainingInPlace
+from lightning_init.probe.limits import ProbeEnd, ProbeLimits, ProbeRun
 from lightning_init.probe.refusals import refuse_false_probe, refuse_what_cannot_be_probed
 
 # Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
 # that never steps, a `training_step` that always returns None).
 _STUCK_AFTER_BATCHES = 1000
-
-
-class ProbeEnd(Enum):
-    """Why a probe ended."""
-
-    SETTLED = "every monitored layer had settled"
-    BUDGET = "the probe's budget of optimizer steps was spent"
-    RUN_LIMIT = "the run's own limit (max_epochs, max_steps or the data) came before the budget"
-
-
-@dataclass(frozen=True)
-class ProbeLimits:
-    """How long a probe may train, and with which learning rate.
-
-    Args:
-        max_steps: Most optimizer steps.
-        learning_rate: Learning rate of every parameter group, or ``None`` for what the optimizers
-            hold when the run starts (the schedule's first value).
-        keep_schedule: Step the user's learning-rate schedulers during the probe. Schedulers that
-            wait for a validation metric stay still, because a probe does not validate.
-        isolate_dataset: Let the probe read a deep copy of the data, for datasets that count calls.
-        dataloaders: Loaders for the probe in place of the run's own, for data that can be read
-            only once.
-    """
-
-    max_steps: int
-    learning_rate: float | None = None
-    keep_schedule: bool = False
-    isolate_dataset: bool = False
-    dataloaders: Any = None
-
-
-@dataclass(frozen=True)
-class ProbeRun:
-    """What a probe did.
-
-    Args:
-        end: Why it stopped.
-        steps: Optimizer steps that it took.
-        planned_steps: Optimizer steps that the real run plans (``inf`` when it has no end).
-        seconds: Wall time.
-    """
-
-    end: ProbeEnd
-    steps: int
-    planned_steps: float
-    seconds: float
 
 
 OnStart = Callable[[LightningModule, float], None]

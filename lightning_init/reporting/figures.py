@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_init.reporting.report import InitReport
+    from lightning_init.reporting.records import ProbeRecord
 
 
-def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
+def report_images(report: ProbeRecord) -> dict[str, NDArray[np.uint8]]:
     """Draw what belongs to a report.
 
     Args:
@@ -44,7 +44,7 @@ def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
         return {}
     images = {}
     if report.history.steps:
-        images["trajectories"] = render(report.plot())
+        images["trajectories"] = render(record_trajectories(report))
     changed = [layer for layer in report.layers if not math.isnan(layer.log_ratio)]
     if changed:
         layer = max(changed, key=lambda layer: abs(layer.log_ratio))
@@ -53,6 +53,17 @@ def report_images(report: InitReport) -> dict[str, NDArray[np.uint8]]:
     if report.weight_samples:
         images["weights"] = render(weight_panels(report.weight_samples))
     return images
+
+
+def record_trajectories(record: ProbeRecord) -> Figure:
+    """Draw the trajectory of every layer's variance, with the steps where it became stationary.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    fired = {layer.name: layer.fired_at_step for layer in record.layers}
+    series = dict(zip(record.history.layers, record.history.variances, strict=True))
+    return variance_trajectories(record.history.steps, series, fired)
 
 
 def render(figure: Figure) -> NDArray[np.uint8]:

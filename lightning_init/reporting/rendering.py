@@ -18,7 +18,7 @@ from lightning_init.tables import (
 )
 
 if TYPE_CHECKING:
-    from lightning_init.reporting.report import InitReport, LayerReport
+    from lightning_init.reporting.records import LayerReport, ProbeRecord
 
 TEXT_HEADERS = ("layer", "shape", "V", "V/V before", "drift", "verdict", "sigma0", "action")
 FULL_HEADERS = (
@@ -43,7 +43,7 @@ FULL_HEADERS = (
 )
 
 
-def text(report: InitReport, max_rows: int) -> str:
+def text(report: ProbeRecord, max_rows: int) -> str:
     """Render as plain text, at most `max_rows` layers and as many rows of what was left out."""
     shown = _largest_changes(report.layers, max_rows)
     rows: list[Sequence[str]] = [_text_cells(layer) for layer in shown]
@@ -57,7 +57,7 @@ def text(report: InitReport, max_rows: int) -> str:
     return "\n".join([*_heading(report), table, *_hidden(report, max_rows), *remarks])
 
 
-def markdown(report: InitReport, max_rows: int) -> str:
+def markdown(report: ProbeRecord, max_rows: int) -> str:
     """Render as Markdown with every column."""
     rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
     rows += [
@@ -76,7 +76,7 @@ def markdown(report: InitReport, max_rows: int) -> str:
     return "\n\n".join(paragraphs)
 
 
-def html(report: InitReport, max_rows: int) -> str:
+def html(report: ProbeRecord, max_rows: int) -> str:
     """Render as two HTML tables: the layers, and what holds for all of them."""
     rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
     rows += [
@@ -106,7 +106,7 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (int, str)) else str(value)
 
 
-def _heading(report: InitReport) -> list[str]:
+def _heading(report: ProbeRecord) -> list[str]:
     redrawn = sum(layer.action == "redrawn" for layer in report.layers)
     kept = len(report.layers) - redrawn
     outcome = "every layer stationary" if report.converged else "NOT every layer stationary"
@@ -120,7 +120,7 @@ def _heading(report: InitReport) -> list[str]:
     ]
 
 
-def _rounds(report: InitReport) -> list[str]:
+def _rounds(report: ProbeRecord) -> list[str]:
     if report.total_steps == report.probe_steps:
         return []
     return [
@@ -131,7 +131,7 @@ def _rounds(report: InitReport) -> list[str]:
     ]
 
 
-def _hidden(report: InitReport, max_rows: int) -> list[str]:
+def _hidden(report: ProbeRecord, max_rows: int) -> list[str]:
     layers, left_out = len(report.layers) - max_rows, len(report.left_out) - max_rows
     lines = [f"... and {layers} more layers that change less"] if layers > 0 else []
     lines += [f"... and {left_out} more left out"] if left_out > 0 else []
@@ -147,7 +147,7 @@ def _by_change(layer: LayerReport) -> float:
     return -math.inf if math.isnan(layer.log_ratio) else -abs(layer.log_ratio)
 
 
-def _full_rows(report: InitReport, max_rows: int) -> list[tuple[str, ...]]:
+def _full_rows(report: ProbeRecord, max_rows: int) -> list[tuple[str, ...]]:
     return [_full_cells(layer) for layer in _largest_changes(report.layers, max_rows)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict
 from lightning_init.tables import markdown_table, number
 

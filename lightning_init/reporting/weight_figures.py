@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_init.reporting.report import WeightSample
+    from lightning_init.reporting.records import WeightSample
 
 
 def weight_histograms(

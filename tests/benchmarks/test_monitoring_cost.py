@@ -16,10 +16,10 @@ from monitored_models import mlp, resnet, training_step, transformer
 from stopwatch import cpu_seconds
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.callbacks.balance_monitor import BalanceMonitor
-from lightning_init.callbacks.probe_phase import BALANCE_EVERY
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
 from lightning_init.inspection.weights import find_weights
+from lightning_init.monitoring.balance_monitor import BalanceMonitor
+from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.search.probe_phase import BALANCE_EVERY
 
 PROBE_STEPS = 1000
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_init.metrics.weight_moments import WeightMoments, tensor_moments
+from lightning_init.monitoring.weight_moments import WeightMoments, tensor_moments
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_init import InitRecipe
 from lightning_init.__main__ import main
-from lightning_init.reporting.recipe_format import RecipeLayer
+from lightning_init.recipes.recipe_format import RecipeLayer
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "cli"
 MODEL = ["--model=cli_models.SmallMLP", "--data=cli_models.SmallData"]

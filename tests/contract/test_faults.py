@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
+from lightning_init.monitoring.variance_monitor import VarianceMonitor
 
 STEPS = {"first": 1, "middle": 10, "last": PROBE_STEPS}
 PLACES = ("training_step", "user_hook", "our_code")

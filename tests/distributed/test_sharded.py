@@ -33,7 +33,7 @@ from two_ranks import on_two_ranks
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import effective_weight, find_weights
-from lightning_init.metrics.weight_moments import tensor_moments
+from lightning_init.monitoring.weight_moments import tensor_moments
 from lightning_init.probe import ProbeLimits, in_place
 from lightning_init.probe.refusals import refuse_what_cannot_be_probed
 

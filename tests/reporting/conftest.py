@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from lightning_init.inspection.weights import LeftOut
-from lightning_init.reporting.report import InitReport, LayerReport, VarianceHistory
+from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict
 
 STATIONARY_LAYER = LayerReport(

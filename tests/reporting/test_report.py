@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict
 
 

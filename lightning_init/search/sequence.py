@@ -10,27 +10,27 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.callbacks.forgetting import (
+from lightning_init.inspection.weights import WeightInventory
+from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.reporting.records import (
+    SHOWN_HISTOGRAMS,
+    UNCHANGED_LOG_RATIO,
+    GuardOutcome,
+    LayerReport,
+    WeightSample,
+)
+from lightning_init.reporting.report import InitReport
+from lightning_init.search.forgetting import (
     forgetting_sentence,
     probe_from_another_scale,
     with_forgetting,
 )
-from lightning_init.callbacks.guard import guard_trial
-from lightning_init.callbacks.outcome import layer_reports
-from lightning_init.callbacks.probe_phase import ProbeResult, VarianceProbe
-from lightning_init.callbacks.redraw import BorrowedWeights, derived_seed
-from lightning_init.callbacks.sentences import guard_sentence, model_notes, stop_reason
-from lightning_init.callbacks.settings import OptimalVarianceSettings
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
-from lightning_init.inspection.weights import WeightInventory
-from lightning_init.reporting.report import (
-    SHOWN_HISTOGRAMS,
-    UNCHANGED_LOG_RATIO,
-    GuardOutcome,
-    InitReport,
-    LayerReport,
-    WeightSample,
-)
+from lightning_init.search.guard import guard_trial
+from lightning_init.search.outcome import layer_reports
+from lightning_init.search.probe_phase import ProbeResult, VarianceProbe
+from lightning_init.search.redraw import BorrowedWeights, derived_seed
+from lightning_init.search.sentences import guard_sentence, model_notes, stop_reason
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Verdict
 
 Rows = tuple[LayerReport, ...]

@@ -9,8 +9,8 @@ from models import NoisyQuadratic, Regression, fit, mlp
 from torch import nn
 
 from lightning_init import OptimalVarianceInit, Verdict
-from lightning_init.callbacks.balance_monitor import BalanceMonitor
 from lightning_init.inspection.weights import find_weights
+from lightning_init.monitoring.balance_monitor import BalanceMonitor
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
 

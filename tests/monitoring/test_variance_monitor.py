@@ -9,8 +9,8 @@ from models import NoisyQuadratic, fit
 from torch import nn
 
 from lightning_init import OptimalVarianceInit, Verdict
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
 from lightning_init.inspection.weights import find_weights
+from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.stationarity import DetectorSettings
 
 LAYER = nn.Linear(10, 10, bias=False)

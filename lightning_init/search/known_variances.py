@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.callbacks.base import synchronize
+from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.probe.shadows import shadows_follow
-from lightning_init.reporting.recipe import InitRecipe
+from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
 
 RECIPE_FILE = "init_recipe.json"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_init.callbacks.probe_phase import ProbeResult
-from lightning_init.callbacks.settings import Granularity, OnUnsettled, OptimalVarianceSettings
 from lightning_init.inspection.weights import Weight
-from lightning_init.reporting.report import LayerReport
+from lightning_init.reporting.records import LayerReport
+from lightning_init.search.probe_phase import ProbeResult
+from lightning_init.search.settings import Granularity, OnUnsettled, OptimalVarianceSettings
 from lightning_init.stationarity import Decision, Verdict
 from lightning_init.theory.variance_bound import (
     SteadyState,

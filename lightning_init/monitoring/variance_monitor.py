@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.weights import Weight, effective_weight
-from lightning_init.metrics.quick_moments import quick_moments
-from lightning_init.reporting.report import VarianceHistory
+from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.quick_moments import quick_moments
 from lightning_init.stationarity import (
     Decision,
     DetectorSettings,

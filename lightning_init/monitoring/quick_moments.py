@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_init.metrics.weight_moments import CANCELLATION, TINY_SQUARE, tensor_moments
+from lightning_init.monitoring.weight_moments import CANCELLATION, TINY_SQUARE, tensor_moments
 
 # Four times that of `tensor_moments`: most layers are one, and a call costs what 10 000 values do.
 QUICK_CHUNK = 262_144

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.callbacks.probe_phase import ProbeResult, VarianceProbe
-from lightning_init.callbacks.redraw import BorrowedWeights
-from lightning_init.callbacks.settings import OptimalVarianceSettings
-from lightning_init.reporting.report import LayerReport
+from lightning_init.reporting.records import LayerReport
+from lightning_init.search.probe_phase import ProbeResult, VarianceProbe
+from lightning_init.search.redraw import BorrowedWeights
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Decision, ForgettingVerdict, ProbeEnd, compare_starts
 
 # The second start has a quarter of the variance: a larger start could diverge at the run's

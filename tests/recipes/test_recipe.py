@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lightning_init.inspection.weights import LeftOut
-from lightning_init.reporting import recipe_format
-from lightning_init.reporting.recipe import InitRecipe
-from lightning_init.reporting.recipe_format import RecipeLayer
-from lightning_init.reporting.report import InitReport, LayerReport
+from lightning_init.recipes import recipe_format
+from lightning_init.recipes.recipe import InitRecipe
+from lightning_init.recipes.recipe_format import RecipeLayer
+from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.report import InitReport
 
 
 class Net(nn.Module):

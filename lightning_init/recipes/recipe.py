@@ -16,8 +16,8 @@ from torch import nn
 
 from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
-from lightning_init.reporting import recipe_format
-from lightning_init.reporting.recipe_format import FORMAT_VERSION, RecipeLayer
+from lightning_init.recipes import recipe_format
+from lightning_init.recipes.recipe_format import FORMAT_VERSION, RecipeLayer
 from lightning_init.reporting.rendering import plain
 from lightning_init.reporting.report import InitReport
 

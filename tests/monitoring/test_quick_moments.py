@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_init.metrics.quick_moments import quick_moments
-from lightning_init.metrics.weight_moments import tensor_moments
+from lightning_init.monitoring.quick_moments import quick_moments
+from lightning_init.monitoring.weight_moments import tensor_moments
 
 
 def gaussian(*shape: int, mean: float = 0.0) -> Tensor:

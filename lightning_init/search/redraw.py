@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_init.callbacks.base import synchronize
 from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_
+from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.weights import Weight
 from lightning_init.probe.shadows import shadows_follow
-from lightning_init.reporting.report import LayerReport
+from lightning_init.reporting.records import LayerReport
 
 
 class BorrowedWeights:

@@ -9,7 +9,7 @@ from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, same, wei
 from torch import Tensor
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.callbacks import guard as guard_module
+from lightning_init.search import guard as guard_module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
 

@@ -13,12 +13,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.callbacks.probe_phase import loss_of
-from lightning_init.callbacks.progress import ProbeProgress
-from lightning_init.callbacks.redraw import BorrowedWeights, derived_seed
-from lightning_init.callbacks.settings import OptimalVarianceSettings
 from lightning_init.probe import ProbeRun, run_probe
-from lightning_init.reporting.report import GuardOutcome
+from lightning_init.reporting.records import GuardOutcome
+from lightning_init.search.probe_phase import loss_of
+from lightning_init.search.progress import ProbeProgress
+from lightning_init.search.redraw import BorrowedWeights, derived_seed
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.student import student_t_quantile
 
 # Pairs of one trial from the original weights and one from a redraw.

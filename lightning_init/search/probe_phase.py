@@ -10,12 +10,12 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.callbacks.balance_monitor import BalanceMonitor
-from lightning_init.callbacks.progress import ProbeProgress
-from lightning_init.callbacks.settings import OptimalVarianceSettings
-from lightning_init.callbacks.variance_monitor import VarianceMonitor
 from lightning_init.inspection.weights import Weight
+from lightning_init.monitoring.balance_monitor import BalanceMonitor
+from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ProbeRun, run_probe
+from lightning_init.search.progress import ProbeProgress
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.fluctuation_dissipation import Balance
 
 # The balance is looked at in every second sample: it costs about as much as V itself, and half of

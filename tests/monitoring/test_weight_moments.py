@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import lightning_init.metrics.weight_moments as implementation
-from lightning_init.metrics.weight_moments import (
+import lightning_init.monitoring.weight_moments as implementation
+from lightning_init.monitoring.weight_moments import (
     CHUNK,
     WeightMoments,
     fold_moments,

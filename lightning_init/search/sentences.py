@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_init.callbacks.outcome import LARGEST_MEAN_SHARE
-from lightning_init.callbacks.probe_phase import ProbeResult, learning_rates
-from lightning_init.callbacks.settings import OptimalVarianceSettings
 from lightning_init.probe import ProbeEnd
-from lightning_init.reporting.report import GuardOutcome, InitReport, LayerReport
+from lightning_init.reporting.records import GuardOutcome, LayerReport
+from lightning_init.reporting.report import InitReport
+from lightning_init.search.outcome import LARGEST_MEAN_SHARE
+from lightning_init.search.probe_phase import ProbeResult, learning_rates
+from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Verdict
 
 

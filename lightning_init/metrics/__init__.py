@@ -1,1 +1,0 @@
-"""Moments of weights, in float64, across ranks."""

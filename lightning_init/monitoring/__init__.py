@@ -1,0 +1,1 @@
+"""What is measured while something trains: moments of the weights, sample by sample."""
