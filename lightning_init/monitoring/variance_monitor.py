@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_init.inspection.weights import Weight, effective_weight
 from lightning_init.monitoring.history import VarianceHistory
-from lightning_init.monitoring.quick_moments import quick_moments
+from lightning_init.monitoring.weight_moments import sample_moments
 from lightning_init.stationarity import (
     Decision,
     DetectorSettings,
@@ -100,7 +100,7 @@ class VarianceMonitor:
 
     def measure(self, module: nn.Module) -> list[float]:
         """V of each monitored weight of ``module``, in float64."""
-        rows = [quick_moments(effective_weight(module, w)) for w in self.weights]
+        rows = sample_moments([effective_weight(module, w) for w in self.weights])
         self._means = [mean for _, mean, _ in rows]
         raw = self.moment == "raw"
         return [m2 / count + (mean**2 if raw else 0.0) for count, mean, m2 in rows]
