@@ -31,9 +31,11 @@ STATIONARY_LAYER = LayerReport(
     projected_upper=0.033,
     sigma0=math.sqrt(0.03),
     action="redrawn",
-    balance=Verdict.STATIONARY,
-    imbalance=0.02,
-    imbalance_standard_error=0.01,
+    relaxation_steps=250.0,
+    drive=0.0041,
+    decay=0.004,
+    steady_state=0.0307,
+    noise_steady_state=0.025,
 )
 
 

@@ -93,7 +93,7 @@ class OptimalVarianceInit(_InitCallback):
     - `OptimalVarianceInit/kl/<layer>`: KL(N(0, V) || N(0, V before)) in nat, per probe step
     - `OptimalVarianceInit/sigma0/<layer>`: standard deviation of the real run's first weights
     - `OptimalVarianceInit/ratio/<layer>`: V over the realised variance before the probe
-    - `OptimalVarianceInit/balance/<layer>`: dissipation over fluctuation minus 1, for plain SGD
+    - `OptimalVarianceInit/force/<name>/<layer>`: drive, decay, relaxation_steps, steady_state
     - `OptimalVarianceInit/tolerance`: the drift that counts as none, to compare with
     - `OptimalVarianceInit/band/<name>/<layer>`: confidence limits of V and of the drift
     - `OptimalVarianceInit/report/text_summary`: the whole report as a table

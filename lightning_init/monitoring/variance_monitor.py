@@ -1,4 +1,4 @@
-"""Follows the variance of each layer through a probe: samples in, verdicts and history out."""
+"""Follows the variance of each layer through a training: samples in, verdicts and history out."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_init.inspection.weights import Weight, effective_weight
+from lightning_init.monitoring.force_monitor import ForceMonitor, LayerForces
 from lightning_init.monitoring.history import VarianceHistory
-from lightning_init.monitoring.weight_moments import sample_moments
+from lightning_init.monitoring.sampling import sample_steps
+from lightning_init.monitoring.weight_moments import Moments, sample_moments
 from lightning_init.stationarity import (
     Decision,
     DetectorSettings,
@@ -35,13 +38,17 @@ class VarianceMonitor:
     can move V by half of what the verdict allows. A schedule that moves at every step starts them
     again only every few per cent, and lets no layer fire before it has calmed down.
 
+    Samples are denser in the first tenth (`sample_steps`). History and forces take them all, the
+    detectors those at multiples of `interval`.
+
     Args:
         weights: The monitored weights.
         settings: What counts as stationary.
         horizon: Optimizer steps over which V must stay put.
-        budget: Most optimizer steps of the probe.
-        interval: Optimizer steps between two samples.
+        budget: Most optimizer steps that are looked at.
+        interval: Optimizer steps between two samples of a detector.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
+        dense_start: Sample more often in the first tenth.
     """
 
     def __init__(
@@ -52,6 +59,7 @@ class VarianceMonitor:
         budget: int,
         interval: int,
         moment: str = "central",
+        dense_start: bool = True,
     ) -> None:
         self.weights = tuple(weights)
         self.horizon = max(horizon, float(budget))
@@ -67,32 +75,52 @@ class VarianceMonitor:
         self._stationary = [False] * len(self.weights)
         self._learning_rates: tuple[float, ...] | None = None
         self._rate_change = settings.tolerance / 2
-        self._first_sample = 0
+        self._detected_steps: list[int] = []
         self._steps: list[int] = []
-        self._means: list[float] = []
+        self._due = frozenset(sample_steps(budget, interval) if dense_start else ())
+        self._moments: list[Moments] = []
+        self._forces = ForceMonitor(self.weights)
         self._variances: list[list[float]] = []
         self._drifts: list[list[float]] = []
 
-    def sample(self, module: nn.Module, step: int, learning_rates: Sequence[float] = ()) -> None:
+    def is_due(self, step: int) -> bool:
+        """Whether to sample after so many optimizer steps."""
+        return step in self._due or step % self.interval == 0
+
+    def sample(
+        self,
+        module: nn.Module,
+        step: int,
+        learning_rates: Sequence[float] = (),
+        optimizers: Sequence[Optimizer] = (),
+    ) -> None:
         """Measure every layer of ``module`` after ``step`` optimizer steps.
 
         Args:
-            module: The copy that the probe trains.
+            module: What is trained.
             step: Optimizer steps so far.
-            learning_rates: One per parameter group of the probe's optimizers.
+            learning_rates: One per parameter group of its optimizers.
+            optimizers: What trains it; without them the forces stay unknown.
         """
         self._follow_learning_rates(tuple(learning_rates), step)
         values = self.measure(module)
+        self._forces.sample(module, step, self._moments, optimizers)
         drifts = list(self._drifts[-1]) if self._drifts else [math.nan] * len(values)
+        if step % self.interval == 0:
+            self._detected_steps.append(step)
+            self._detect(values, drifts)
+        self._steps.append(step)
+        self._variances.append(values)
+        self._drifts.append(drifts)
+
+    def _detect(self, values: Sequence[float], drifts: list[float]) -> None:
+        """Feed the detectors; put the drift of those that looked into ``drifts``."""
         for index, value in enumerate(values):
             before = self._states[index]
             after = self._states[index] = update(before, value)
             # A trend is fitted at checks only; between them the last known one stands.
             if after.next_check != before.next_check:
                 drifts[index], self._stationary[index] = glance(after)
-        self._steps.append(step)
-        self._variances.append(values)
-        self._drifts.append(drifts)
 
     def some_entries(self, module: nn.Module) -> list[Tensor]:
         """At most 1024 evenly spaced entries of each weight, for a histogram; none of a shard."""
@@ -100,15 +128,14 @@ class VarianceMonitor:
 
     def measure(self, module: nn.Module) -> list[float]:
         """V of each monitored weight of ``module``, in float64."""
-        rows = sample_moments([effective_weight(module, w) for w in self.weights])
-        self._means = [mean for _, mean, _ in rows]
+        self._moments = sample_moments([effective_weight(module, w) for w in self.weights])
         raw = self.moment == "raw"
-        return [m2 / count + (mean**2 if raw else 0.0) for count, mean, m2 in rows]
+        return [m2 / count + (mean**2 if raw else 0.0) for count, mean, m2 in self._moments]
 
     @property
     def means(self) -> list[float]:
         """Mean of each monitored weight when last measured."""
-        return list(self._means)
+        return [mean for _, mean, _ in self._moments]
 
     @property
     def settled(self) -> int:
@@ -131,11 +158,23 @@ class VarianceMonitor:
         """The verdict on each layer."""
         return [decide(state) for state in self._states]
 
+    def layer_forces(self, index: int) -> LayerForces:
+        """What moves a layer's variance, from all samples since the series began."""
+        found = self._forces.forces(index)
+        present = self._variances[-1][index] if self._variances else math.nan
+        return LayerForces(
+            found.drive,
+            found.decay,
+            found.relaxation_steps,
+            steady_state=found.steady_ratio * present,
+            noise_steady_state=self._forces.noise_variance(index),
+        )
+
     def fired_at_step(self, decision: Decision) -> int | None:
         """Probe step at which a layer was first found stationary."""
         if decision.fired_at is None or decision.verdict is not Verdict.STATIONARY:
             return None
-        return self._steps[self._first_sample + decision.fired_at - 1]
+        return self._detected_steps[decision.fired_at - 1]
 
     def history(self, initial: Sequence[float]) -> VarianceHistory:
         """The series of every layer, with ``initial`` as the sample at step 0."""
@@ -156,7 +195,8 @@ class VarianceMonitor:
         self._learning_rates = rates
         self._states = [reset(state) for state in self._states]
         self._stationary = [False] * len(self._states)
-        self._first_sample = len(self._steps)
+        self._detected_steps = []
+        self._forces.restart()
         self.resets.append(step)
 
 

@@ -64,8 +64,7 @@ def confidence_bands(
         way (a learning rate changed), so that the drift indices do not come out as recorded.
     """
     settings = _detector(report)
-    values = np.asarray(report.history.variance(layer)[1:], dtype=np.float64)
-    drifts = report.history.drift(layer)[1:]
+    steps_taken, values, drifts = _detected(report, layer)
     if not (np.isfinite(values).all() and (values > 0).all()):
         return ()
     points: list[BandPoint] = []
@@ -74,7 +73,7 @@ def confidence_bands(
     for i, drift in enumerate(drifts):
         if not math.isfinite(drift) or i + 1 < settings.minimum_samples:
             continue
-        step, checked = report.history.steps[i + 1], index is None or drift != drifts[i - 1]
+        step, checked = steps_taken[i], index is None or drift != drifts[i - 1]
         if not (checked or wanted is None or step in wanted):
             continue
         now = _index(np.log(values[: i + 1]), report, settings)
@@ -86,6 +85,14 @@ def confidence_bands(
         if wanted is None or step in wanted:
             points.append(_point(step, drift, index, now, settings.confidence))
     return tuple(points)
+
+
+def _detected(report: InitReport, layer: str) -> tuple[list[int], FloatArray, list[float]]:
+    """Steps, variances and drift indices of the samples that the detector saw."""
+    history = report.history
+    rows = zip(history.steps, history.variance(layer), history.drift(layer), strict=True)
+    seen = [row for row in list(rows)[1:] if row[0] % report.sample_interval == 0]
+    return [row[0] for row in seen], np.array([row[1] for row in seen]), [row[2] for row in seen]
 
 
 def _detector(report: InitReport) -> DetectorSettings:

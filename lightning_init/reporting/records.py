@@ -54,11 +54,13 @@ class LayerReport:
         surviving_share: Share of the difference between two starts that is left in log V.
         implied_variance: Variance that would come back as itself, from two probes; nan if there is
             none or it is unknown.
-        balance: For SGD, whether fluctuation and dissipation of |w|^2 balance: a second witness,
-            which decides nothing; None where the relation does not hold.
-        imbalance: Dissipation over fluctuation minus 1, positive while |w|^2 shrinks; nan if
-            unknown.
-        imbalance_standard_error: Of `imbalance`.
+        relaxation_steps: Optimizer steps in which the variance's distance from its steady state
+            falls by 1/e; inf where nothing pulls it back, nan if unknown.
+        drive: What the optimizer adds to |w|^2 per step, relative to it; nan if unknown.
+        decay: What weight decay takes from |w|^2 per step, relative to it; nan if unknown.
+        steady_state: V at which drive and decay balance; nan if they never do, or if unknown.
+        noise_steady_state: V that AdamW's steps of pure noise would keep, about
+            lr / (2 weight_decay); nan for other optimizers and without decay.
     """
 
     name: str
@@ -84,9 +86,11 @@ class LayerReport:
     forgetting: ForgettingVerdict | None = None
     surviving_share: float = math.nan
     implied_variance: float = math.nan
-    balance: Verdict | None = None
-    imbalance: float = math.nan
-    imbalance_standard_error: float = math.nan
+    relaxation_steps: float = math.nan
+    drive: float = math.nan
+    decay: float = math.nan
+    steady_state: float = math.nan
+    noise_steady_state: float = math.nan
 
     @property
     def ratio(self) -> float:

@@ -34,7 +34,11 @@ FULL_HEADERS = (
     "verdict",
     "fired at",
     "V at horizon",
-    "imbalance",
+    "relaxation (steps)",
+    "drive",
+    "decay",
+    "steady state",
+    "of noise alone",
     "of start left",
     "implied V",
     "sigma0",
@@ -178,7 +182,11 @@ def _full_cells(layer: LayerReport) -> tuple[str, ...]:
         layer.verdict.value,
         "-" if layer.fired_at_step is None else str(layer.fired_at_step),
         _projection_text(layer),
-        _imbalance_text(layer),
+        number(layer.relaxation_steps),
+        number(layer.drive, 2),
+        number(layer.decay, 2),
+        number(layer.steady_state),
+        number(layer.noise_steady_state),
         _forgetting_text(layer),
         number(layer.implied_variance),
         number(layer.sigma0, 4),
@@ -212,9 +220,3 @@ def _forgetting_text(layer: LayerReport) -> str:
     if layer.forgetting is None:
         return "-"
     return f"{number(layer.surviving_share, 2)} {layer.forgetting.value}"
-
-
-def _imbalance_text(layer: LayerReport) -> str:
-    if layer.balance is None or math.isnan(layer.imbalance):
-        return "-"
-    return f"{layer.imbalance:+.2f} +- {number(layer.imbalance_standard_error, 2)}"

@@ -83,5 +83,5 @@ class InitReport(ProbeRecord):
 
 def _words(layer: LayerReport) -> dict[str, str | None]:
     """The fields that hold an enum, as plain words."""
-    named = {"verdict": layer.verdict, "forgetting": layer.forgetting, "balance": layer.balance}
+    named = {"verdict": layer.verdict, "forgetting": layer.forgetting}
     return {name: None if found is None else found.value for name, found in named.items()}

@@ -14,7 +14,7 @@ OPTIMAL_VARIANCE_TAGS = (
     (f"{OPTIMAL_VARIANCE}/kl/<layer>", "KL(N(0, V) || N(0, V before)) in nat, per probe step"),
     (f"{OPTIMAL_VARIANCE}/sigma0/<layer>", "standard deviation of the real run's first weights"),
     (f"{OPTIMAL_VARIANCE}/ratio/<layer>", "V over the realised variance before the probe"),
-    (f"{OPTIMAL_VARIANCE}/balance/<layer>", "dissipation over fluctuation minus 1, for plain SGD"),
+    (f"{OPTIMAL_VARIANCE}/force/<name>/<layer>", "drive, decay, relaxation_steps, steady_state"),
     (f"{OPTIMAL_VARIANCE}/report/text_summary", "the report as a table"),
     (f"{OPTIMAL_VARIANCE}/figure/<name>", "figures, if matplotlib is installed"),
     (f"{OPTIMAL_VARIANCE}/tolerance", "the drift that counts as none, to compare with"),
@@ -26,6 +26,8 @@ FRACTIONAL_MOMENT_TAGS = (
     (f"{FRACTIONAL_MOMENT}/log_norm_predicted/<layer>", "its mean by the theory"),
     (f"{FRACTIONAL_MOMENT}/figure/log_norm", "both through the depth, if matplotlib is installed"),
 )
+# The fields of a row that are logged as forces.
+FORCES = ("drive", "decay", "relaxation_steps", "steady_state")
 TOLERANCE = f"{OPTIMAL_VARIANCE}/tolerance"
 
 

@@ -22,7 +22,13 @@ from lightning_init.reporting import figures
 from lightning_init.reporting.bands import confidence_bands
 from lightning_init.reporting.charts import LAYERS_WITH_BANDS, band_values, layout
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import FRACTIONAL_MOMENT, OPTIMAL_VARIANCE, TOLERANCE, tag
+from lightning_init.reporting.tags import (
+    FORCES,
+    FRACTIONAL_MOMENT,
+    OPTIMAL_VARIANCE,
+    TOLERANCE,
+    tag,
+)
 from lightning_init.reporting.text_tab import text_tab
 
 # The series of a probe stay below this, but for the first 20 rows: half a second of work, because
@@ -112,7 +118,7 @@ class ProbeWriter:
         if self._log_dir is None:
             return
         step = report.probe_steps
-        self._write_scalars({**_outcome(report), **_balance(report)}, step)
+        self._write_scalars({**_outcome(report), **_forces(report)}, step)
         writer = self._open()
         writer.add_text(f"{OPTIMAL_VARIANCE}/report", text_tab(report, REPORT_ROWS), step)
         self._write_settings(report)
@@ -270,9 +276,13 @@ def _outcome(report: InitReport) -> dict[str, float]:
     return {**sigma0, **ratio}
 
 
-def _balance(report: InitReport) -> dict[str, float]:
-    known = [layer for layer in report.layers if math.isfinite(layer.imbalance)]
-    return {tag(OPTIMAL_VARIANCE, "balance", layer.name): layer.imbalance for layer in known}
+def _forces(report: InitReport) -> dict[str, float]:
+    values = {
+        tag(OPTIMAL_VARIANCE, f"force/{name}", layer.name): getattr(layer, name)
+        for name in FORCES
+        for layer in report.layers
+    }
+    return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
 def divergences(variances: Sequence[float], initial: Sequence[float]) -> list[float]:

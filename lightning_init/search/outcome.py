@@ -99,7 +99,6 @@ def _row(
     known = 0 < variance < math.inf
     mean_share = mean**2 / variance if known else math.nan
     is_raw = result.monitor.moment == "raw"
-    balance = result.balances[index]
     return LayerReport(
         name=weight.name,
         shape=weight.shape,
@@ -121,9 +120,7 @@ def _row(
         mean_share=mean_share,
         kl_to_initial=_kl(variance - mean**2 if is_raw else variance, initial, mean),
         excess_kl=excess_kl_per_weight(initial, variance) if known and initial > 0 else math.nan,
-        balance=None if balance is None else balance.verdict,
-        imbalance=math.nan if balance is None else balance.imbalance,
-        imbalance_standard_error=math.nan if balance is None else balance.standard_error,
+        **result.monitor.layer_forces(index)._asdict(),
     )
 
 

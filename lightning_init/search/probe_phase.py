@@ -11,16 +11,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.inspection.weights import Weight
-from lightning_init.monitoring.balance_monitor import BalanceMonitor
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ProbeRun, run_probe
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.stationarity.fluctuation_dissipation import Balance
-
-# The balance is looked at in every second sample: it costs about as much as V itself, and half of
-# the fewest samples of a probe are still enough for it, a third are not.
-BALANCE_EVERY = 2
 
 
 @dataclass(frozen=True)
@@ -32,14 +26,12 @@ class ProbeResult:
         run: How the probe went.
         initial: Realised V of each layer at the probe's start.
         means: Mean of each layer's weights at the probe's end.
-        balances: Balance of fluctuation and dissipation of each layer, None where it has none.
     """
 
     monitor: VarianceMonitor
     run: ProbeRun
     initial: tuple[float, ...]
     means: tuple[float, ...]
-    balances: tuple[Balance | None, ...]
 
 
 class VarianceProbe:
@@ -68,7 +60,6 @@ class VarianceProbe:
         self._steps = settings.limits.max_steps if exact_steps is None else exact_steps
         self._progress = ProbeProgress(trainer, self._steps, description)
         self._monitor: VarianceMonitor | None = None
-        self._balance = BalanceMonitor(weights)
         self._initial: list[float] = []
         self._healthy = True
 
@@ -86,8 +77,7 @@ class VarianceProbe:
                 "OptimalVarianceInit: the probe took no optimizer step; check that the training"
                 " data are not empty and that `training_step` returns a loss."
             )
-        means, balances = tuple(self._monitor.means), tuple(self._balance.balances())
-        return ProbeResult(self._monitor, run, tuple(self._initial), means, balances)
+        return ProbeResult(self._monitor, run, tuple(self._initial), tuple(self._monitor.means))
 
     def _on_start(self, copied: LightningModule, planned_steps: float) -> None:
         settings = self._settings
@@ -99,6 +89,7 @@ class VarianceProbe:
             budget,
             settings.interval(budget),
             settings.moment,
+            dense_start=settings.sample_every_n_steps is None,
         )
         self._initial = self._monitor.measure(copied)
         self._monitor.entries_before = self._monitor.some_entries(copied)
@@ -107,11 +98,12 @@ class VarianceProbe:
         monitor = self._monitor
         assert monitor is not None
         self._healthy = self._healthy and finite_loss(outputs_of_step)
-        due = step % monitor.interval == 0
+        due = monitor.is_due(step)
         if not due and step < self._steps:
             return False
         if due:
-            self._sample(copied, step, monitor)
+            rates = learning_rates(self._trainer)
+            monitor.sample(copied, step, rates, self._trainer.optimizers)
         self._refuse_divergence(monitor, step)
         self._progress.advance(step, f"{monitor.settled}/{len(monitor.weights)} layers settled")
         settled = monitor.all_settled and self._stops_when_settled
@@ -119,14 +111,6 @@ class VarianceProbe:
         if decision or step >= self._steps or step + monitor.interval > monitor.budget:
             monitor.entries_after = monitor.some_entries(copied)
         return decision
-
-    def _sample(self, copied: LightningModule, step: int, monitor: VarianceMonitor) -> None:
-        restarts = len(monitor.resets)
-        monitor.sample(copied, step, learning_rates(self._trainer))
-        if len(monitor.resets) > restarts:
-            self._balance.restart()
-        elif step // monitor.interval % BALANCE_EVERY == 0:
-            self._balance.sample(copied, self._trainer.optimizers)
 
     def _refuse_divergence(self, monitor: VarianceMonitor, step: int) -> None:
         lost = monitor.diverged_layers

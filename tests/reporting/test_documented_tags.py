@@ -73,7 +73,7 @@ def in_general(tag: str) -> str:
     """Write the layer, band or figure of a tag as its placeholder."""
     for layer in LAYERS:
         tag = tag.replace(f"/{layer}", "/<layer>")
-    tag = re.sub(r"/band/\w+/", "/band/<name>/", tag)
+    tag = re.sub(r"/(band|force)/\w+/", r"/\1/<name>/", tag)
     return re.sub(r"(OptimalVarianceInit/figure)/\w+", r"\1/<name>", tag)
 
 
