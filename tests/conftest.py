@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from reports_by_hand import large_report as large_report
+from reports_by_hand import layer as layer
+from reports_by_hand import report as report
 
 # Many tests fork, and a child of a process that holds a pool of OpenMP threads waits for ever for
 # threads that were not forked with it. One thread is also as fast on networks this small.

@@ -1,4 +1,4 @@
-"""Reports made by hand, for the tests of this room."""
+"""Reports made by hand, as fixtures."""
 
 from __future__ import annotations
 
