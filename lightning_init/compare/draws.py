@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_init import InitRecipe, fractional_moment_init_
+from lightning_init import fractional_moment_init_
+from lightning_init.initialization.fill import fill_normal_
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.planned_weight import PlannedWeight
-from lightning_init.recipes.recipe_format import RecipeLayer
 
 
-def scale_variance_(module: nn.Module, plan: InitPlan, *, seed: int, factor: float) -> None:
+def scale_variance_(module: nn.Module, plan: InitPlan, seed: int, *, factor: float) -> None:
     """Draw the weights of a plan again with `factor` times its variances."""
     _draw_(module, plan, seed, lambda row: row.std * math.sqrt(factor))
 
 
-def random_walk_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
+def random_walk_(module: nn.Module, plan: InitPlan, seed: int) -> None:
     """Random-walk gains (Sussillo & Abbott 2015, arXiv 1412.6558) of the law in front.
 
     exp(1 / 2N) for a linear unit; for every other one its order-2 scale times
@@ -40,13 +40,15 @@ def random_walk_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
     _draw_(module, plan, seed, std)
 
 
-def make_uniform_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
+@torch.no_grad()
+def make_uniform_(module: nn.Module, plan: InitPlan, seed: int) -> None:
     """Turn a plan's normals into uniforms of the same variance."""
-    _make_uniform_(module, plan, lambda row: row.std)
+    for row in plan.rows:
+        _uniform_(_values(module, row), row.std)
 
 
 @torch.no_grad()
-def make_orthogonal_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
+def make_orthogonal_(module: nn.Module, plan: InitPlan, seed: int) -> None:
     """Orthogonal matrices (Saxe et al. 2014) with the gain of the law in front.
 
     The gain is std * sqrt(fan_in), sqrt(2) behind a ReLU.
@@ -58,17 +60,15 @@ def make_orthogonal_(module: nn.Module, plan: InitPlan, *, seed: int) -> None:
         )
 
 
-def xavier_normal_(module: nn.Module, seed: int) -> None:
-    """Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010); biases zero."""
-    plan = _linear_plan(module, seed)
+@torch.no_grad()
+def xavier_(module: nn.Module, seed: int, *, uniform: bool) -> None:
+    """Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), normal or uniform; biases zero."""
+    plan = fractional_moment_init_(
+        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
+    )
     _draw_(module, plan, seed, _xavier_std)
-
-
-def xavier_uniform_(module: nn.Module, seed: int) -> None:
-    """The uniform law of the same variance; biases zero."""
-    plan = _linear_plan(module, seed)
-    _draw_(module, plan, seed, _xavier_std)
-    _make_uniform_(module, plan, _xavier_std)
+    for row in plan.rows if uniform else ():
+        _uniform_(_values(module, row), _xavier_std(row))
 
 
 def lsuv_(module: nn.Module, seed: int, *, batch: Any, options: dict[str, Any]) -> None:
@@ -89,50 +89,25 @@ def anyinit_(module: nn.Module, seed: int, *, batch: Any, options: dict[str, Any
 
 def first_input(batch: Any) -> Any:
     """What a model is called with: the first tensor of a batch."""
-    if isinstance(batch, (list, tuple)):
-        return first_input(batch[0])
-    if isinstance(batch, dict):
-        return first_input(next(iter(batch.values())))
+    while isinstance(batch, (list, tuple, dict)):
+        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
     return batch
-
-
-def _linear_plan(module: nn.Module, seed: int) -> InitPlan:
-    return fractional_moment_init_(
-        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
-    )
 
 
 def _xavier_std(row: PlannedWeight) -> float:
     return math.sqrt(2.0 / (row.weight.fan_in + row.weight.fan_out))
 
 
-@torch.no_grad()
-def _make_uniform_(
-    module: nn.Module, plan: InitPlan, std_of: Callable[[PlannedWeight], float]
-) -> None:
+def _uniform_(values: Tensor, std: float) -> None:
     """Map x to sqrt(3) std erf(z / sqrt(2)), z = x / std: that erf, 2 Phi(z) - 1, is uniform."""
-    for row in plan.rows:
-        values, std = _values(module, row), std_of(row)
-        values.copy_(torch.erf(values / (std * math.sqrt(2))) * (math.sqrt(3) * std))
+    values.copy_(torch.erf(values / (std * math.sqrt(2))) * (math.sqrt(3) * std))
 
 
 def _draw_(
     module: nn.Module, plan: InitPlan, seed: int, std: Callable[[PlannedWeight], float]
 ) -> None:
-    layers = tuple(
-        RecipeLayer(
-            name=row.weight.name,
-            shape=row.weight.shape,
-            fan_in=row.weight.fan_in,
-            sigma0_squared=std(row) ** 2,
-            action="redrawn",
-            verdict="inconclusive",
-            variance=None,
-            standard_error=None,
-        )
-        for row in plan.rows
-    )
-    InitRecipe(layers).apply(module, seed)
+    for row in plan.rows:
+        fill_normal_(module, row.weight, std(row), seed)
 
 
 def _values(module: nn.Module, row: PlannedWeight) -> Tensor:

@@ -192,52 +192,19 @@ def _apply(function: Initialize, seed: int, batch: Any) -> list[Callback]:
     return [ApplyInitialization(function, seed)]
 
 
-def _default(*, seed: int, batch: Any) -> list[Callback]:
-    return []
-
-
 def _fractional(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
     return [FractionalMomentInit(seed=seed, verbose=False, **options)]
 
 
-def _he(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
-    return _fractional(seed=seed, batch=batch, **{**HE, **options})
-
-
-def _after_he(change: Callable[..., None], *, seed: int) -> list[Callback]:
+def _after_he(change: Callable[..., None], *, seed: int, batch: Any) -> list[Callback]:
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-
-    def rescale(module: nn.Module, seed: int) -> None:
-        assert he.plan is not None
-        change(module, he.plan, seed=seed)
-
-    return [he, ApplyInitialization(rescale, seed)]
+    return [he, ApplyInitialization(lambda module, seed: change(module, he.plan, seed), seed)]
 
 
 def _scaled_he(*, seed: int, batch: Any, factor: float = 1.0) -> list[Callback]:
     if not factor > 0:
         raise ValueError(f"`factor` must be above 0, got {factor!r}.")
-    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed)
-
-
-def _he_uniform(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.make_uniform_, seed=seed)
-
-
-def _orthogonal(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.make_orthogonal_, seed=seed)
-
-
-def _random_walk(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.random_walk_, seed=seed)
-
-
-def _xavier(*, seed: int, batch: Any) -> list[Callback]:
-    return [ApplyInitialization(draws.xavier_normal_, seed)]
-
-
-def _xavier_uniform(*, seed: int, batch: Any) -> list[Callback]:
-    return [ApplyInitialization(draws.xavier_uniform_, seed)]
+    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed, batch=batch)
 
 
 def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> list[Callback]:
@@ -251,28 +218,25 @@ def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False, log_summary=False)]
 
 
-def _lsuv(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
-    return [ApplyInitialization(partial(draws.lsuv_, batch=batch, options=options), seed)]
-
-
-def _anyinit(*, seed: int, batch: Any, mode: str = "analytic", **options: Any) -> list[Callback]:
-    given = {"mode": mode, **options}
-    return [ApplyInitialization(partial(draws.anyinit_, batch=batch, options=given), seed)]
+def _peer(
+    function: Callable[..., None], *, seed: int, batch: Any, **options: Any
+) -> list[Callback]:
+    return [ApplyInitialization(partial(function, batch=batch, options=options), seed)]
 
 
 PACKAGES = ("lsuv", "anyinit")
 SCHEMES: dict[str, Callable[..., list[Callback]]] = {
-    "default": _default,
-    "he": _he,
-    "he_uniform": _he_uniform,
+    "default": lambda seed, batch: [],
+    "he": partial(_fractional, **HE),
+    "he_uniform": partial(_after_he, draws.make_uniform_),
     "scaled_he": _scaled_he,
-    "xavier": _xavier,
-    "xavier_uniform": _xavier_uniform,
-    "orthogonal": _orthogonal,
-    "random_walk": _random_walk,
+    "xavier": partial(_apply, partial(draws.xavier_, uniform=False)),
+    "xavier_uniform": partial(_apply, partial(draws.xavier_, uniform=True)),
+    "orthogonal": partial(_after_he, draws.make_orthogonal_),
+    "random_walk": partial(_after_he, draws.random_walk_),
     "fractional": _fractional,
     "optimal": _optimal,
     "recipe": _recipe,
-    "lsuv": _lsuv,
-    "anyinit": _anyinit,
+    "lsuv": partial(_peer, draws.lsuv_),
+    "anyinit": partial(_peer, draws.anyinit_, mode="analytic"),
 }
