@@ -8,14 +8,15 @@ differences as they are, the mean and its interval take the finite ones only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.compare.rank_tests import scipy_stats, sign_p, signed_rank_sums, wilcoxon_p
+from lightning_init.compare.rank_tests import rank_direction, scipy_stats, sign_p, wilcoxon_p
 
 RESAMPLES = 10_000
 # The asymptotic relative efficiency of the signed-rank test to the t-test on normal differences.
@@ -118,15 +119,14 @@ def paired_statistics(paired: Paired, confidence: float = 0.95) -> PairedStatist
     """
     differences = np.array(paired.differences, dtype=np.float64)
     finite = paired.of_finished()
-    positive, negative = signed_rank_sums(differences)
     return PairedStatistics(
         pairs=len(differences),
         finite=len(finite),
         interval=mean_interval(finite, confidence),
-        median=_median(differences),
+        median=median(paired.differences),
         wilcoxon=wilcoxon_p(differences),
         sign=sign_p(differences),
-        rank_direction=int(np.sign(positive - negative)),
+        rank_direction=rank_direction(differences),
         seeds_needed=seeds_needed(finite, confidence),
         identical=0 < len(finite) == len(differences) and not np.any(differences),
     )
@@ -181,11 +181,9 @@ def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.f
     means = centred @ shares.T
     spread = np.sqrt(np.maximum((centred**2) @ shares.T - means**2, 0.0) * (n / (n - 1)))
     # A resample of one value over and over has no t-statistic.
-    known = spread > 1e-6
-    t = np.abs(means) / np.where(known, spread, math.inf) * math.sqrt(n)
-    t[~known] = math.nan
-    with np.errstate(all="ignore"):
-        multiplier = np.fmax(_nan_quantiles(t, confidence), _student_quantile(n, confidence))
+    t = np.where(spread > 1e-6, np.abs(means) / np.maximum(spread, 1e-6) * math.sqrt(n), math.nan)
+    quantiles = np.nanquantile(t, confidence, axis=1, method="higher")
+    multiplier = np.fmax(quantiles, _student_quantile(n, confidence))
     spreads = samples.std(axis=1, ddof=1)
     return np.asarray(multiplier * spreads / math.sqrt(n), dtype=np.float64)
 
@@ -212,9 +210,7 @@ def seeds_needed(differences: Differences, confidence: float = 0.95, power: floa
     mean = abs(math.fsum(differences) / len(differences))
     if mean == 0:
         return math.inf
-    spread = (
-        0.0 if np.ptp(differences) == 0 else float(np.std(_canonical(differences[None]), ddof=1))
-    )
+    spread = float(np.std(_canonical(differences[None]), ddof=1)) if np.ptp(differences) else 0.0
     least = math.ceil(1 - math.log2(1 - confidence))
     # Ten deviations are seen with the least number; beyond, the distribution overflows.
     effect = mean / spread if spread > mean / 10 else 10.0
@@ -245,13 +241,9 @@ def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(larger, plain, swapped)
 
 
-def _median(differences: Differences) -> float:
-    if len(differences) == 0:
-        return math.nan
-    ordered = np.sort(differences)
-    low, high = (float(ordered[i]) for i in ((len(ordered) - 1) // 2, len(ordered) // 2))
-    # Between the two infinities there is no middle: the sum is nan.
-    return low if low == high else (low + high) / 2
+def median(values: Collection[float]) -> float:
+    """Median of values that may be infinite: between the two infinities it is nan."""
+    return float(statistics.median(values)) if values else math.nan
 
 
 @lru_cache(maxsize=8)
@@ -260,14 +252,6 @@ def _resample_shares(n: int) -> NDArray[np.float64]:
     generator = np.random.default_rng(n)
     shares = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     return np.asarray(shares, dtype=np.float64)
-
-
-def _nan_quantiles(rows: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """Quantile of each row without its nans: `np.nanquantile` takes one row at a time."""
-    ordered = np.sort(rows, axis=1)
-    known = np.count_nonzero(~np.isnan(ordered), axis=1)
-    place = np.clip(np.ceil(level * (known + 1)) - 1, 0, np.maximum(known - 1, 0))
-    return np.asarray(np.take_along_axis(ordered, place.astype(int)[:, None], axis=1)[:, 0])
 
 
 @lru_cache(maxsize=256)

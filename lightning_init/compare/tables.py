@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from statistics import median
 
 from lightning_init.compare.quantities import Quantity, Runs
 from lightning_init.compare.rank_tests import holm
@@ -14,6 +13,7 @@ from lightning_init.compare.records import EQUAL, FULL
 from lightning_init.compare.statistics import (
     Paired,
     PairedStatistics,
+    median,
     paired_differences,
     paired_statistics,
 )
@@ -184,7 +184,7 @@ def _compare(
         missing=len((here[0] | here[1]) - set(paired.seeds)),
         unfinished=(runs.unfinished(first, budget), runs.unfinished(second, budget)),
         runs=(len(here[0]), len(here[1])),
-        medians=(_median(a), _median(b)),
+        medians=(median(a.values()), median(b.values())),
         reached=(_finite(a), _finite(b)),
     )
 
@@ -203,10 +203,6 @@ def _corrected(family: Sequence[ComparisonRow], level: float) -> list[Comparison
         )
         for row, w, s in zip(family, wilcoxon, sign, strict=True)
     ]
-
-
-def _median(values: dict[int, float]) -> float:
-    return median(values.values()) if values else math.nan
 
 
 def _finite(values: dict[int, float]) -> int:
