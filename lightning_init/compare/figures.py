@@ -54,8 +54,9 @@ def report_figures(
             suffix = "" if budget == BOTH else f"_{budget}"
             if any(metric in logged for run in records for _, logged in run.curve):
                 drawn[f"curves_{metric}{suffix}"] = curves(records, metric, budget)
-            finals = [row for row in rows if _is_final(row, metric, budget)]
-            if finals:
+            here = [row for row in rows if row.quantity.metric == metric]
+            finals = [row for row in here if row.quantity.name == FINAL]
+            if finals := [row for row in finals if row.budget in (budget, BOTH)]:
                 drawn[f"differences_{metric}{suffix}"] = paired_differences(finals, budget)
     return drawn
 
@@ -124,11 +125,6 @@ def paired_differences(rows: Sequence[ComparisonRow], budget: str = EQUAL) -> Fi
     axes.set_xlabel(f"difference in {plain_text(quantity.title, 40)} ({better} is better)")
     axes.set_title(f"Paired differences{_budget_text(budget)}")
     return figure
-
-
-def _is_final(row: ComparisonRow, metric: str, budget: str) -> bool:
-    here = row.quantity.metric == metric and row.quantity.name == FINAL
-    return here and row.budget in (budget, BOTH)
 
 
 def _on_one_grid(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import (
@@ -38,7 +39,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
-SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 @dataclass(frozen=True)
@@ -229,21 +229,16 @@ def _divergence(watch: _Watch, final: Mapping[str, float]) -> str:
 def _quiet(threads: int) -> Iterator[None]:
     """Silence Lightning, whose messages would bury the bar; put back what this process had."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    before = torch.get_num_threads()
-    seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
+    before = torch.get_num_threads(), [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     try:
-        with isolate_rng(), warnings.catch_warnings():
+        # Lightning leaves the seed in environment variables.
+        with mock.patch.dict(os.environ), isolate_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.set_num_threads(before)
-        for logger, level in zip(loggers, levels, strict=True):
+        torch.set_num_threads(before[0])
+        for logger, level in zip(loggers, before[1], strict=True):
             logger.setLevel(level)
-        for name, value in seeds.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

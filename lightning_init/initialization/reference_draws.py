@@ -1,19 +1,17 @@
-"""The reference initializations that `FractionalMomentInit` does not hold, written in place.
+"""Reference initializations that no order of the moment gives, written over a plan in place.
 
-Each starts from the standard normals of `fractional_moment_init_`, which depend on the seed and the
-layer's name alone, so that a comparison pairs the draws as well as the data.
+Each starts from the standard normals of the plan, which depend on the seed and the layer's name
+alone, so that a comparison pairs the draws as well as the data.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_init import fractional_moment_init_
 from lightning_init.initialization.fill import fill_normal_
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.planned_weight import PlannedWeight
@@ -61,37 +59,11 @@ def make_orthogonal_(module: nn.Module, plan: InitPlan, seed: int) -> None:
 
 
 @torch.no_grad()
-def xavier_(module: nn.Module, seed: int, *, uniform: bool) -> None:
-    """Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), normal or uniform; biases zero."""
-    plan = fractional_moment_init_(
-        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
-    )
+def xavier_(module: nn.Module, plan: InitPlan, seed: int, *, uniform: bool) -> None:
+    """Variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), normal or uniform."""
     _draw_(module, plan, seed, _xavier_std)
     for row in plan.rows if uniform else ():
         _uniform_(_values(module, row), _xavier_std(row))
-
-
-def lsuv_(module: nn.Module, seed: int, *, batch: Any, options: dict[str, Any]) -> None:
-    """Layer-sequential unit variance by the `lsuv` package (Mishkin & Matas 2016)."""
-    import lsuv
-
-    lsuv.lsuv_with_singlebatch(module, first_input(batch), **{"verbose": False, **options})
-
-
-def anyinit_(module: nn.Module, seed: int, *, batch: Any, options: dict[str, Any]) -> None:
-    """The `anyinit` package; in its closed-form mode it is given the shape alone."""
-    import anyinit
-
-    data = first_input(batch)
-    given = tuple(data.shape[1:]) if options["mode"] == "analytic" else data
-    anyinit.initialize(module, input_spec=given, **options)
-
-
-def first_input(batch: Any) -> Any:
-    """What a model is called with: the first tensor of a batch."""
-    while isinstance(batch, (list, tuple, dict)):
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return batch
 
 
 def _xavier_std(row: PlannedWeight) -> float:
