@@ -57,7 +57,9 @@ def _one_line(error: str, value: Any, kind: Any, where: str) -> str:
         value = value[name] if name else value[int(index)]
         kind = _part(kind, name)
         where = (where + step.group()).lstrip(".")
-    return _must_be(where, _description(kind) or said.lower(), value)
+    description = _description(kind)
+    # Without words of ours msgspec's own stand alone: they say what is there as well.
+    return _must_be(where, description, value) if description else f"`{where}`: {said}."
 
 
 def _must_be(where: str, expected: str, value: Any) -> str:
