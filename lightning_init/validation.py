@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -83,6 +84,6 @@ def _plain(kind: Any) -> Any:
 
 def _description(kind: Any) -> str | None:
     """What the type, or the first member of a union, is called."""
-    options = (kind, *get_args(kind)[:1]) if get_origin(kind) is not Annotated else (kind,)
+    options = (kind, get_args(kind)[0]) if get_origin(kind) in (Union, UnionType) else (kind,)
     metadata = [item for option in options for item in getattr(option, "__metadata__", ())]
     return next((item.description for item in metadata if item.description), None)
