@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from study_cells import PROTOCOLS, Cell, cells, read_protocol
+from study_forest import forest
 from study_tables import scan_table, table_row, trainable_table
 
 from lightning_init.compare import ComparisonReport, ReportSettings, RunRecord, summarize
-from lightning_init.compare.figures import forest
 
 # What is asked of each protocol: first scheme against second, and a word for the file.
 QUESTIONS = {
@@ -58,9 +58,7 @@ def read_cell(cell: Cell, protocol: Mapping[str, Any], directory: Path) -> CellR
     records = sorted(read_runs(directory), key=lambda r: (order.index(r.scheme), r.seed, r.budget))
     if len({record.scheme for record in records}) < 2:
         return None
-    settings = ReportSettings(
-        metrics=protocol["metrics"], reference=cell.reference, equal_budget=cell.equal_budget
-    )
+    settings = ReportSettings(metrics=protocol["metrics"], reference=cell.reference)
     return CellResult(cell, tuple(records), summarize(records, settings))
 
 
@@ -70,9 +68,9 @@ def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
     lines = [table_row(heads), "|" + " --- |" * len(heads)]
     for result in results:
         summaries = {
-            (row.scheme, row.budget): row
-            for row in result.report.summaries
-            if (row.metric, row.quantity) == (metric, "final")
+            (row["scheme"], row["budget"]): row
+            for row in result.report.summary.to_dict("records")
+            if (row["metric"], row["quantity"]) == (metric, "final")
         }
         for row in result.report.rows:
             if (row.quantity.metric, row.quantity.name) != (metric, "final"):
@@ -89,7 +87,7 @@ def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
                 table_row(
                     [
                         result.cell.name,
-                        f"{row.second}, {reference.mean:.4f}",
+                        f"{row.second}, {reference['mean']:.4f}",
                         row.first,
                         row.budget,
                         f"{row.statistics.pairs}{f' ({lost} unfinished)' if lost else ''}",

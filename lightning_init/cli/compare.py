@@ -13,7 +13,6 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning_init.cli.parsing import model_parser
 from lightning_init.compare.comparison import compare as run_comparison
 from lightning_init.compare.runs import TRAINER_DEFAULTS
-from lightning_init.compare.schemes import split_inits
 
 # Set by a comparison itself, or objects that its runs would share.
 _NOT_TRAINER_ARGUMENTS: set[str | int] = {*TRAINER_DEFAULTS, "callbacks", "plugins", "profiler"}
@@ -112,6 +111,21 @@ def compare_parser() -> ArgumentParser:
         Trainer, "trainer", skip=_NOT_TRAINER_ARGUMENTS, instantiate=False, fail_untyped=False
     )
     return parser
+
+
+def split_inits(text: str) -> list[str]:
+    """Split a command line's list, in which commas also part the options of one scheme.
+
+    >>> split_inits("he,optimal:granularity=gain,rounds=2,xavier")
+    ['he', 'optimal:granularity=gain,rounds=2', 'xavier']
+    """
+    parts: list[str] = []
+    for token in filter(None, (piece.strip() for piece in text.split(","))):
+        if "=" in token and ":" not in token and parts:
+            parts[-1] += f",{token}"
+        else:
+            parts.append(token)
+    return parts
 
 
 @dataclass(frozen=True)

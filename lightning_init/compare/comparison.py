@@ -17,7 +17,7 @@ from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
 from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
-from lightning_init.compare.store import RunStore, failed
+from lightning_init.compare.store import RunStore
 from lightning_init.compare.tables import scheme_pairs
 
 
@@ -96,9 +96,7 @@ def compare(
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
     scheme_pairs([scheme.label for scheme in schemes], reference)  # refuses an unknown reference
-    settings = ReportSettings(
-        metrics=metrics, levels=levels, reference=reference, equal_budget=equal_budget
-    )
+    settings = ReportSettings(metrics, levels, reference)
     run_all = make_executor(executor, jobs, address)
     tasks = [
         RunTask(scheme, seed, model, data, given, equal_budget, threads)
@@ -107,45 +105,35 @@ def compare(
         for scheme in schemes
     ]
     store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
-    kept = _kept_runs(store, tasks, repeat_failed)
+    kept = {task.name: records for task in tasks if (records := store.load(task, repeat_failed))}
     _make_missing(run_all, store, tasks, kept, progress)
-    ordered = [(label, seed) for label in (s.label for s in schemes) for seed in numbers]
     records = tuple(
-        record for name in ordered for record in kept[name] if equal_budget or record.budget == FULL
+        record
+        # By scheme, then by seed: sorting leaves the seeds in their order.
+        for task in sorted(tasks, key=lambda task: schemes.index(task.scheme))
+        for record in kept[task.name]
+        if equal_budget or record.budget == FULL
     )
     report = summarize(records, settings)
-    return Comparison(records, report, tuple(Path(file) for file in report.write(Path(out))))
-
-
-Kept = dict[tuple[str, int], tuple[RunRecord, ...]]
-
-
-def _kept_runs(store: RunStore, tasks: Sequence[RunTask], repeat_failed: bool) -> Kept:
-    kept = {}
-    for task in tasks:
-        records = store.load(task)
-        if records is not None and not (repeat_failed and failed(records)):
-            kept[task.scheme.label, task.seed] = records
-    return kept
+    return Comparison(records, report, tuple(report.write(out)))
 
 
 def _make_missing(
-    run_all: Executor, store: RunStore, tasks: Sequence[RunTask], kept: Kept, progress: bool
+    run_all: Executor,
+    store: RunStore,
+    tasks: Sequence[RunTask],
+    kept: dict[str, tuple[RunRecord, ...]],
+    progress: bool,
 ) -> None:
     from tqdm.auto import tqdm  # a dependency of Lightning's
 
-    missing = [task for task in tasks if (task.scheme.label, task.seed) not in kept]
-    bar = tqdm(
-        total=len(tasks),
-        initial=len(tasks) - len(missing),
-        desc="Comparing",
-        unit="run",
-        disable=not progress,
-    )
-    with bar:
+    missing = [task for task in tasks if task.name not in kept]
+    with tqdm(
+        total=len(tasks), initial=len(kept), desc="Comparing", unit="run", disable=not progress
+    ) as bar:
         for task, records in run_all(missing) if missing else ():
             store.keep(task, records)
-            kept[task.scheme.label, task.seed] = records
+            kept[task.name] = records
             bar.set_postfix_str(task.name, refresh=False)
             bar.update()
 
@@ -177,24 +165,22 @@ def _trainer_arguments(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _check_factories(model: ModelFactory, data: DataFactory | None, jobs: int) -> None:
+    _check_factory("model", model, "LightningModule", jobs)
+    if data is not None:
+        _check_factory("data", data, "datamodule or a loader", jobs)
+
+
+def _check_factory(name: str, factory: Any, product: str, jobs: int) -> None:
     # A LightningModule is callable too, but one object for all runs would be no comparison.
-    if isinstance(model, LightningModule) or not callable(model):
+    if isinstance(factory, LightningModule) or not callable(factory):
         raise ValueError(
-            "`model` must be a function that makes a LightningModule, such as the class itself or"
-            f" functools.partial of it, got {type(model).__name__}."
+            f"`{name}` must be a function that makes a {product}, such as a class or"
+            f" functools.partial of it, got {type(factory).__name__}."
         )
-    if data is not None and not callable(data):
+    try:
+        pickle.dumps(factory if jobs > 1 else None)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
-            "`data` must be a function that makes a datamodule or a loader, such as a class or"
-            f" functools.partial of it, got {type(data).__name__}."
-        )
-    if jobs == 1:
-        return
-    for name, factory in (("model", model), ("data", data)):
-        try:
-            pickle.dumps(factory)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"`{name}` cannot be sent to other processes ({error}); define it at the top level"
-                " of a module, or use jobs=1."
-            ) from None
+            f"`{name}` cannot be sent to other processes ({error}); define it at the top level"
+            " of a module, or use jobs=1."
+        ) from None

@@ -67,27 +67,19 @@ class Quantity:
         """
         if record.status != FINISHED:
             return self.worst
-        if self.name == FINAL:
-            return self._finite(
-                record.final.get(self.metric, math.nan), self.metric in record.final
-            )
         curve = [
             (step, logged[self.metric]) for step, logged in record.curve if self.metric in logged
         ]
-        if self.level is None:
-            known = [value for _, value in curve if math.isfinite(value)]
-            best = min if self.lower_is_better else max
-            return self._finite(best(known) if known else math.nan, bool(curve))
-        if not curve:
-            return math.nan
-        sign = 1.0 if self.direction == MIN else -1.0
-        reached = (step for step, value in curve if sign * value <= sign * self.level)
-        return next(reached, math.inf) + (record.probe_steps if charge_probe else 0)
-
-    def _finite(self, value: float, logged: bool) -> float:
-        if not logged:
-            return math.nan
-        return value if math.isfinite(value) else self.worst
+        if self.level is not None:
+            sign = 1.0 if self.direction == MIN else -1.0
+            reached = (step for step, value in curve if sign * value <= sign * self.level)
+            steps = next(reached, math.inf) + (record.probe_steps if charge_probe else 0)
+            return steps if curve else math.nan
+        last = [record.final[self.metric]] if self.metric in record.final else []
+        values = [value for _, value in curve] if self.name == BEST else last
+        finite = [value for value in values if math.isfinite(value)]
+        best = min if self.lower_is_better else max
+        return best(finite, default=self.worst) if values else math.nan
 
 
 def find_quantities(
@@ -130,24 +122,7 @@ def find_quantities(
 
 def undecided_metrics(records: Sequence[RunRecord]) -> list[str]:
     """Metrics that runs ended with and whose names do not tell which values are better."""
-    unknown = []
-    for name in _logged(records):
-        try:
-            guess_direction(name)
-        except ValueError:
-            unknown.append(name)
-    return unknown
-
-
-def check_directions(metrics: Mapping[str, str]) -> None:
-    """Refuse a direction that is neither word.
-
-    Raises:
-        ValueError: There is one; it is named.
-    """
-    for name, direction in metrics.items():
-        if direction not in (MIN, MAX):
-            raise ValueError(f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}.")
+    return [name for name in _logged(records) if _direction(name) is None]
 
 
 def guess_direction(metric: str) -> str:
@@ -159,21 +134,21 @@ def guess_direction(metric: str) -> str:
     >>> guess_direction("val_loss"), guess_direction("test/MulticlassAccuracy")
     ('min', 'max')
     """
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", metric).lower()
-    words = set(re.split(r"[^a-z0-9]+", spaced))
-    known = ((MIN, _LOWER), (MAX, _HIGHER))
-    directions = [way for way, names in known if words & set(names.split())]
-    if len(directions) != 1:
+    direction = _direction(metric)
+    if direction is None:
         raise ValueError(
             f"The name of the metric `{metric}` does not tell which values are better; "
             f'name the metrics to compare, as in metrics={{"{metric}": "min"}} (or "max").'
         )
-    return directions[0]
+    return direction
 
 
-def schemes_of(records: Iterable[RunRecord]) -> list[str]:
-    """Names of the schemes, in the order in which they first appear."""
-    return list(dict.fromkeys(record.scheme for record in records))
+def _direction(metric: str) -> str | None:
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", metric).lower()
+    words = set(re.split(r"[^a-z0-9]+", spaced))
+    known = ((MIN, _LOWER), (MAX, _HIGHER))
+    directions = [way for way, names in known if words & set(names.split())]
+    return directions[0] if len(directions) == 1 else None
 
 
 class Runs:
@@ -187,7 +162,7 @@ class Runs:
     """
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
-        self.schemes = schemes_of(records)
+        self.schemes = list(dict.fromkeys(record.scheme for record in records))
         self._runs: dict[tuple[str, str], dict[int, RunRecord]] = {}
         self._with_probe = {r.scheme for r in records if r.budget == EQUAL or r.probe_steps > 0}
         for record in records:
@@ -208,13 +183,12 @@ class Runs:
             runs |= self._runs.get((scheme, EQUAL), {})
         return [runs[seed] for seed in sorted(runs)]
 
-    def budgets(self, *schemes: str, equal_first: bool = True) -> list[str]:
+    def budgets(self, *schemes: str) -> list[str]:
         """Budgets under which all these schemes have runs; `both` if none of them has a probe."""
-        if not self._with_probe.intersection(schemes):
-            return [BOTH]
-        order = (EQUAL, FULL) if equal_first else (FULL, EQUAL)
         probed = self._with_probe.intersection(schemes)
-        return [b for b in order if all((scheme, b) in self._runs for scheme in probed)]
+        if not probed:
+            return [BOTH]
+        return [b for b in (EQUAL, FULL) if all((scheme, b) in self._runs for scheme in probed)]
 
     def values(self, scheme: str, budget: str, quantity: Quantity) -> dict[int, float]:
         """Number of every run by seed, without those whose number is not known."""
@@ -223,14 +197,6 @@ class Runs:
             for record in self.of(scheme, budget)
         }
         return {seed: value for seed, value in numbers.items() if not math.isnan(value)}
-
-    def seeds(self, scheme: str, budget: str) -> set[int]:
-        """Seeds of the runs that are there, finished or not."""
-        return {record.seed for record in self.of(scheme, budget)}
-
-    def unfinished(self, scheme: str, budget: str) -> int:
-        """Number of runs that diverged or failed."""
-        return sum(record.status != FINISHED for record in self.of(scheme, budget))
 
 
 def _check_logged(argument: str, names: Iterable[str], known: set[str]) -> None:

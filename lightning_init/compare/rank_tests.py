@@ -22,21 +22,22 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
 
     Zeros are ranked and then left out (Pratt 1959), ties share their mean rank. The null
     distribution is counted out over all signs of the ranks at hand, so p is exact with ties, zeros
-    and infinite differences too; beyond 200 differences it is normal.
+    and infinite differences too; beyond 200 differences it is scipy's, which is normal. (scipy's
+    exact one knows no ties, and its permutations take a minute from 18 pairs on.)
 
     >>> wilcoxon_p(np.array([0.1, 0.2, 0.4, 0.5, 0.7, math.inf]))
     0.03125
     """
     if len(differences) == 0:
         return math.nan
-    doubled = _doubled_ranks(differences)
-    positive, negative = (int(np.sum(doubled[way])) for way in (differences > 0, differences < 0))
-    doubled = doubled[differences != 0]
-    if len(doubled) > MOST_PAIRS_COUNTED_OUT:
-        distance = abs(positive - negative) / math.sqrt(float(np.sum(doubled**2)))
-        return math.erfc(distance / math.sqrt(2))
-    cumulative = _signed_rank_distribution(tuple(sorted(doubled.tolist())))
-    return min(1.0, 2 * float(cumulative[min(positive, negative)]))
+    if np.count_nonzero(differences) > MOST_PAIRS_COUNTED_OUT:
+        test = scipy_stats().wilcoxon(differences, zero_method="pratt", method="approx")
+        return float(test.pvalue)
+    ranks = scipy_stats().rankdata(np.abs(differences))
+    smaller = min(ranks[differences > 0].sum(), ranks[differences < 0].sum())
+    # Twice a mean rank is a whole number.
+    cumulative = _signed_rank_distribution(tuple(sorted((2 * ranks[differences != 0]).astype(int))))
+    return min(1.0, 2 * float(cumulative[int(2 * smaller)]))
 
 
 def sign_p(differences: NDArray[np.float64]) -> float:
@@ -47,11 +48,7 @@ def sign_p(differences: NDArray[np.float64]) -> float:
     """
     if len(differences) == 0:
         return math.nan
-    unequal = int(np.count_nonzero(differences))
-    if unequal == 0:
-        return 1.0
-    positive = int(np.count_nonzero(differences > 0))
-    return _fair_coin_p(positive, unequal)
+    return _fair_coin_p(int(np.sum(differences > 0)), int(np.count_nonzero(differences)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -69,35 +66,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def signed_rank_sums(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Sums of the ranks of the positive and of the negative differences; zeros are ranked too."""
-    ranks = _doubled_ranks(differences) / 2
-    return float(np.sum(ranks[differences > 0])), float(np.sum(ranks[differences < 0]))
-
-
-def _doubled_ranks(differences: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Twice the mid-ranks of the absolute differences: whole numbers."""
-    sizes = np.abs(differences)
-    ordered = np.sort(sizes)
-    below = np.searchsorted(ordered, sizes, side="left")
-    return np.asarray(below + np.searchsorted(ordered, sizes, side="right") + 1, dtype=np.int64)
+def rank_direction(differences: NDArray[np.float64]) -> int:
+    """1 if the signed ranks favour positive differences, -1 negative, 0 neither."""
+    return int(np.sign(np.sum(np.sign(differences) * scipy_stats().rankdata(np.abs(differences)))))
 
 
 @lru_cache(maxsize=64)
 def _signed_rank_distribution(doubled_ranks: tuple[int, ...]) -> NDArray[np.float64]:
     """Probability of at most each sum of the positive ranks when every sign is a fair coin."""
-    distribution = np.zeros(sum(doubled_ranks) + 1)
-    distribution[0] = 1.0
+    distribution = np.ones(1)
     for rank in doubled_ranks:
-        shifted = np.zeros_like(distribution)
-        shifted[rank:] = distribution[: len(distribution) - rank]
-        distribution = (distribution + shifted) / 2
+        longer = np.pad(distribution, (0, rank))
+        distribution = (longer + np.roll(longer, rank)) / 2
     return np.cumsum(distribution)
 
 
 @lru_cache(maxsize=1024)
 def _fair_coin_p(heads: int, tosses: int) -> float:
-    return float(scipy_stats().binomtest(heads, tosses).pvalue)
+    return float(scipy_stats().binomtest(heads, tosses).pvalue) if tosses else 1.0
 
 
 def scipy_stats() -> Any:

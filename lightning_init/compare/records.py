@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 FULL = "full"
@@ -39,12 +39,12 @@ class RunRecord:
     budget: str
     status: str
     reason: str
-    steps: int
-    probe_steps: int
-    seconds: float
-    probe_seconds: float
-    curve: tuple[tuple[int, dict[str, float]], ...]
-    final: dict[str, float]
+    steps: int = 0
+    probe_steps: int = 0
+    seconds: float = 0.0
+    probe_seconds: float = 0.0
+    curve: tuple[tuple[int, dict[str, float]], ...] = ()
+    final: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return one line of JSON; values that are not finite are `NaN` and `Infinity`."""

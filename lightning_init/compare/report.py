@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,15 @@ from lightning_init.compare import sentences
 from lightning_init.compare.quantities import (
     BOTH,
     FINAL,
+    MAX,
+    MIN,
+    Quantity,
     Runs,
-    check_directions,
     find_quantities,
     undecided_metrics,
 )
 from lightning_init.compare.records import EQUAL, RunRecord
-from lightning_init.compare.summaries import CostRow, SummaryRow, cost_rows, summary_rows
+from lightning_init.compare.summaries import cost_rows, summary_rows
 from lightning_init.compare.tables import ComparisonRow, comparison_rows, scheme_pairs
 from lightning_init.tables import markdown_table, number
 
@@ -38,23 +40,21 @@ class ReportSettings:
         metrics: Metric names with `min` or `max`; None takes all that were logged.
         levels: Metric names with the level whose first reaching is compared.
         reference: The scheme that the others are compared with; None compares all pairs.
-        confidence: Of the intervals; one minus it is the level of the tests.
-        equal_budget: Show the runs that pay for their probe before those that do not.
 
     Raises:
-        ValueError: `confidence` is not between 0 and 1, or a direction is neither word.
+        ValueError: A direction is neither word.
     """
 
     metrics: Mapping[str, str] | None = None
     levels: Mapping[str, float] | None = None
     reference: str | None = None
-    confidence: float = 0.95
-    equal_budget: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"`confidence` must be between 0 and 1, got {self.confidence}.")
-        check_directions(self.metrics or {})
+        for name, direction in (self.metrics or {}).items():
+            if direction not in (MIN, MAX):
+                raise ValueError(
+                    f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}."
+                )
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,11 @@ class ComparisonReport:
     Args:
         settings: What was asked for.
         records: The runs.
-        rows: One comparison per metric, quantity, pair of schemes and budget.
-        summaries: One per metric, quantity, scheme and budget.
-        costs: One per scheme and budget.
+        quantities: What is compared of each run.
+        rows: One comparison per quantity, pair of schemes and budget.
+        table: The same as a pandas frame: paired differences, one line per row.
+        summary: Every scheme by itself, a pandas frame.
+        cost: Steps and wall times, a pandas frame.
         sentences: One per row, in the same order.
         notes: One per scheme with runs that did not finish, then what was left out and how the
             numbers were made.
@@ -76,26 +78,13 @@ class ComparisonReport:
 
     settings: ReportSettings
     records: tuple[RunRecord, ...]
+    quantities: tuple[Quantity, ...]
     rows: tuple[ComparisonRow, ...]
-    summaries: tuple[SummaryRow, ...]
-    costs: tuple[CostRow, ...]
+    table: pd.DataFrame
+    summary: pd.DataFrame
+    cost: pd.DataFrame
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Paired differences, one line per row."""
-        return _frame([row.columns() for row in self.rows])
-
-    @property
-    def summary(self) -> pd.DataFrame:
-        """Every scheme by itself."""
-        return _frame([asdict(row) for row in self.summaries])
-
-    @property
-    def cost(self) -> pd.DataFrame:
-        """Steps and wall times."""
-        return _frame([asdict(row) for row in self.costs])
 
     def find(
         self, metric: str, first: str, second: str, quantity: str = FINAL, budget: str = EQUAL
@@ -119,16 +108,6 @@ class ComparisonReport:
         """Sentences, then summaries and differences as Markdown tables."""
         return "\n\n".join(self._blocks()) + "\n"
 
-    def cost_markdown(self) -> str:
-        """Steps and wall times as a Markdown table."""
-        columns = list(CostRow.__dataclass_fields__)
-        rows = [[_cell(value) for value in asdict(row).values()] for row in self.costs]
-        text = (
-            "Means over the runs. Steps are those of the optimizer; those of a probe come before "
-            "the run's own. Under the equal budget the run is shorter by them."
-        )
-        return f"# Cost\n\n{text}\n\n{_table(columns, rows)}\n"
-
     def figures(self) -> dict[str, Figure]:
         """Draw curves and paired differences of every metric, by file name without suffix.
 
@@ -137,7 +116,7 @@ class ComparisonReport:
         """
         from lightning_init.compare import figures
 
-        return figures.report_figures(self)
+        return figures.report_figures(self.records, self.rows)
 
     def write(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write report.md, cost.md, three CSV files and, with matplotlib, figures as PNG.
@@ -156,7 +135,7 @@ class ComparisonReport:
             "report.md": "\n\n".join([*self._blocks(), *links]) + "\n",
             "differences.csv": self.table.to_csv(index=False),
             "summary.csv": self.summary.to_csv(index=False),
-            "cost.md": self.cost_markdown(),
+            "cost.md": _cost_text(self.cost),
             "cost.csv": self.cost.to_csv(index=False),
         }
         for name, text in texts.items():
@@ -185,18 +164,12 @@ class ComparisonReport:
         if not self.rows:
             yield "Nothing to compare."
         yield from self.notes
-        titles = dict.fromkeys((row.metric, row.quantity) for row in self.summaries)
-        for metric, quantity in titles:
-            yield f"## {metric}, {quantity}"
-            yield _summary_table(
-                [row for row in self.summaries if (row.metric, row.quantity) == (metric, quantity)]
-            )
-            rows = [
-                row
-                for row in self.rows
-                if (row.quantity.metric, row.quantity.name) == (metric, quantity)
-            ]
-            if rows:
+        for quantity in self.quantities:
+            here = (quantity.metric, quantity.name)
+            yield "## " + ", ".join(here)
+            summaries = self.summary.to_dict("records")
+            yield _summary_table([s for s in summaries if (s["metric"], s["quantity"]) == here])
+            if rows := [row for row in self.rows if row.quantity == quantity]:
                 yield _difference_table(rows)
 
 
@@ -220,34 +193,42 @@ def summarize(
     runs = Runs(records)
     quantities = find_quantities(records, settings.metrics, settings.levels)
     pairs = scheme_pairs(runs.schemes, settings.reference)
-    first = settings.equal_budget
-    rows = comparison_rows(runs, quantities, pairs, settings.confidence, first)
-    notes = sentences.unfinished_sentences(runs)
+    rows = comparison_rows(runs, quantities, pairs)
     unknown = undecided_metrics(records) if settings.metrics is None else []
-    if unknown:
-        notes.append(sentences.undecided_sentence(unknown))
-    if rows:
-        notes.append(sentences.method_text(rows, settings.confidence))
     return ComparisonReport(
         settings=settings,
         records=tuple(records),
+        quantities=tuple(quantities),
         rows=tuple(rows),
-        summaries=tuple(summary_rows(runs, quantities, first)),
-        costs=tuple(cost_rows(runs)),
-        sentences=tuple(sentences.sentence(row) for row in rows),
-        notes=tuple(notes),
+        table=_frame(row.columns() for row in rows),
+        summary=_frame(summary_rows(runs, quantities)),
+        cost=_frame(cost_rows(runs)),
+        sentences=tuple(map(sentences.sentence, rows)),
+        notes=tuple(sentences.notes(runs, rows, unknown)),
     )
 
 
-def _summary_table(rows: Sequence[SummaryRow]) -> str:
+def _summary_table(rows: Sequence[dict[str, Any]]) -> str:
     headers = ("scheme", "budget", "runs", "finished", "diverged", "failed")
     cells = []
     for row in rows:
-        counts = (row.runs, row.finished, row.diverged, row.failed)
-        error = "" if math.isnan(row.standard_error) else f" ± {number(row.standard_error, 2)}"
-        mean = f"{number(row.mean, 4)}{error}"
-        cells.append([row.scheme, row.budget, *map(str, counts), mean, number(row.median, 4)])
-    return _table((*headers, "mean ± standard error", "median"), cells)
+        error = row["standard_error"]
+        mean = number(row["mean"], 4) + ("" if math.isnan(error) else f" ± {number(error, 2)}")
+        cells.append([*(str(row[name]) for name in headers), mean, number(row["median"], 4)])
+    return markdown_table((*headers, "mean ± standard error", "median"), cells)
+
+
+def _cost_text(cost: pd.DataFrame) -> str:
+    text = (
+        "Means over the runs. Steps are those of the optimizer; those of a probe come before "
+        "the run's own. Under the equal budget the run is shorter by them."
+    )
+    cells = [
+        [number(value, 4) if isinstance(value, float) else str(value) for value in row]
+        for row in cost.itertuples(index=False)
+    ]
+    table = markdown_table([name.replace("_", " ") for name in cost.columns], cells)
+    return f"# Cost\n\n{text}\n\n{table}\n"
 
 
 def _difference_table(rows: Sequence[ComparisonRow]) -> str:
@@ -267,18 +248,10 @@ def _difference_table(rows: Sequence[ComparisonRow]) -> str:
                 *(sentences.seeds_text(row.statistics.seeds_needed), row.verdict),
             ]
         )
-    return _table(headers, cells)
+    return markdown_table(headers, cells)
 
 
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return markdown_table([header.replace("_", " ") for header in headers], rows)
-
-
-def _cell(value: object) -> str:
-    return number(value, 4) if isinstance(value, float) else str(value)
-
-
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     try:
         import pandas
     except ImportError:
@@ -286,4 +259,4 @@ def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "tables of a comparison need pandas; install it with "
             "`pip install lightning_init[compare]`."
         ) from None
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame(list(rows))

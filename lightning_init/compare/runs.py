@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from lightning.pytorch import (
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.compare.records import DIVERGED, EQUAL, FAILED, FINISHED, FULL, RunRecord
-from lightning_init.compare.schemes import Scheme
+from lightning_init.compare.schemes import ApplyInitialization, Scheme
 
 ModelFactory = Callable[[], LightningModule]
 DataFactory = Callable[[], Any]
@@ -38,7 +39,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
-SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 @dataclass(frozen=True)
@@ -79,46 +79,43 @@ def execute(task: RunTask) -> tuple[RunRecord, ...]:
         One record, or two if the scheme has a probe and `equal_budget` is set.
     """
     with _quiet(task.threads):
-        full, probes, initial = _train(task, FULL)
-        if not probes or not task.equal_budget:
+        full, watch = _train(task)
+        if not watch.probes or not task.equal_budget:
             return (full,)
-        if initial is None or full.status == FAILED:
-            return (full, _failed(task, EQUAL, full.reason, full))
-        left = initial.planned_steps - full.probe_steps
-        if left < 1:
-            reason = (
-                f"the probe took {full.probe_steps} of {initial.planned_steps:g} planned steps, so"
-                " nothing is left to train; lower `max_probe_steps`"
-            )
-            return (full, _failed(task, EQUAL, reason, full))
-        if math.isinf(left):
-            reason = "the run has no planned length; give `max_epochs` or `max_steps`"
-            return (full, _failed(task, EQUAL, reason, full))
-        equal, _, _ = _train(task, EQUAL, start=initial, max_steps=int(left), probe=full)
+        left = watch.planned_steps - full.probe_steps
+        reason = full.reason if full.status == FAILED else _not_chargeable(full.probe_steps, left)
+        if reason or watch.start is None:
+            spent = full.probe_steps, full.probe_seconds, full.probe_seconds
+            return (full, RunRecord(full.scheme, full.seed, EQUAL, FAILED, reason, 0, *spent))
+        equal, _ = _train(task, start=watch.start, max_steps=int(left), probe=full)
         return (full, equal)
 
 
-@dataclass(frozen=True)
-class _InitialState:
-    """The state from which the real run of a scheme with a probe started."""
-
-    tensors: dict[str, Tensor]
-    planned_steps: float
+def _not_chargeable(probe_steps: int, left: float) -> str:
+    if left < 1:
+        return (
+            f"the probe took {probe_steps} of {left + probe_steps:g} planned steps, so nothing is"
+            " left to train; lower `max_probe_steps`"
+        )
+    if math.isinf(left):
+        return "the run has no planned length; give `max_epochs` or `max_steps`"
+    return ""
 
 
 class _Watch(Callback):
-    """Keeps the curve, stops a run whose loss is no longer finite, and copies the start."""
+    """Keeps the curve, stops a run whose loss is no longer finite, and copies a probed start."""
 
-    def __init__(self, copies_start: bool = False) -> None:
+    def __init__(self, probes: bool = False) -> None:
+        self.probes = probes
         self.curve: dict[int, dict[str, float]] = {}
         self.diverged_at: int | None = None
-        self.initial: _InitialState | None = None
-        self._copies_start = copies_start
+        self.start: dict[str, Tensor] | None = None
+        self.planned_steps = math.nan
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._copies_start:
-            state = {name: value.clone() for name, value in pl_module.state_dict().items()}
-            self.initial = _InitialState(state, trainer.estimated_stepping_batches)
+        if self.probes:
+            self.start = {name: value.clone() for name, value in pl_module.state_dict().items()}
+            self.planned_steps = trainer.estimated_stepping_batches
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
@@ -139,33 +136,25 @@ class _Watch(Callback):
             self.curve.setdefault(trainer.global_step, {}).update(_numbers(trainer))
 
 
-class _StartFrom(Callback):
-    """Puts a run at the start of another one."""
-
-    def __init__(self, initial: _InitialState) -> None:
-        self._initial = initial
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        pl_module.load_state_dict(self._initial.tensors)
-
-
 def _train(
     task: RunTask,
-    budget: str,
-    start: _InitialState | None = None,
+    start: dict[str, Tensor] | None = None,
     max_steps: int | None = None,
     probe: RunRecord | None = None,
-) -> tuple[RunRecord, bool, _InitialState | None]:
+) -> tuple[RunRecord, _Watch]:
+    """Make one run; with `probe` the one that starts from `start` and pays for that probe."""
     began = time.perf_counter()
-    watch = _Watch()
+    watch, trainer = _Watch(), None
     callbacks: list[Callback] = []
-    trainer: Trainer | None = None
     final: dict[str, float] = {}
     reason = ""
     try:
         seed_everything(task.seed, workers=True, verbose=False)
-        callbacks = [_StartFrom(start)] if start else list(task.scheme.build(*_inputs(task)))
-        watch = _Watch(copies_start=bool(_probing(callbacks)))
+        if start is None:
+            callbacks = list(task.scheme.build(*_inputs(task)))
+        else:
+            callbacks = [ApplyInitialization(lambda m, _: m.load_state_dict(start), task.seed)]
+        watch = _Watch(probes=bool(_probing(callbacks)))
         given = {**TRAINER_DEFAULTS, **task.trainer}
         if max_steps is not None:
             given["max_steps"] = max_steps
@@ -183,21 +172,23 @@ def _train(
             final |= _numbers(trainer)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-    spent = _probe_cost(_probing(callbacks))
+    divergence = _divergence(watch, final)
+    reports = [one.report for one in _probing(callbacks) if one.report is not None]
+    spent = probe.probe_seconds if probe else sum(report.wall_time for report in reports)
     record = RunRecord(
         scheme=task.scheme.label,
         seed=task.seed,
-        budget=budget,
-        status=_status(reason, watch, final),
-        reason=reason or _divergence(watch, final),
+        budget=EQUAL if probe else FULL,
+        status=FAILED if reason else DIVERGED if divergence else FINISHED,
+        reason=reason or divergence,
         steps=trainer.global_step if trainer is not None else 0,
-        probe_steps=probe.probe_steps if probe else spent[0],
+        probe_steps=probe.probe_steps if probe else sum(one.total_steps for one in reports),
         seconds=time.perf_counter() - began + (probe.probe_seconds if probe else 0.0),
-        probe_seconds=probe.probe_seconds if probe else spent[1],
+        probe_seconds=spent,
         curve=tuple(sorted(watch.curve.items())),
         final=final,
     )
-    return record, bool(_probing(callbacks)), watch.initial
+    return record, watch
 
 
 def _inputs(task: RunTask) -> tuple[int, Any]:
@@ -227,11 +218,6 @@ def _probing(callbacks: list[Callback]) -> list[OptimalVarianceInit]:
     return [one for one in ours if one.recipe_file is None]
 
 
-def _probe_cost(probing: list[OptimalVarianceInit]) -> tuple[int, float]:
-    known = [one.report for one in probing if one.report is not None]
-    return sum(one.total_steps for one in known), sum(one.wall_time for one in known)
-
-
 def _divergence(watch: _Watch, final: Mapping[str, float]) -> str:
     if watch.diverged_at is not None:
         return f"the loss was not finite at optimizer step {watch.diverged_at}"
@@ -239,47 +225,20 @@ def _divergence(watch: _Watch, final: Mapping[str, float]) -> str:
     return f"{', '.join(wrong)} not finite at the end" if wrong else ""
 
 
-def _status(reason: str, watch: _Watch, final: Mapping[str, float]) -> str:
-    if reason:
-        return FAILED
-    return DIVERGED if _divergence(watch, final) else FINISHED
-
-
-def _failed(task: RunTask, budget: str, reason: str, full: RunRecord) -> RunRecord:
-    return RunRecord(
-        scheme=task.scheme.label,
-        seed=task.seed,
-        budget=budget,
-        status=FAILED,
-        reason=reason,
-        steps=0,
-        probe_steps=full.probe_steps,
-        seconds=full.probe_seconds,
-        probe_seconds=full.probe_seconds,
-        curve=(),
-        final={},
-    )
-
-
 @contextmanager
 def _quiet(threads: int) -> Iterator[None]:
     """Silence Lightning, whose messages would bury the bar; put back what this process had."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    before = torch.get_num_threads()
-    seeds = {name: os.environ.get(name) for name in SEED_VARIABLES}
+    before = torch.get_num_threads(), [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     try:
-        with isolate_rng(), warnings.catch_warnings():
+        # Lightning leaves the seed in environment variables.
+        with mock.patch.dict(os.environ), isolate_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.set_num_threads(before)
-        for logger, level in zip(loggers, levels, strict=True):
+        torch.set_num_threads(before[0])
+        for logger, level in zip(loggers, before[1], strict=True):
             logger.setLevel(level)
-        for name, value in seeds.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

@@ -6,12 +6,12 @@ scaled or transformed: two schemes then differ in what they prescribe and not in
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
-from lightning_init import FractionalMomentInit, InitRecipe, OptimalVarianceInit
-from lightning_init.compare import draws
+from lightning_init import (
+    FractionalMomentInit,
+    InitRecipe,
+    OptimalVarianceInit,
+    fractional_moment_init_,
+)
+from lightning_init.compare import peers
+from lightning_init.initialization import reference_draws as draws
 
 Initialize = Callable[[nn.Module, int], Any]
 # From a seed and one batch of training data to the callbacks that initialize.
@@ -108,7 +114,10 @@ name a function as 'package.function'.
     name, _, text = given.partition(":")
     options = _options(given, text)
     if name not in SCHEMES and "." in name:
-        function = _imported(name)
+        try:
+            function: Initialize = pkgutil.resolve_name(name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"`inits`: {name!r} cannot be imported: {error}.") from None
         return Scheme.from_function(partial(function, **options) if options else function, given)
     if name not in SCHEMES:
         raise ValueError(
@@ -143,23 +152,8 @@ def make_schemes(inits: Sequence[str | Scheme | Initialize]) -> tuple[Scheme, ..
         scheme = make_scheme(given)
         same = sum(other.label.partition(" (")[0] == scheme.label for other in schemes)
         label = f"{scheme.label} ({same + 1})" if same else scheme.label
-        schemes.append(Scheme(label, scheme.build, scheme.needs_batch))
+        schemes.append(replace(scheme, label=label))
     return tuple(schemes)
-
-
-def split_inits(text: str) -> list[str]:
-    """Split a command line's list, in which commas also part the options of one scheme.
-
-    >>> split_inits("he,optimal:granularity=gain,rounds=2,xavier")
-    ['he', 'optimal:granularity=gain,rounds=2', 'xavier']
-    """
-    parts: list[str] = []
-    for token in filter(None, (piece.strip() for piece in text.split(","))):
-        if "=" in token and ":" not in token and parts:
-            parts[-1] += f",{token}"
-        else:
-            parts.append(token)
-    return parts
 
 
 def _options(given: str, text: str) -> dict[str, Any]:
@@ -175,15 +169,6 @@ def _options(given: str, text: str) -> dict[str, Any]:
     return options
 
 
-def _imported(name: str) -> Initialize:
-    module, _, attribute = name.rpartition(".")
-    try:
-        function: Initialize = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"`inits`: {name!r} cannot be imported: {error}.") from None
-    return function
-
-
 def _build(name: str, options: Mapping[str, Any], seed: int, batch: Any) -> Sequence[Callback]:
     return SCHEMES[name](seed=seed, batch=batch, **options)
 
@@ -192,52 +177,26 @@ def _apply(function: Initialize, seed: int, batch: Any) -> list[Callback]:
     return [ApplyInitialization(function, seed)]
 
 
-def _default(*, seed: int, batch: Any) -> list[Callback]:
-    return []
-
-
 def _fractional(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
     return [FractionalMomentInit(seed=seed, verbose=False, **options)]
 
 
-def _he(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
-    return _fractional(seed=seed, batch=batch, **{**HE, **options})
-
-
-def _after_he(change: Callable[..., None], *, seed: int) -> list[Callback]:
+def _after_he(change: Callable[..., None], *, seed: int, batch: Any) -> list[Callback]:
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-
-    def rescale(module: nn.Module, seed: int) -> None:
-        assert he.plan is not None
-        change(module, he.plan, seed=seed)
-
-    return [he, ApplyInitialization(rescale, seed)]
+    return [he, ApplyInitialization(lambda module, seed: change(module, he.plan, seed), seed)]
 
 
 def _scaled_he(*, seed: int, batch: Any, factor: float = 1.0) -> list[Callback]:
     if not factor > 0:
         raise ValueError(f"`factor` must be above 0, got {factor!r}.")
-    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed)
+    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed, batch=batch)
 
 
-def _he_uniform(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.make_uniform_, seed=seed)
-
-
-def _orthogonal(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.make_orthogonal_, seed=seed)
-
-
-def _random_walk(*, seed: int, batch: Any) -> list[Callback]:
-    return _after_he(draws.random_walk_, seed=seed)
-
-
-def _xavier(*, seed: int, batch: Any) -> list[Callback]:
-    return [ApplyInitialization(draws.xavier_normal_, seed)]
-
-
-def _xavier_uniform(*, seed: int, batch: Any) -> list[Callback]:
-    return [ApplyInitialization(draws.xavier_uniform_, seed)]
+def _xavier(module: nn.Module, seed: int, *, uniform: bool) -> None:
+    plan = fractional_moment_init_(
+        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
+    )
+    draws.xavier_(module, plan, seed, uniform=uniform)
 
 
 def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> list[Callback]:
@@ -251,28 +210,25 @@ def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False, log_summary=False)]
 
 
-def _lsuv(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
-    return [ApplyInitialization(partial(draws.lsuv_, batch=batch, options=options), seed)]
-
-
-def _anyinit(*, seed: int, batch: Any, mode: str = "analytic", **options: Any) -> list[Callback]:
-    given = {"mode": mode, **options}
-    return [ApplyInitialization(partial(draws.anyinit_, batch=batch, options=given), seed)]
+def _peer(
+    function: Callable[..., None], *, seed: int, batch: Any, **options: Any
+) -> list[Callback]:
+    return [ApplyInitialization(partial(function, batch=batch, options=options), seed)]
 
 
 PACKAGES = ("lsuv", "anyinit")
 SCHEMES: dict[str, Callable[..., list[Callback]]] = {
-    "default": _default,
-    "he": _he,
-    "he_uniform": _he_uniform,
+    "default": lambda seed, batch: [],
+    "he": partial(_fractional, **HE),
+    "he_uniform": partial(_after_he, draws.make_uniform_),
     "scaled_he": _scaled_he,
-    "xavier": _xavier,
-    "xavier_uniform": _xavier_uniform,
-    "orthogonal": _orthogonal,
-    "random_walk": _random_walk,
+    "xavier": partial(_apply, partial(_xavier, uniform=False)),
+    "xavier_uniform": partial(_apply, partial(_xavier, uniform=True)),
+    "orthogonal": partial(_after_he, draws.make_orthogonal_),
+    "random_walk": partial(_after_he, draws.random_walk_),
     "fractional": _fractional,
     "optimal": _optimal,
     "recipe": _recipe,
-    "lsuv": _lsuv,
-    "anyinit": _anyinit,
+    "lsuv": partial(_peer, peers.lsuv_),
+    "anyinit": partial(_peer, peers.anyinit_, mode="analytic"),
 }

@@ -8,15 +8,20 @@ differences as they are, the mean and its interval take the finite ones only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.compare.rank_tests import scipy_stats, sign_p, signed_rank_sums, wilcoxon_p
+from lightning_init.compare.rank_tests import rank_direction, scipy_stats, sign_p, wilcoxon_p
 
+# Of intervals; one minus it is the level of the tests.
+CONFIDENCE = 0.95
+# With which an effect is to be seen.
+POWER = 0.8
 RESAMPLES = 10_000
 # The asymptotic relative efficiency of the signed-rank test to the t-test on normal differences.
 EFFICIENCY = 3 / math.pi
@@ -109,30 +114,24 @@ def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) 
     )
 
 
-def paired_statistics(paired: Paired, confidence: float = 0.95) -> PairedStatistics:
-    """Compute all there is to say about one comparison.
-
-    Args:
-        paired: The differences.
-        confidence: Of the interval.
-    """
+def paired_statistics(paired: Paired) -> PairedStatistics:
+    """Compute all there is to say about one comparison."""
     differences = np.array(paired.differences, dtype=np.float64)
     finite = paired.of_finished()
-    positive, negative = signed_rank_sums(differences)
     return PairedStatistics(
         pairs=len(differences),
         finite=len(finite),
-        interval=mean_interval(finite, confidence),
-        median=_median(differences),
+        interval=mean_interval(finite),
+        median=median(paired.differences),
         wilcoxon=wilcoxon_p(differences),
         sign=sign_p(differences),
-        rank_direction=int(np.sign(positive - negative)),
-        seeds_needed=seeds_needed(finite, confidence),
+        rank_direction=rank_direction(differences),
+        seeds_needed=seeds_needed(finite),
         identical=0 < len(finite) == len(differences) and not np.any(differences),
     )
 
 
-def mean_interval(differences: Differences, confidence: float = 0.95) -> MeanInterval:
+def mean_interval(differences: Differences) -> MeanInterval:
     """Bound the mean with a symmetric studentized bootstrap (Hall 1988, JRSS B 50).
 
     The half-width is the standard error times a quantile of |t*|, t* being the t-statistic of a
@@ -144,7 +143,6 @@ def mean_interval(differences: Differences, confidence: float = 0.95) -> MeanInt
 
     Args:
         differences: Finite, shape (pairs,).
-        confidence: Between 0 and 1.
 
     Returns:
         An interval without width if all differences are equal; no ends with fewer than two.
@@ -159,7 +157,7 @@ def mean_interval(differences: Differences, confidence: float = 0.95) -> MeanInt
         end = value if len(differences) > 1 else math.nan
         return MeanInterval(value, end, end)
     mean = math.fsum(differences) / len(differences)
-    half = float(half_widths(differences[None], confidence)[0])
+    half = float(half_widths(differences[None], CONFIDENCE)[0])
     return MeanInterval(mean, mean - half, mean + half)
 
 
@@ -181,28 +179,24 @@ def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.f
     means = centred @ shares.T
     spread = np.sqrt(np.maximum((centred**2) @ shares.T - means**2, 0.0) * (n / (n - 1)))
     # A resample of one value over and over has no t-statistic.
-    known = spread > 1e-6
-    t = np.abs(means) / np.where(known, spread, math.inf) * math.sqrt(n)
-    t[~known] = math.nan
-    with np.errstate(all="ignore"):
-        multiplier = np.fmax(_nan_quantiles(t, confidence), _student_quantile(n, confidence))
+    t = np.where(spread > 1e-6, np.abs(means) / np.maximum(spread, 1e-6) * math.sqrt(n), math.nan)
+    quantiles = np.nanquantile(t, confidence, axis=1, method="higher")
+    multiplier = np.fmax(quantiles, _student_quantile(n, confidence))
     spreads = samples.std(axis=1, ddof=1)
     return np.asarray(multiplier * spreads / math.sqrt(n), dtype=np.float64)
 
 
-def seeds_needed(differences: Differences, confidence: float = 0.95, power: float = 0.8) -> float:
-    """Seeds at which an effect as large as the observed one would be seen with this power.
+def seeds_needed(differences: Differences) -> float:
+    """Seeds at which an effect as large as the observed one would be seen in 80 % of comparisons.
 
     Seen means that the interval of the mean excludes zero and Wilcoxon's p, uncorrected, is below
-    1 - `confidence`. The seeds that the paired t-test needs, from the noncentral t distribution,
-    are divided by the efficiency 3 / pi of Wilcoxon's test on normal differences, and are never
-    fewer than those with which that p can be reached at all. Within 20 % of simulation on normal
-    and t(5) differences; up to 40 % too few where a strong skew pulls the median towards zero.
+    5 %. The seeds that the paired t-test needs, from the noncentral t distribution, are divided by
+    the efficiency 3 / pi of Wilcoxon's test on normal differences, and are never fewer than those
+    with which that p can be reached at all. Within 20 % of simulation on normal and t(5)
+    differences; up to 40 % too few where a strong skew pulls the median towards zero.
 
     Args:
         differences: Finite, shape (pairs,).
-        confidence: One minus the two-sided level of the test.
-        power: Between 0 and 1.
 
     Returns:
         A whole number; infinite if the mean is zero, nan with fewer than two differences.
@@ -212,28 +206,29 @@ def seeds_needed(differences: Differences, confidence: float = 0.95, power: floa
     mean = abs(math.fsum(differences) / len(differences))
     if mean == 0:
         return math.inf
-    spread = (
-        0.0 if np.ptp(differences) == 0 else float(np.std(_canonical(differences[None]), ddof=1))
-    )
-    least = math.ceil(1 - math.log2(1 - confidence))
+    spread = float(np.std(_canonical(differences[None]), ddof=1)) if np.ptp(differences) else 0.0
+    least = math.ceil(1 - math.log2(1 - CONFIDENCE))
     # Ten deviations are seen with the least number; beyond, the distribution overflows.
     effect = mean / spread if spread > mean / 10 else 10.0
-    return float(max(least, math.ceil(_t_test_seeds(effect, confidence, power) / EFFICIENCY)))
+    return float(max(least, math.ceil(_t_test_seeds(effect) / EFFICIENCY)))
 
 
-def _t_test_seeds(effect: float, confidence: float, power: float) -> float:
+def _t_test_seeds(effect: float) -> float:
     stats = scipy_stats()
-    quantiles = stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)
+    quantiles = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
     normal = float(quantiles / effect) ** 2
     # The t-test needs some two seeds more than the normal one, which no longer counts here.
     if normal > 1000:
         return normal
     seeds = max(2, math.floor(normal))
-    while True:
-        critical = _student_quantile(seeds, confidence)
-        if stats.nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)) >= power:
-            return seeds
+    while _t_test_power(effect, seeds) < POWER:
         seeds += 1
+    return seeds
+
+
+def _t_test_power(effect: float, seeds: int) -> float:
+    critical = _student_quantile(seeds, CONFIDENCE)
+    return float(scipy_stats().nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)))
 
 
 def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -245,13 +240,9 @@ def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(larger, plain, swapped)
 
 
-def _median(differences: Differences) -> float:
-    if len(differences) == 0:
-        return math.nan
-    ordered = np.sort(differences)
-    low, high = (float(ordered[i]) for i in ((len(ordered) - 1) // 2, len(ordered) // 2))
-    # Between the two infinities there is no middle: the sum is nan.
-    return low if low == high else (low + high) / 2
+def median(values: Collection[float]) -> float:
+    """Median of values that may be infinite: between the two infinities it is nan."""
+    return float(statistics.median(values)) if values else math.nan
 
 
 @lru_cache(maxsize=8)
@@ -260,14 +251,6 @@ def _resample_shares(n: int) -> NDArray[np.float64]:
     generator = np.random.default_rng(n)
     shares = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     return np.asarray(shares, dtype=np.float64)
-
-
-def _nan_quantiles(rows: NDArray[np.float64], level: float) -> NDArray[np.float64]:
-    """Quantile of each row without its nans: `np.nanquantile` takes one row at a time."""
-    ordered = np.sort(rows, axis=1)
-    known = np.count_nonzero(~np.isnan(ordered), axis=1)
-    place = np.clip(np.ceil(level * (known + 1)) - 1, 0, np.maximum(known - 1, 0))
-    return np.asarray(np.take_along_axis(ordered, place.astype(int)[:, None], axis=1)[:, 0])
 
 
 @lru_cache(maxsize=256)

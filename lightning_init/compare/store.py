@@ -45,18 +45,18 @@ class RunStore:
         else:
             _write_whole(file, json.dumps(content, indent=2, sort_keys=True))
 
-    def load(self, task: RunTask) -> tuple[RunRecord, ...] | None:
-        """The records of a run that was made before, or None.
+    def load(self, task: RunTask, repeat_failed: bool = False) -> tuple[RunRecord, ...] | None:
+        """The records of a run that was made before, or None if it is to be made.
 
         A run that asks for the charged records too is made again if they are missing.
         """
         file = self._file(task)
         if not file.exists():
             return None
-        lines = file.read_text().splitlines()
-        records = tuple(RunRecord.from_json(line) for line in lines)
+        records = tuple(map(RunRecord.from_json, file.read_text().splitlines()))
         incomplete = task.equal_budget and len(records) == 1 and records[0].probe_steps > 0
-        return None if incomplete else records
+        again = repeat_failed and any(record.status == FAILED for record in records)
+        return None if incomplete or again else records
 
     def keep(self, task: RunTask, records: Sequence[RunRecord]) -> None:
         """Write the records of one run."""
@@ -84,11 +84,6 @@ def describe(value: Any) -> str:
     text = repr(value)
     # The address in a default repr differs from run to run.
     return re.sub(r" at 0x[0-9a-f]+", "", text)
-
-
-def failed(records: Sequence[RunRecord]) -> bool:
-    """Whether an exception ended one of the records' runs."""
-    return any(record.status == FAILED for record in records)
 
 
 def _write_whole(file: Path, text: str) -> None:

@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from statistics import median
 
 from lightning_init.compare.quantities import Quantity, Runs
 from lightning_init.compare.rank_tests import holm
-from lightning_init.compare.records import EQUAL, FULL
+from lightning_init.compare.records import FINISHED, FULL
 from lightning_init.compare.statistics import (
+    CONFIDENCE,
     Paired,
     PairedStatistics,
+    median,
     paired_differences,
     paired_statistics,
 )
+
+LEVEL = 1 - CONFIDENCE
 
 BETTER = "better"
 WORSE = "worse"
@@ -58,10 +61,10 @@ class ComparisonRow:
     paired: Paired
     statistics: PairedStatistics
     missing: int
-    unfinished: tuple[int, int]
-    runs: tuple[int, int]
-    medians: tuple[float, float]
-    reached: tuple[int, int]
+    unfinished: tuple[int, ...]
+    runs: tuple[int, ...]
+    medians: tuple[float, ...]
+    reached: tuple[int, ...]
     family: int = 1
     wilcoxon: float = math.nan
     sign: float = math.nan
@@ -110,29 +113,24 @@ def scheme_pairs(schemes: Sequence[str], reference: str | None) -> list[tuple[st
 
 
 def comparison_rows(
-    runs: Runs,
-    quantities: Sequence[Quantity],
-    pairs: Sequence[tuple[str, str]],
-    confidence: float,
-    equal_first: bool,
+    runs: Runs, quantities: Sequence[Quantity], pairs: Sequence[tuple[str, str]]
 ) -> list[ComparisonRow]:
     """Compare all pairs; p-values are corrected over all rows of one quantity of one metric."""
     rows: list[ComparisonRow] = []
     for quantity in quantities:
         family = [
-            _compare(runs, quantity, budget, first, second, confidence)
+            _compare(runs, quantity, budget, first, second)
             for first, second in pairs
-            for budget in runs.budgets(first, second, equal_first=equal_first)
+            for budget in runs.budgets(first, second)
         ]
-        # The budget that is asked for comes first, under all pairs.
-        order = (EQUAL, FULL) if equal_first else (FULL, EQUAL)
-        family.sort(key=lambda row: row.budget == order[1])
-        rows += _corrected(family, 1 - confidence)
+        # What pays for its probe comes first, under all pairs.
+        family.sort(key=lambda row: row.budget == FULL)
+        rows += _corrected(family)
     return rows
 
 
 def decide(
-    statistics: PairedStatistics, lower_is_better: bool, wilcoxon: float, level: float
+    statistics: PairedStatistics, lower_is_better: bool, wilcoxon: float, level: float = LEVEL
 ) -> str:
     """Judge the first scheme of a pair.
 
@@ -163,17 +161,16 @@ def decide(
     return MAYBE_BETTER if side == better_side else MAYBE_WORSE
 
 
-def _compare(
-    runs: Runs, quantity: Quantity, budget: str, first: str, second: str, confidence: float
-) -> ComparisonRow:
+def _compare(runs: Runs, quantity: Quantity, budget: str, first: str, second: str) -> ComparisonRow:
     both = first, second
-    a, b = (runs.values(scheme, budget, quantity) for scheme in both)
-    paired = paired_differences(a, b)
-    statistics = paired_statistics(paired, confidence)
+    values = [runs.values(scheme, budget, quantity) for scheme in both]
+    records = [runs.of(scheme, budget) for scheme in both]
+    paired = paired_differences(*values)
+    statistics = paired_statistics(paired)
     if quantity.level is not None and statistics.finite < statistics.pairs:
         # A mean over the runs that reached the level would favour the scheme that seldom does.
         statistics = statistics.without_mean()
-    here = [runs.seeds(scheme, budget) for scheme in both]
+    seeds = {record.seed for of_scheme in records for record in of_scheme}
     return ComparisonRow(
         quantity=quantity,
         budget=budget,
@@ -181,15 +178,15 @@ def _compare(
         second=second,
         paired=paired,
         statistics=statistics,
-        missing=len((here[0] | here[1]) - set(paired.seeds)),
-        unfinished=(runs.unfinished(first, budget), runs.unfinished(second, budget)),
-        runs=(len(here[0]), len(here[1])),
-        medians=(_median(a), _median(b)),
-        reached=(_finite(a), _finite(b)),
+        missing=len(seeds - set(paired.seeds)),
+        unfinished=tuple(sum(r.status != FINISHED for r in of_scheme) for of_scheme in records),
+        runs=tuple(map(len, records)),
+        medians=tuple(median(numbers.values()) for numbers in values),
+        reached=tuple(sum(map(math.isfinite, numbers.values())) for numbers in values),
     )
 
 
-def _corrected(family: Sequence[ComparisonRow], level: float) -> list[ComparisonRow]:
+def _corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     wilcoxon = holm([row.statistics.wilcoxon for row in family])
     sign = holm([row.statistics.sign for row in family])
     size = sum(not math.isnan(p) for p in wilcoxon)
@@ -199,15 +196,7 @@ def _corrected(family: Sequence[ComparisonRow], level: float) -> list[Comparison
             family=size,
             wilcoxon=w,
             sign=s,
-            verdict=decide(row.statistics, row.quantity.lower_is_better, w, level),
+            verdict=decide(row.statistics, row.quantity.lower_is_better, w),
         )
         for row, w, s in zip(family, wilcoxon, sign, strict=True)
     ]
-
-
-def _median(values: dict[int, float]) -> float:
-    return median(values.values()) if values else math.nan
-
-
-def _finite(values: dict[int, float]) -> int:
-    return sum(math.isfinite(value) for value in values.values())

@@ -11,7 +11,8 @@ from compared_model import Classifier, Points, halve
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
 
-from lightning_init.compare.schemes import SCHEMES, Scheme, make_scheme, make_schemes, split_inits
+from lightning_init.cli.compare import split_inits
+from lightning_init.compare.schemes import SCHEMES, Scheme, make_scheme, make_schemes
 
 BATCH = [torch.randn(16, 8, generator=torch.Generator().manual_seed(5)), torch.zeros(16)]
 
