@@ -21,6 +21,7 @@ from lightning_init.monitoring.sampling import sample_steps
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 
 PROBE_STEPS = 1000
+ROUNDS = 5
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,18 +59,20 @@ def test_monitoring_costs_a_fraction_of_a_per_cent_of_a_step(
             monitor._forces.sample(model, at, moments, [optimizer])
         return cpu_seconds(lambda: [monitor.layer_forces(i) for i in range(len(weights))])
 
-    # Medians of three, training between monitoring: a loaded machine slows down both.
+    # The best of five on either side, in turn: a loaded machine has colder caches.
     rounds = [
-        (median(cpu_seconds(step) for _ in range(steps)), sampling_of_a_probe()) for _ in range(3)
+        (min(cpu_seconds(step) for _ in range(steps)), sampling_of_a_probe()) for _ in range(ROUNDS)
     ]
     at_end = forces_of_a_probe()
     shares = [
         (len(taken) * sample + at_end) / (PROBE_STEPS * training) for training, sample in rounds
     ]
-    training, sample = (median(values) for values in zip(*rounds, strict=True))
+    training, sample = (min(values) for values in zip(*rounds, strict=True))
+    share = (len(taken) * sample + at_end) / (PROBE_STEPS * training)
     print(
         f"\n{make.__name__}: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights,"
         f" step {1e3 * training:.1f} ms, {len(taken)} samples of {1e3 * sample:.2f} ms in"
-        f" {PROBE_STEPS} steps, forces {1e3 * at_end:.1f} ms: {median(shares):.2%} of a step"
+        f" {PROBE_STEPS} steps, forces {1e3 * at_end:.1f} ms:"
+        f" {share:.2%} of a step, median {median(shares):.2%}"
     )
-    assert median(shares) <= limit
+    assert share <= limit
