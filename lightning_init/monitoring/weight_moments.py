@@ -168,8 +168,14 @@ def _to_host(values: Sequence[Tensor]) -> list[float]:
         return []
     if len({value.device for value in values}) > 1:
         values = [value.to(values[0].device) for value in values]
-    numbers: list[float] = torch.stack(list(values)).tolist()
-    return numbers
+    # To stack values of different types would convert them one by one.
+    by_type: dict[torch.dtype, list[int]] = {}
+    for index, value in enumerate(values):
+        by_type.setdefault(value.dtype, []).append(index)
+    stacked = [torch.stack([values[i] for i in indices]) for indices in by_type.values()]
+    together = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+    order = [index for indices in by_type.values() for index in indices]
+    return [number for _, number in sorted(zip(order, together.tolist(), strict=True))]
 
 
 def _sums(flat: Tensor) -> list[Tensor]:

@@ -159,7 +159,7 @@ def split_forces(
     at, size, decay = (series[_settled(at, memory_steps) :] for series in (at, size, decay))
     gaps, decay = np.diff(at), (decay[1:] + decay[:-1]) / 2
     half = min(int(np.searchsorted(at, (1 - RECENT) * at[-1] + RECENT * at[0])), len(gaps) - 1)
-    pull = float(np.average(decay[half:], weights=gaps[half:]))
+    pull = _mean(decay[half:], gaps[half:])
     middle = (size[1:] + size[:-1]) / 2
     gained = _gains(size, decay, gaps)[half:] * gaps[half:]
     drive = float(gained.sum() / (middle * gaps)[half:].sum())
@@ -172,6 +172,10 @@ def split_forces(
         steady = _balance(size**power, 1 - (1 - decay) ** power, gaps, half)
     ratio = steady ** (1 / power) / float(size[-1]) if steady > 0 else math.nan
     return Forces(drive, pull, 1 / found.rate, ratio, found.law)
+
+
+def _mean(values: FloatArray, weights: FloatArray) -> float:
+    return float(values @ weights) / float(weights.sum())
 
 
 def _settled(at: FloatArray, memory_steps: float) -> int:
@@ -200,11 +204,11 @@ def _balance(size: FloatArray, decay: FloatArray, gaps: FloatArray, half: int) -
     means, errors = [], []
     for part in (slice(None, half), slice(half, None)):
         known = gains[part]
-        means.append(float(np.average(known, weights=gaps[part])) if len(known) else math.inf)
+        means.append(_mean(known, gaps[part]) if len(known) else math.inf)
         errors.append(float(known.var()) / max(1, len(known) - 1) if len(known) else 0.0)
     agree = abs(means[1] - means[0]) <= AGREEMENT * math.sqrt(sum(errors))
     part = slice(None) if agree else slice(half, None)
-    gain, lost = (float(np.average(v[part], weights=gaps[part])) for v in (gains, decay))
+    gain, lost = (_mean(v[part], gaps[part]) for v in (gains, decay))
     return gain / lost
 
 
