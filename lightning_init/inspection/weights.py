@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.fans import WeightBlock
+from lightning_init.inspection.matrices import (
+    EMBEDDING,
+    MATRIX,
+    matrix_block,
+    padding_row,
+    why_structure_is_kept,
+)
 from lightning_init.inspection.parameter_walk import (
     ParameterSlot,
     module_at,
@@ -41,10 +49,11 @@ class Weight(NamedTuple):
         fan_out: Output units that one input unit feeds.
         taps: Kernel positions; 1 for a dense layer.
         kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input" or
-            "recurrent_hidden".
+            "recurrent_hidden"; with `find_every_weight` also "embedding" or "matrix".
         parametrization: "weight_norm", or None.
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
+        padding_row: Row of an embedding that stays zero, or None.
     """
 
     name: str
@@ -59,6 +68,17 @@ class Weight(NamedTuple):
     kind: str
     parametrization: str | None
     biases: tuple[str, ...]
+    padding_row: int | None = None
+
+    @property
+    def zeros(self) -> int:
+        """Entries of the padding row, which are always zero and no part of V."""
+        return 0 if self.padding_row is None else math.prod(self.shape[1:])
+
+    @property
+    def knows_fan_in(self) -> bool:
+        """Whether `fan_in` is that of a linear map; not for an embedding or a bare matrix."""
+        return self.kind not in (EMBEDDING, MATRIX)
 
 
 @dataclass(frozen=True)
@@ -121,7 +141,42 @@ def find_weights(
         >>> inventory.left_out[0]
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
-    candidates = tuple(_candidates(model))
+    return _inventory(tuple(_candidates(model)), include, exclude)
+
+
+@torch.no_grad()
+def find_every_weight(
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> WeightInventory:
+    """Like `find_weights`, with what needs no fan-in to have a variance: embeddings, bare matrices.
+
+    A bare parameter takes part when it is a matrix of more than one row and column whose values may
+    be a draw around 0. The fan-in of an embedding is 1, that of a bare matrix 0: not known.
+
+    Args:
+        model: Any module; nothing in it is changed.
+        include: As in `find_weights`.
+        exclude: As in `find_weights`.
+
+    Raises:
+        TypeError: If `include` or `exclude` is one string.
+        ValueError: If `include` is empty, or if a pattern matches no parameter at all.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 2))
+        >>> [(weight.name, weight.kind) for weight in find_every_weight(model).weights]
+        [('0', 'embedding'), ('1', 'linear')]
+    """
+    return _inventory(tuple(_candidates(model, every=True)), include, exclude)
+
+
+def _inventory(
+    candidates: tuple[_Candidate, ...],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> WeightInventory:
     matrices = [one for one in candidates if not one.is_bias]
     if include is not None or exclude is not None:
         answers = {one.name: one.answers_to for one in matrices}
@@ -216,7 +271,7 @@ def _labelled(name: str, block: WeightBlock | None) -> str:
     return f"{name}.{block.label}" if block and block.label else name
 
 
-def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+def _candidates(model: nn.Module, every: bool = False) -> Iterator[_Candidate]:
     slots = tuple(walk_parameters(model))
     groups: dict[int, list[ParameterSlot]] = defaultdict(list)
     for slot in slots:
@@ -228,7 +283,8 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
         if slot is not first:
             yield _Candidate(name, slot, None, is_bias, (), first.layer_name)
             continue
-        blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
+        bare = matrix_block(slot) if every and not slot.blocks else None
+        blocks: tuple[WeightBlock | None, ...] = slot.blocks or (bare,)
         for block in blocks:
             yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
 
@@ -263,6 +319,7 @@ def _weight(
         kind=block.kind,
         parametrization="weight_norm" if len(slot.leaves) > 1 else None,
         biases=tuple(biases),
+        padding_row=padding_row(slot.module),
     )
 
 
@@ -293,7 +350,8 @@ def _reason(
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
     whole = len(slot.leaves) == 1 and block.rows is None
     values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
-    return why_values_are_kept(values, block)
+    kept = why_values_are_kept(values, block)
+    return kept or (why_structure_is_kept(values) if block.kind == MATRIX else None)
 
 
 def _bias_reason(

@@ -93,6 +93,24 @@ def merge_moments(a: Tensor, b: Tensor) -> Tensor:
     return fold_moments(torch.stack([a, b]))
 
 
+def without_zeros(count: float, mean: float, m2: float, zeros: int) -> float:
+    """Variance of what is left when so many exact zeros are taken out of a sample.
+
+    Args:
+        count: Size of the sample.
+        mean: Its mean.
+        m2: Its sum of squared deviations.
+        zeros: How many of its values are zeros that do not count, fewer than `count`.
+
+    Example:
+        >>> without_zeros(4, 1.0, 6.0, 2)  # 0, 0, 1, 3
+        1.0
+    """
+    left = count - zeros
+    kept_mean = mean * count / left
+    return (m2 + count * mean**2 - left * kept_mean**2) / left
+
+
 @torch.no_grad()
 def tensor_moments(tensor: Tensor) -> Tensor:
     """Count, mean and M2 = sum of (w - mean)^2 of all elements, in double precision.

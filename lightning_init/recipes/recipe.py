@@ -15,9 +15,16 @@ from typing import Any
 from torch import nn
 
 from lightning_init.initialization.fill import fill_normal_
-from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
+from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
-from lightning_init.recipes.recipe_format import FORMAT_VERSION, RecipeLayer
+from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
+from lightning_init.recipes.recipe_format import (
+    FORMAT_VERSION,
+    LARGEST_VARIANCE,
+    SMALLEST_VARIANCE,
+    UNKNOWN,
+    RecipeLayer,
+)
 from lightning_init.reporting.rendering import plain
 from lightning_init.reporting.report import InitReport
 
@@ -86,6 +93,60 @@ class InitRecipe:
             "library_versions": _library_versions(),
         }
         return cls(*recipe_format.parse(content))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], module: nn.Module) -> InitRecipe:
+        """Read a recipe, or take one from a checkpoint: whichever the file is.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is neither, or does not fit; the message names it.
+        """
+        is_recipe = os.fspath(path).endswith(".json")
+        return cls.load(path) if is_recipe else cls.from_checkpoint(path, module)
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> InitRecipe:
+        """Take V(W) of the weights that a module holds now, e.g. at the end of a training.
+
+        Raises:
+            ValueError: A weight holds values that are not finite.
+        """
+        inventory = find_every_weight(module)
+        return cls._measured(measure_module(module, inventory), inventory)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        module: nn.Module,
+    ) -> InitRecipe:
+        """Take V(W) of what an earlier run, or several, ended at.
+
+        Lightning checkpoints, plain state dicts and safetensors files are read; nothing in them is
+        executed. Names are matched through the wrappers that people use (`model.`, `_orig_mod.`,
+        `module.`).
+
+        Args:
+            path: One checkpoint, or several: seeds, or epochs of one run. Of several the recipe
+                holds exp(mean of log V) and the spread of log V per layer.
+            module: Its weights are looked for; it is not changed.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: A file cannot be read safely or does not fit; the message names the file.
+        """
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        inventory = find_every_weight(module)
+        return cls._measured(measure_checkpoints(paths, module, inventory), inventory)
+
+    @classmethod
+    def _measured(cls, rows: Sequence[MeasuredLayer], inventory: WeightInventory) -> InitRecipe:
+        return cls(
+            layers=tuple(_measured_layer(row) for row in rows),
+            left_out=tuple(left.name for left in inventory.left_out),
+            library_versions=tuple(sorted(_library_versions().items())),
+        )
 
     @classmethod
     def from_json(cls, text: str) -> InitRecipe:
@@ -163,7 +224,7 @@ class InitRecipe:
         Raises:
             ValueError: Names or shapes differ; the message names the layers.
         """
-        return self.apply_to(model, find_weights(model), seed, by_width)
+        return self.apply_to(model, find_every_weight(model), seed, by_width)
 
     def apply_to(
         self, model: nn.Module, inventory: WeightInventory, seed: int, by_width: bool
@@ -178,6 +239,21 @@ class InitRecipe:
                 variance *= layer.fan_in / weight.fan_in
             fill_normal_(model, weight, math.sqrt(variance), seed)
         return [layer.name for layer in redrawn]
+
+
+def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
+    drawable = SMALLEST_VARIANCE <= row.variance <= LARGEST_VARIANCE
+    return RecipeLayer(
+        name=row.weight.name,
+        shape=row.weight.shape,
+        fan_in=row.weight.fan_in,
+        sigma0_squared=row.variance,
+        action="redrawn" if drawable else "kept",
+        verdict=UNKNOWN,
+        variance=row.variance,
+        standard_error=None,
+        spread=row.spread,
+    )
 
 
 def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) -> tuple[Weight, ...]:

@@ -27,7 +27,9 @@ MOST_NESTING = 4
 SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e12
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
-_VERDICTS = tuple(verdict.value for verdict in Verdict)
+# Of weights that were measured once, and not followed, nothing is known.
+UNKNOWN = "unknown"
+_VERDICTS = (*(verdict.value for verdict in Verdict), UNKNOWN)
 
 Parsed = tuple[
     tuple["RecipeLayer", ...],
@@ -45,12 +47,13 @@ class RecipeLayer:
     Args:
         name: Layer name.
         shape: Shape of the weight.
-        fan_in: Inputs summed per output unit.
+        fan_in: Inputs summed per output unit; 0 where it is not known.
         sigma0_squared: Variance of the draw; for a kept layer that of its first weights.
         action: `"redrawn"` or `"kept"`.
-        verdict: `"stationary"`, `"drifting"`, `"inconclusive"` or `"invalid"`.
+        verdict: `"stationary"`, `"drifting"`, `"inconclusive"`, `"invalid"` or `"unknown"`.
         variance: V at the end of the probe, or None if unknown.
         standard_error: Relative standard error of `variance`, or None if unknown.
+        spread: Standard deviation of log V over several checkpoints, or None.
     """
 
     name: str
@@ -61,6 +64,7 @@ class RecipeLayer:
     verdict: str
     variance: float | None
     standard_error: float | None
+    spread: float | None = None
 
 
 def fingerprint(layers: Iterable[tuple[str, tuple[int, ...]]]) -> str:
