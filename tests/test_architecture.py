@@ -19,11 +19,12 @@ THIRD_PARTY = {
     "monitoring": {"lightning", "torch", "torchmetrics"},
     "initialization": {"torch"},
     "probe": {"lightning", "torch", "numpy"},
-    "recipes": {"torch"},
+    "recipes": {"msgspec", "safetensors", "torch"},
     "search": {"lightning", "torch", "tqdm"},
     "reporting": {"lightning", "torch", "tensorboard", "numpy", "matplotlib"},
     "callbacks": {"lightning", "torch"},
     "tables": set(),
+    "validation": {"msgspec"},
     "functional": {"torch"},
     "cli": {"lightning", "jsonargparse"},
     "compare": {
@@ -46,6 +47,7 @@ ROOMS = {
     "stationarity": set(),
     "inspection": set(),
     "tables": set(),
+    "validation": set(),
     "probe": set(),
     "initialization": {"inspection", "theory", "tables"},
     "monitoring": {"inspection", "initialization", "stationarity"},
@@ -58,7 +60,14 @@ ROOMS = {
         "theory",
     },
     # A recipe is made from a report, and draws what it holds: `InitRecipe.apply`.
-    "recipes": {"initialization", "inspection", "monitoring", "reporting", "stationarity"},
+    "recipes": {
+        "initialization",
+        "inspection",
+        "monitoring",
+        "reporting",
+        "stationarity",
+        "validation",
+    },
     "search": {
         "initialization",
         "inspection",

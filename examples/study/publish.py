@@ -18,10 +18,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from study_cells import PROTOCOLS, Cell, cells, read_protocol
+from study_forest import forest
 from study_tables import scan_table, table_row, trainable_table
 
 from lightning_init.compare import ComparisonReport, ReportSettings, RunRecord, summarize
-from lightning_init.compare.figures import forest
 
 # What is asked of each protocol: first scheme against second, and a word for the file.
 QUESTIONS = {

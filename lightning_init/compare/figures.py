@@ -1,4 +1,4 @@
-"""Figures of a comparison: curves with bands, paired differences, a forest over protocols.
+"""Figures of a comparison: curves with bands, and paired differences.
 
 Drawn without pyplot, in the palette and the size of the package's other figures.
 """
@@ -6,7 +6,7 @@ Drawn without pyplot, in the palette and the size of the package's other figures
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_init.compare.report import ComparisonReport
 
 STYLES = ("-", "--", ":", "-.")
 
 
-def report_figures(report: ComparisonReport) -> dict[str, Figure]:
+def report_figures(
+    records: Sequence[RunRecord], rows: Sequence[ComparisonRow]
+) -> dict[str, Figure]:
     """Draw the curves and the differences of every metric and budget of a report.
+
+    Args:
+        records: The report's runs.
+        rows: Its comparisons.
 
     Returns:
         Figures by name, `curves_val_loss`, `differences_val_loss_equal`, ...
@@ -43,15 +48,15 @@ def report_figures(report: ComparisonReport) -> dict[str, Figure]:
         ImportError: matplotlib is not installed.
     """
     drawn = {}
-    budgets = list(dict.fromkeys(row.budget for row in report.rows if row.budget != BOTH))
-    for metric in dict.fromkeys(row.quantity.metric for row in report.rows):
+    budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != BOTH))
+    for metric in dict.fromkeys(row.quantity.metric for row in rows):
         for budget in budgets or [BOTH]:
             suffix = "" if budget == BOTH else f"_{budget}"
-            if any(metric in logged for run in report.records for _, logged in run.curve):
-                drawn[f"curves_{metric}{suffix}"] = curves(report.records, metric, budget)
-            rows = [row for row in report.rows if _is_final(row, metric, budget)]
-            if rows:
-                drawn[f"differences_{metric}{suffix}"] = paired_differences(rows, budget)
+            if any(metric in logged for run in records for _, logged in run.curve):
+                drawn[f"curves_{metric}{suffix}"] = curves(records, metric, budget)
+            finals = [row for row in rows if _is_final(row, metric, budget)]
+            if finals:
+                drawn[f"differences_{metric}{suffix}"] = paired_differences(finals, budget)
     return drawn
 
 
@@ -118,43 +123,6 @@ def paired_differences(rows: Sequence[ComparisonRow], budget: str = EQUAL) -> Fi
     better = "lower" if quantity.lower_is_better else "higher"
     axes.set_xlabel(f"difference in {plain_text(quantity.title, 40)} ({better} is better)")
     axes.set_title(f"Paired differences{_budget_text(budget)}")
-    return figure
-
-
-def forest(
-    reports: Mapping[str, ComparisonReport],
-    metric: str,
-    first: str,
-    second: str,
-    quantity: str = FINAL,
-    budget: str = EQUAL,
-) -> Figure:
-    """Draw one comparison over several protocols: mean difference and interval, one line each.
-
-    Args:
-        reports: A report per protocol, by its name, from top to bottom.
-        metric: As logged; in the same units in all protocols.
-        first: The scheme that the verdicts are about.
-        second: The scheme that it is compared with.
-        quantity: `final`, `best` or `steps to <level>`.
-        budget: `equal` or `full`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: A protocol has no such comparison.
-    """
-    rows = [report.find(metric, first, second, quantity, budget) for report in reports.values()]
-    names = [
-        f"{plain_text(name, 30)}\n{row.verdict}, {row.statistics.pairs} seeds{_unfinished(row)}"
-        for name, row in zip(reports, rows, strict=True)
-    ]
-    figure, axes = _rows_figure(names)
-    for place, row in enumerate(rows):
-        _draw_interval(axes, row, place, PALETTE[0])
-    better = "lower" if rows and rows[0].quantity.lower_is_better else "higher"
-    axes.set_xlabel(f"difference in {plain_text(f'{quantity} {metric}', 40)} ({better} is better)")
-    budgets = "" if all(row.budget == BOTH for row in rows) else f", {budget} budget"
-    axes.set_title(f"{plain_text(first, 24)} - {plain_text(second, 24)}{budgets}")
     return figure
 
 

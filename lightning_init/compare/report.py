@@ -137,7 +137,7 @@ class ComparisonReport:
         """
         from lightning_init.compare import figures
 
-        return figures.report_figures(self)
+        return figures.report_figures(self.records, self.rows)
 
     def write(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write report.md, cost.md, three CSV files and, with matplotlib, figures as PNG.

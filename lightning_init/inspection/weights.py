@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lightning_init.inspection.candidates import Candidate, find_candidates
 from lightning_init.inspection.fans import WeightBlock
 from lightning_init.inspection.matrices import (
     EMBEDDING,
     MATRIX,
-    matrix_block,
     padding_row,
     why_structure_is_kept,
 )
@@ -23,11 +23,9 @@ from lightning_init.inspection.parameter_walk import (
     ParameterSlot,
     module_at,
     tensor_at,
-    walk_parameters,
 )
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
-    EMBEDDING_LAYERS,
     why_not_a_weight,
     why_not_writable,
     why_values_are_kept,
@@ -141,7 +139,7 @@ def find_weights(
         >>> inventory.left_out[0]
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
-    return _inventory(tuple(_candidates(model)), include, exclude)
+    return _inventory(tuple(find_candidates(model)), include, exclude)
 
 
 @torch.no_grad()
@@ -169,11 +167,11 @@ def find_every_weight(
         >>> [(weight.name, weight.kind) for weight in find_every_weight(model).weights]
         [('0', 'embedding'), ('1', 'linear')]
     """
-    return _inventory(tuple(_candidates(model, every=True)), include, exclude)
+    return _inventory(tuple(find_candidates(model, every=True)), include, exclude)
 
 
 def _inventory(
-    candidates: tuple[_Candidate, ...],
+    candidates: tuple[Candidate, ...],
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
 ) -> WeightInventory:
@@ -184,7 +182,7 @@ def _inventory(
         check_patterns("exclude", exclude, answers)
     reasons = {one.name: _reason(one, include, exclude) for one in matrices}
     # By module and attribute of a bias: the blocks that it is added to.
-    stacks: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+    stacks: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for one in matrices:
         for bias in one.block.biases if one.block else ():
             stacks[one.slot.module_name, bias].append(one)
@@ -236,72 +234,7 @@ def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Te
     return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
-class _Candidate(NamedTuple):
-    """A parameter, or one block of it, that is judged on its own.
-
-    `tied` holds the slots of its parameter; none when it is tied to another one, `tied_to`.
-    """
-
-    name: str
-    slot: ParameterSlot
-    block: WeightBlock | None
-    is_bias: bool
-    tied: Sequence[ParameterSlot]
-    tied_to: str | None = None
-
-    @property
-    def answers_to(self) -> frozenset[str]:
-        names = {
-            name
-            for slot in self.tied
-            for name in (slot.layer_name, slot.parameter_name, slot.public_name)
-            if name
-        }
-        return frozenset(names.union(_labelled(name, self.block) for name in names))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape = self.slot.shape
-        if self.block is None or self.block.rows is None or not shape:
-            return shape
-        return (self.block.rows[1] - self.block.rows[0], *shape[1:])
-
-
-def _labelled(name: str, block: WeightBlock | None) -> str:
-    return f"{name}.{block.label}" if block and block.label else name
-
-
-def _candidates(model: nn.Module, every: bool = False) -> Iterator[_Candidate]:
-    slots = tuple(walk_parameters(model))
-    groups: dict[int, list[ParameterSlot]] = defaultdict(list)
-    for slot in slots:
-        groups[id(slot.leaves[0])].append(slot)
-    for slot in slots:
-        group = groups[id(slot.leaves[0])]
-        first = slot if len(group) == 1 else min(group, key=_precedence)
-        name, is_bias = slot.layer_name, slot.is_bias
-        if slot is not first:
-            yield _Candidate(name, slot, None, is_bias, (), first.layer_name)
-            continue
-        bare = matrix_block(slot) if every and not slot.blocks else None
-        blocks: tuple[WeightBlock | None, ...] = slot.blocks or (bare,)
-        for block in blocks:
-            yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
-
-
-def _precedence(slot: ParameterSlot) -> int:
-    # What is tied to an embedding counts as one; a bare parameter that a layer also uses as its
-    # weight is that layer's; what a metric refers to is not the metric's.
-    if slot.in_metric:
-        return 3
-    if isinstance(slot.module, EMBEDDING_LAYERS):
-        return 0
-    return 1 if slot.blocks else 2
-
-
-def _weight(
-    candidate: _Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]
-) -> Weight:
+def _weight(candidate: Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]) -> Weight:
     slot = candidate.slot
     biases = [
         bias
@@ -329,7 +262,7 @@ def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
 
 
 def _reason(
-    candidate: _Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
+    candidate: Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> str | None:
     slot, block = candidate.slot, candidate.block
     if candidate.tied_to is not None:
@@ -355,7 +288,7 @@ def _reason(
 
 
 def _bias_reason(
-    candidate: _Candidate, stack: Sequence[_Candidate], reasons: Mapping[str, str | None]
+    candidate: Candidate, stack: Sequence[Candidate], reasons: Mapping[str, str | None]
 ) -> str | None:
     slot = candidate.slot
     if candidate.tied_to is not None:

@@ -78,7 +78,7 @@ class InitRecipe:
                 {
                     "name": layer.name,
                     "shape": list(layer.shape),
-                    "fan_in": layer.fan_in,
+                    "fan_in": layer.fan_in or None,
                     "sigma0_squared": layer.sigma0**2,
                     "action": layer.action,
                     "verdict": layer.verdict.value,
@@ -215,8 +215,8 @@ class InitRecipe:
                 before any weight is touched.
             seed: Seed of the draw; every layer has its own stream.
             by_width: Whether to transfer to another width: layers may have another shape, and
-                sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. By default shapes
-                must be equal.
+                sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. Embeddings and bare
+                matrices, which have no fan-in, keep sigma0^2. By default shapes must be equal.
 
         Returns:
             Names of the layers that were drawn.
@@ -235,7 +235,7 @@ class InitRecipe:
         for layer in redrawn:
             weight = found[layer.name]
             variance = layer.sigma0_squared
-            if by_width:
+            if by_width and layer.fan_in is not None and weight.knows_fan_in:
                 variance *= layer.fan_in / weight.fan_in
             fill_normal_(model, weight, math.sqrt(variance), seed)
         return [layer.name for layer in redrawn]
@@ -246,7 +246,7 @@ def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
     return RecipeLayer(
         name=row.weight.name,
         shape=row.weight.shape,
-        fan_in=row.weight.fan_in,
+        fan_in=row.weight.fan_in or None,
         sigma0_squared=row.variance,
         action="redrawn" if drawable else "kept",
         verdict=UNKNOWN,

@@ -1,8 +1,7 @@
 """The recipe file, version 1: a strict reader that trusts nothing and names what is wrong.
 
-Only the standard library's JSON is used; the file cannot make anything run. Every field is
-checked by hand, fields that are unknown are refused, and numbers are held to ranges in which a
-float32 draw is sound.
+The file cannot make anything run. Every field has a bounded type, fields that are unknown are
+refused, and numbers are held to ranges in which a float32 draw is sound.
 """
 
 from __future__ import annotations
@@ -10,26 +9,64 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, NoReturn
 
-from lightning_init.stationarity.decision import Verdict
+from msgspec import Meta
+
+from lightning_init.validation import checked, refuse
 
 FORMAT_VERSION = 1
 MOST_BYTES = 16 * 2**20
-MOST_DIMENSIONS = 8
 MOST_NESTING = 4
 # A float32 standard deviation stays far from overflow and from underflow in this range.
 SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e12
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 # Of weights that were measured once, and not followed, nothing is known.
-UNKNOWN = "unknown"
-_VERDICTS = (*(verdict.value for verdict in Verdict), UNKNOWN)
+UNKNOWN: Literal["unknown"] = "unknown"
+
+Version = Annotated[Literal[1], Meta(description="1; probe again with this release")]
+Text = Annotated[str, Meta(max_length=1000, description="text of at most 1000 characters")]
+LayerName = Annotated[
+    str,
+    Meta(
+        max_length=1000,
+        pattern=r"\A[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*\Z",
+        description="a layer name of letters, digits, '_', '-', separated by '.' or '/'",
+    ),
+]
+Whole = Annotated[
+    int, Meta(ge=1, lt=2**48, description="a whole number of at least 1 and below 2**48")
+]
+Shape = Annotated[
+    tuple[Whole, ...],
+    Meta(min_length=1, max_length=8, description="a list of 1 to 8 whole numbers"),
+]
+Variance = Annotated[
+    float, Meta(ge=0.0, le=LARGEST_VARIANCE, description="a finite number from 0 to 1e+12")
+]
+Finite = Annotated[
+    float, Meta(ge=0.0, le=sys.float_info.max, description="a finite number of at least 0")
+]
+Action = Annotated[Literal["redrawn", "kept"], Meta(description="one of redrawn, kept")]
+VerdictWord = Annotated[
+    Literal["stationary", "drifting", "inconclusive", "invalid", "unknown"],
+    Meta(description="one of stationary, drifting, inconclusive, invalid, unknown"),
+]
+Scalar = (
+    Text
+    | Annotated[int, Meta(gt=-(2**63), le=2**63 - 1)]
+    | Annotated[float, Meta(gt=-(2.0**63), lt=2.0**63)]
+    | bool
+    | None
+)
+_A_SETTING = Meta(description="text, a number, true, false, null or a list of these")
+Setting: Any = Annotated[Scalar, _A_SETTING]
+for _ in range(MOST_NESTING - 1):
+    Setting = Annotated[Scalar | tuple[Setting, ...], _A_SETTING]
 
 Parsed = tuple[
     tuple["RecipeLayer", ...],
@@ -47,7 +84,7 @@ class RecipeLayer:
     Args:
         name: Layer name.
         shape: Shape of the weight.
-        fan_in: Inputs summed per output unit; 0 where it is not known.
+        fan_in: Inputs summed per output unit, or None if unknown.
         sigma0_squared: Variance of the draw; for a kept layer that of its first weights.
         action: `"redrawn"` or `"kept"`.
         verdict: `"stationary"`, `"drifting"`, `"inconclusive"`, `"invalid"` or `"unknown"`.
@@ -56,15 +93,36 @@ class RecipeLayer:
         spread: Standard deviation of log V over several checkpoints, or None.
     """
 
-    name: str
-    shape: tuple[int, ...]
-    fan_in: int
-    sigma0_squared: float
-    action: str
-    verdict: str
-    variance: float | None
-    standard_error: float | None
-    spread: float | None = None
+    name: LayerName
+    shape: Shape
+    fan_in: Whole | None
+    sigma0_squared: Variance
+    action: Action
+    verdict: VerdictWord
+    variance: Finite | None
+    standard_error: Finite | None
+    spread: Finite | None = None
+
+
+@dataclass(frozen=True)
+class _Optimizer:
+    learning_rate: Finite
+    name: Text
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    fingerprint: Any
+    format_version: Version
+    layers: Annotated[list[Any], Meta(description="a list")]
+    left_out: Annotated[tuple[Text, ...], Meta(description="a list")]
+    library_versions: Annotated[dict[str, Any], Meta(description="an object")]
+    optimizers: Annotated[list[Any], Meta(description="a list")]
+    settings: Annotated[dict[str, Any], Meta(description="an object")]
+
+
+_FIELDS = tuple(field.name for field in fields(_Recipe))
+_LAYER_FIELDS = tuple(field.name for field in fields(RecipeLayer))
 
 
 def fingerprint(layers: Iterable[tuple[str, tuple[int, ...]]]) -> str:
@@ -98,6 +156,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def strict_json(text: str) -> Any:
     """Parse JSON without NaN, infinities, duplicate keys or endless nesting.
 
+    The standard library's parser, since msgspec's takes the last of two equal keys.
+
     Raises:
         ValueError: The text is not such JSON.
     """
@@ -118,172 +178,73 @@ def parse(content: Any) -> Parsed:
     Raises:
         ValueError: A field is missing, unknown, or holds what it may not; the message names it.
     """
+    # Another version may have other fields: say so first.
     if isinstance(content, dict) and "format_version" in content:
-        version = content["format_version"]
-        if type(version) is not int or version != FORMAT_VERSION:
-            _fail("format_version", f"{FORMAT_VERSION}; probe again with this release", version)
-    fields = _object(content, "the recipe", _FIELDS)
-    layers = tuple(
-        _layer(entry, f"layers[{i}]") for i, entry in enumerate(_list(fields["layers"], "layers"))
-    )
+        checked(content["format_version"], Version, "format_version")
+    recipe: _Recipe = _object(content, "the recipe", _Recipe)
+    layers = tuple(_layer(entry, f"layers[{i}]") for i, entry in enumerate(recipe.layers))
     _distinct([layer.name for layer in layers], "layers", "names")
-    _fingerprint(fields["fingerprint"], layers)
+    expected = fingerprint((layer.name, layer.shape) for layer in layers)
+    if recipe.fingerprint != expected:
+        words = f"{expected!r}, the digest of names and shapes"
+        refuse("fingerprint", words, recipe.fingerprint)
+    optimizers: list[_Optimizer] = [
+        _object(entry, f"optimizers[{i}]", _Optimizer) for i, entry in enumerate(recipe.optimizers)
+    ]
     return (
         layers,
-        tuple(_each(fields["left_out"], "left_out", _text)),
-        tuple(
-            (key, setting(value, f"settings.{key}")) for key, value in _items(fields, "settings")
-        ),
-        tuple(_each(fields["optimizers"], "optimizers", _optimizer)),
-        tuple(
-            (key, _text(value, f"library_versions.{key}"))
-            for key, value in _items(fields, "library_versions")
-        ),
+        recipe.left_out,
+        _items(recipe.settings, "settings", Setting),
+        tuple((optimizer.name, optimizer.learning_rate) for optimizer in optimizers),
+        _items(recipe.library_versions, "library_versions", Text),
     )
 
 
-_FIELDS = (
-    "fingerprint",
-    "format_version",
-    "layers",
-    "left_out",
-    "library_versions",
-    "optimizers",
-    "settings",
-)
-_LAYER_FIELDS = (
-    "action",
-    "fan_in",
-    "name",
-    "shape",
-    "sigma0_squared",
-    "standard_error",
-    "variance",
-    "verdict",
-)
+def setting(value: Any, where: str) -> Any:
+    """Check the value of one setting: scalars, and lists of them that become tuples.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    return checked(value, Setting, where)
 
 
 def _layer(value: Any, where: str) -> RecipeLayer:
-    fields = _object(value, where, _LAYER_FIELDS)
-    action = _one_of(fields["action"], f"{where}.action", ("redrawn", "kept"))
+    layer: RecipeLayer = _object(value, where, RecipeLayer)
     # A layer that is kept may be all zeros.
-    smallest = SMALLEST_VARIANCE if action == "redrawn" else 0.0
-    return RecipeLayer(
-        name=_name(fields["name"], f"{where}.name"),
-        shape=_shape(fields["shape"], f"{where}.shape"),
-        fan_in=_positive_int(fields["fan_in"], f"{where}.fan_in"),
-        sigma0_squared=_number(
-            fields["sigma0_squared"], f"{where}.sigma0_squared", smallest, LARGEST_VARIANCE
-        ),
-        action=action,
-        verdict=_one_of(fields["verdict"], f"{where}.verdict", _VERDICTS),
-        variance=_optional_number(fields["variance"], f"{where}.variance"),
-        standard_error=_optional_number(fields["standard_error"], f"{where}.standard_error"),
-    )
+    if layer.action == "redrawn" and layer.sigma0_squared < SMALLEST_VARIANCE:
+        words = f"a finite number from {SMALLEST_VARIANCE:g} to {LARGEST_VARIANCE:g}"
+        refuse(f"{where}.sigma0_squared", words, layer.sigma0_squared)
+    return layer
 
 
-def _optimizer(value: Any, where: str) -> tuple[str, float]:
-    fields = _object(value, where, ("learning_rate", "name"))
-    rate = _number(fields["learning_rate"], f"{where}.learning_rate", 0.0, sys.float_info.max)
-    return _text(fields["name"], f"{where}.name"), rate
-
-
-def _fingerprint(value: Any, layers: tuple[RecipeLayer, ...]) -> None:
-    expected = fingerprint((layer.name, layer.shape) for layer in layers)
-    if value != expected:
-        _fail("fingerprint", f"{expected!r}, the digest of names and shapes", value)
-
-
-def _object(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _object(value: Any, where: str, kind: type[Any]) -> Any:
+    """One object of the file; only fields that have a default may be missing."""
     if not isinstance(value, dict):
-        _fail(where, "an object", value)
-    for name in names:
-        if name not in value:
+        refuse(where, "an object", value)
+    names = {field.name: field.default is MISSING for field in fields(kind)}
+    for name, needed in names.items():
+        if needed and name not in value:
             raise ValueError(f"`{where}` has no field {name!r}; it needs {', '.join(names)}.")
     for name in value:
         if name not in names:
-            _fail(where, f"an object of {', '.join(names)}", name)
-    return value
+            refuse(where, f"an object of {', '.join(names)}", name)
+    return checked(value, kind, "" if kind is _Recipe else where)
 
 
-def _items(fields: dict[str, Any], name: str) -> list[tuple[str, Any]]:
-    value = fields[name]
-    if not isinstance(value, dict):
-        _fail(name, "an object", value)
-    return sorted((_text(key, f"a key of {name}"), item) for key, item in value.items())
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    return value if isinstance(value, list) else _fail(where, "a list", value)
-
-
-def _each(value: Any, where: str, check: Callable[[Any, str], Any]) -> list[Any]:
-    return [check(item, f"{where}[{i}]") for i, item in enumerate(_list(value, where))]
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > 1000:
-        _fail(where, "text of at most 1000 characters", value)
-    return value
-
-
-def _name(value: Any, where: str) -> str:
-    if not isinstance(value, str) or len(value) > 1000 or not _NAME.fullmatch(value):
-        _fail(where, "a layer name of letters, digits, '_', '-', separated by '.' or '/'", value)
-    return value
+def _items(value: dict[str, Any], where: str, kind: Any) -> tuple[tuple[str, Any], ...]:
+    return tuple(
+        (checked(key, Text, f"a key of {where}"), checked(item, kind, f"{where}.{key}"))
+        for key, item in sorted(value.items())
+    )
 
 
 def _distinct(names: list[str], where: str, what: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            _fail(where, f"distinct in its {what}", name)
+            refuse(where, f"distinct in its {what}", name)
         seen.add(name)
-
-
-def _one_of(value: Any, where: str, allowed: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in allowed:
-        _fail(where, f"one of {', '.join(allowed)}", value)
-    return value
-
-
-def _positive_int(value: Any, where: str) -> int:
-    if type(value) is not int or not 1 <= value < 2**48:
-        _fail(where, "a whole number of at least 1 and below 2**48", value)
-    return value
-
-
-def _shape(value: Any, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MOST_DIMENSIONS:
-        _fail(where, f"a list of 1 to {MOST_DIMENSIONS} whole numbers", value)
-    return tuple(_each(value, where, _positive_int))
-
-
-def _number(value: Any, where: str, smallest: float, largest: float) -> float:
-    if type(value) not in (int, float) or not smallest <= value <= largest:
-        _fail(where, f"a finite number from {smallest:g} to {largest:g}", value)
-    return float(value)
-
-
-def _optional_number(value: Any, where: str) -> float | None:
-    return None if value is None else _number(value, where, 0.0, sys.float_info.max)
-
-
-def setting(value: Any, where: str, depth: int = 1) -> Any:
-    """Check the value of one setting: scalars, and lists of them that become tuples.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    if isinstance(value, list) and depth < MOST_NESTING:
-        return tuple(setting(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value))
-    if isinstance(value, str):
-        return _text(value, where)
-    if type(value) in (int, float):
-        return value if abs(value) < 2**63 else _fail(where, "a finite number", value)
-    if value is not None and not isinstance(value, bool):
-        _fail(where, "text, a number, true, false, null or a list of these", value)
-    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -293,9 +254,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(constant: str) -> NoReturn:
     raise ValueError(f"is not JSON: it holds {constant}, which is not a finite number.")
-
-
-def _fail(where: str, expected: str, value: Any) -> NoReturn:
-    # What a hostile file holds may be long, deep or on many lines: show one short line of it.
-    got = f"a {type(value).__name__}" if isinstance(value, (dict, list)) else ascii(value)
-    raise ValueError(f"`{where}` must be {expected}, got {got[:60]}{'...' * (len(got) > 60)}.")

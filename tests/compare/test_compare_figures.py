@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_init.compare.figures import curves, forest, paired_differences, report_figures
+from lightning_init.compare.figures import curves, paired_differences
 from lightning_init.compare.records import DIVERGED, EQUAL, FINISHED, FULL, RunRecord
 from lightning_init.compare.report import ReportSettings, summarize
 
@@ -80,25 +80,8 @@ def test_paired_differences_are_dots_with_their_interval() -> None:
     assert axes.get_xlabel() == "difference in final val_loss (lower is better)"
 
 
-def test_a_forest_has_one_line_per_protocol() -> None:
-    report = summarize(records())
-    shifted = [
-        replace(r, final={"val_loss": r.final["val_loss"] - (r.scheme == "optimal")})
-        for r in records()
-    ]
-    figure = forest({"mlp": report, "cnn": summarize(shifted)}, "val_loss", "optimal", "he")
-    axes = figure.axes[0]
-    names = [text.get_text() for text in axes.get_yticklabels()]
-    assert names == ["mlp\nno difference shown, 8 seeds", "cnn\nbetter, 8 seeds"]
-    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
-    expected = (LEVELS[2] - LEVELS[0]).mean()
-    np.testing.assert_allclose(means, [expected, expected - 1])
-    with pytest.raises(ValueError, match="No comparison of 'optimal' against 'lecun'"):
-        forest({"mlp": report}, "val_loss", "optimal", "lecun")
-
-
 def test_a_report_draws_every_metric_and_budget() -> None:
-    drawn = report_figures(summarize(records()))
+    drawn = summarize(records()).figures()
     assert list(drawn) == [
         "curves_val_loss_equal",
         "differences_val_loss_equal",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "study"))
 import publish
 from study_cells import Cell, cells, read_protocol
+from study_forest import forest
 
-from lightning_init.compare import RunRecord
+from lightning_init.compare import RunRecord, summarize
 
 SEEDS = 6
 
@@ -94,3 +96,26 @@ def test_a_cell_that_is_half_done_is_not_hidden(tmp_path: Path) -> None:
     assert len(rows) == 3
     # Three of the six seeds are there, one of which diverged.
     assert all("| 3 (1 unfinished) |" in row for row in rows)
+
+
+def losses(shift: float) -> list[RunRecord]:
+    """Eight seeds of he and of optimal, which differs by `shift` and noise."""
+    rng = np.random.default_rng(3)
+    levels = {"he": rng.normal(0.5, 0.1, 8), "optimal": rng.normal(0.5, 0.1, 8) + shift}
+    return [
+        RunRecord(scheme, seed, "full", "finished", "", 8, 0, 1.0, 0.0, (), {"val_loss": level})
+        for scheme, of_scheme in levels.items()
+        for seed, level in enumerate(of_scheme.tolist())
+    ]
+
+
+def test_a_forest_has_one_line_per_cell() -> None:
+    reports = {"mlp": summarize(losses(0.0)), "cnn": summarize(losses(-1.0))}
+    axes = forest(reports, "val_loss", "optimal", "he").axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["mlp\nno difference shown, 8 seeds", "cnn\nbetter, 8 seeds"]
+    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
+    expected = reports["mlp"].find("val_loss", "optimal", "he").statistics.interval.mean
+    np.testing.assert_allclose(means, [expected, expected - 1])
+    with pytest.raises(ValueError, match="No comparison of 'optimal' against 'lecun'"):
+        forest(reports, "val_loss", "optimal", "lecun")
