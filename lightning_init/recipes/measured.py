@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_init.inspection.parameter_walk import module_at
 from lightning_init.inspection.weights import Weight, WeightInventory, effective_weight
 from lightning_init.monitoring.weight_moments import tensor_moments, without_zeros
+from lightning_init.recipes.recipe_format import UNKNOWN, VerdictWord
 from lightning_init.recipes.state_dicts import Wanted, match_names, read_state_dict
 
 
@@ -25,11 +26,13 @@ class MeasuredLayer(NamedTuple):
         weight: The layer.
         variance: Variance of its weights about their mean; with several sources the geometric mean.
         spread: Standard deviation of log V over several sources; None with one.
+        verdict: What is known of V: "unknown" where it was measured once and not followed.
     """
 
     weight: Weight
     variance: float
-    spread: float | None
+    spread: float | None = None
+    verdict: VerdictWord = UNKNOWN
 
 
 def measure_module(module: nn.Module, inventory: WeightInventory) -> list[MeasuredLayer]:
@@ -39,7 +42,7 @@ def measure_module(module: nn.Module, inventory: WeightInventory) -> list[Measur
         ValueError: A weight holds values that are not finite.
     """
     return [
-        MeasuredLayer(weight, _variance_of(weight, effective_weight(module, weight)), None)
+        MeasuredLayer(weight, _variance_of(weight, effective_weight(module, weight)))
         for weight in inventory.weights
     ]
 
@@ -72,7 +75,7 @@ def _measure_file(
     try:
         held = match_names(_wanted(module, inventory), tensors)
         return [
-            MeasuredLayer(weight, _variance_of(weight, _values(module, weight, held)), None)
+            MeasuredLayer(weight, _variance_of(weight, _values(module, weight, held)))
             for weight in inventory.weights
         ]
     except ValueError as error:
@@ -133,7 +136,7 @@ def _averaged(rows: Sequence[MeasuredLayer]) -> MeasuredLayer:
     if len(rows) == 1:
         return rows[0]
     if any(row.variance <= 0 for row in rows):
-        return MeasuredLayer(rows[0].weight, 0.0, None)
+        return MeasuredLayer(rows[0].weight, 0.0)
     logs = [math.log(row.variance) for row in rows]
     return MeasuredLayer(rows[0].weight, math.exp(fmean(logs)), stdev(logs))
 

@@ -22,7 +22,6 @@ from lightning_init.recipes.recipe_format import (
     FORMAT_VERSION,
     LARGEST_VARIANCE,
     SMALLEST_VARIANCE,
-    UNKNOWN,
     RecipeLayer,
 )
 from lightning_init.reporting.rendering import plain
@@ -113,7 +112,7 @@ class InitRecipe:
             ValueError: A weight holds values that are not finite.
         """
         inventory = find_every_weight(module)
-        return cls._measured(measure_module(module, inventory), inventory)
+        return cls.from_measured(measure_module(module, inventory), inventory)
 
     @classmethod
     def from_checkpoint(
@@ -138,13 +137,26 @@ class InitRecipe:
         """
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         inventory = find_every_weight(module)
-        return cls._measured(measure_checkpoints(paths, module, inventory), inventory)
+        return cls.from_measured(measure_checkpoints(paths, module, inventory), inventory)
 
     @classmethod
-    def _measured(cls, rows: Sequence[MeasuredLayer], inventory: WeightInventory) -> InitRecipe:
+    def from_measured(
+        cls,
+        rows: Sequence[MeasuredLayer],
+        inventory: WeightInventory,
+        optimizers: Sequence[tuple[str, float]] = (),
+    ) -> InitRecipe:
+        """Keep variances that were measured.
+
+        Args:
+            rows: V of every weight that takes part.
+            inventory: Those weights, and what was left out.
+            optimizers: Optimizer class and learning rate, one pair per parameter group.
+        """
         return cls(
             layers=tuple(_measured_layer(row) for row in rows),
             left_out=tuple(left.name for left in inventory.left_out),
+            optimizers=tuple((name, float(rate)) for name, rate in optimizers),
             library_versions=tuple(sorted(_library_versions().items())),
         )
 
@@ -249,7 +261,7 @@ def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
         fan_in=row.weight.fan_in or None,
         sigma0_squared=row.variance,
         action="redrawn" if drawable else "kept",
-        verdict=UNKNOWN,
+        verdict=row.verdict,
         variance=row.variance,
         standard_error=None,
         spread=row.spread,

@@ -59,6 +59,9 @@ class LayerReport:
         imbalance: Dissipation over fluctuation minus 1, positive while |w|^2 shrinks; nan if
             unknown.
         imbalance_standard_error: Of `imbalance`.
+        run_variance: V at the end of the real run; nan while it has not ended.
+        projection_held: Whether the projection's interval held `run_variance`; None if unknown.
+        verdict_held: Whether `stationary` or `drifting` was right in the real run; None if unknown.
     """
 
     name: str
@@ -87,6 +90,9 @@ class LayerReport:
     balance: Verdict | None = None
     imbalance: float = math.nan
     imbalance_standard_error: float = math.nan
+    run_variance: float = math.nan
+    projection_held: bool | None = None
+    verdict_held: bool | None = None
 
     @property
     def ratio(self) -> float:
