@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning_init.compare.comparison import Comparison, compare
 from lightning_init.compare.records import RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
-from lightning_init.compare.schemes import Scheme
+from lightning_init.compare.scheme import Scheme
 
 __all__ = [
     "Comparison",

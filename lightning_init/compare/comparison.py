@@ -13,10 +13,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.compare.executors import Executor, make_executor
+from lightning_init.compare.pilots import with_pilots
 from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
-from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
+from lightning_init.compare.scheme import Initialize, Scheme
+from lightning_init.compare.schemes import make_schemes
 from lightning_init.compare.store import RunStore, failed
 from lightning_init.compare.tables import scheme_pairs
 
@@ -100,13 +102,15 @@ def compare(
         metrics=metrics, levels=levels, reference=reference, equal_budget=equal_budget
     )
     run_all = make_executor(executor, jobs, address)
+    store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
+    one_run = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
+    schemes = with_pilots(schemes, one_run, Path(out) / "pilots")
     tasks = [
         RunTask(scheme, seed, model, data, given, equal_budget, threads)
         # Seed by seed, so that what is there after an interrupt is paired.
         for seed in numbers
         for scheme in schemes
     ]
-    store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
     kept = _kept_runs(store, tasks, repeat_failed)
     _make_missing(run_all, store, tasks, kept, progress)
     ordered = [(label, seed) for label in (s.label for s in schemes) for seed in numbers]

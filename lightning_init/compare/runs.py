@@ -26,7 +26,7 @@ from torch import Tensor
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.compare.records import DIVERGED, EQUAL, FAILED, FINISHED, FULL, RunRecord
-from lightning_init.compare.schemes import Scheme
+from lightning_init.compare.scheme import Scheme
 
 ModelFactory = Callable[[], LightningModule]
 DataFactory = Callable[[], Any]
@@ -196,6 +196,7 @@ def _train(
         probe_seconds=probe.probe_seconds if probe else spent[1],
         curve=tuple(sorted(watch.curve.items())),
         final=final,
+        pilot_steps=task.scheme.pilot_steps,
     )
     return record, bool(_probing(callbacks)), watch.initial
 

@@ -11,71 +11,18 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
+from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_init import FractionalMomentInit, InitRecipe, OptimalVarianceInit
 from lightning_init.compare import draws
-
-Initialize = Callable[[nn.Module, int], Any]
-# From a seed and one batch of training data to the callbacks that initialize.
-Build = Callable[[int, Any], Sequence[Callback]]
+from lightning_init.compare.scheme import ApplyInitialization, Initialize, Pilot, Scheme
 
 HE: dict[str, Any] = {"order": 2.0, "first_layer": "activation", "recurrent": "same"}
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """One initialization of a comparison.
-
-    Args:
-        label: Its name in every table.
-        build: From a seed and one training batch (None unless `needs_batch`) to the callbacks that
-            initialize the model. Picklable if runs are spread over processes.
-        needs_batch: Whether `build` looks at data.
-    """
-
-    label: str
-    build: Build
-    needs_batch: bool = False
-
-    @classmethod
-    def from_function(cls, function: Initialize, label: str | None = None) -> Scheme:
-        """Make a scheme of a function that changes a model in place.
-
-        Args:
-            function: Called with the module and the seed just before training; the global random
-                generators are seeded before and put back after.
-            label: Name in the tables; the function's own by default.
-        """
-        named = function.func if isinstance(function, partial) else function
-        own_name: str = getattr(named, "__name__", type(named).__name__)
-        return cls(label or own_name, partial(_apply, function))
-
-
-class ApplyInitialization(Callback):
-    """Calls a function on the whole module before the first step, with random numbers of its own.
-
-    Args:
-        function: Called with the module and the seed.
-        seed: Of this run.
-    """
-
-    def __init__(self, function: Initialize, seed: int) -> None:
-        self._function = function
-        self._seed = seed
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Initialize: everything exists by now, and no optimizer has stepped."""
-        with isolate_rng():
-            torch.manual_seed(self._seed)
-            self._function(pl_module, self._seed)
 
 
 def make_scheme(given: str | Scheme | Initialize) -> Scheme:
@@ -98,8 +45,8 @@ def make_scheme(given: str | Scheme | Initialize) -> Scheme:
         Traceback (most recent call last):
         ...
         ValueError: `inits` has no scheme 'glorot'; it knows anyinit, default, fractional, he, \
-he_uniform, lsuv, optimal, orthogonal, random_walk, recipe, scaled_he, xavier, xavier_uniform, or \
-name a function as 'package.function'.
+he_uniform, lsuv, optimal, orthogonal, pilot, random_walk, recipe, scaled_he, xavier, \
+xavier_uniform, or name a function as 'package.function'.
     """
     if isinstance(given, Scheme):
         return given
@@ -107,13 +54,15 @@ name a function as 'package.function'.
         return Scheme.from_function(given)
     name, _, text = given.partition(":")
     options = _options(given, text)
+    if name == "pilot":
+        return _pilot(given, options)
     if name not in SCHEMES and "." in name:
         function = _imported(name)
         return Scheme.from_function(partial(function, **options) if options else function, given)
     if name not in SCHEMES:
         raise ValueError(
-            f"`inits` has no scheme {name!r}; it knows {', '.join(sorted(SCHEMES))}, or name a"
-            " function as 'package.function'."
+            f"`inits` has no scheme {name!r}; it knows {', '.join(sorted([*SCHEMES, 'pilot']))}, or"
+            " name a function as 'package.function'."
         )
     if name in PACKAGES and importlib.util.find_spec(name) is None:
         raise ValueError(f"`inits`: {name!r} needs its package; run `pip install {name}`.")
@@ -143,7 +92,7 @@ def make_schemes(inits: Sequence[str | Scheme | Initialize]) -> tuple[Scheme, ..
         scheme = make_scheme(given)
         same = sum(other.label.partition(" (")[0] == scheme.label for other in schemes)
         label = f"{scheme.label} ({same + 1})" if same else scheme.label
-        schemes.append(Scheme(label, scheme.build, scheme.needs_batch))
+        schemes.append(replace(scheme, label=label))
     return tuple(schemes)
 
 
@@ -186,10 +135,6 @@ def _imported(name: str) -> Initialize:
 
 def _build(name: str, options: Mapping[str, Any], seed: int, batch: Any) -> Sequence[Callback]:
     return SCHEMES[name](seed=seed, batch=batch, **options)
-
-
-def _apply(function: Initialize, seed: int, batch: Any) -> list[Callback]:
-    return [ApplyInitialization(function, seed)]
 
 
 def _default(*, seed: int, batch: Any) -> list[Callback]:
@@ -249,6 +194,28 @@ def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
     return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False, log_summary=False)]
+
+
+def _pilot(given: str, options: Mapping[str, Any]) -> Scheme:
+    try:
+        return Scheme(given, _without_pilot, pilot=Pilot(**options))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`inits`: {given!r} cannot be used: {error}") from None
+
+
+def _without_pilot(seed: int, batch: Any) -> list[Callback]:
+    raise RuntimeError("the pilot has not run yet")
+
+
+def from_recipe(scheme: Scheme, pilot: Pilot, path: str) -> Scheme:
+    """The scheme that starts from the recipe which its pilot left."""
+    return replace(scheme, build=partial(_from_pilot, pilot, path))
+
+
+def _from_pilot(pilot: Pilot, path: str, seed: int, batch: Any) -> list[Callback]:
+    include = None if pilot.include is None else pilot.include.split("|")
+    drawn = OptimalVarianceInit(recipe=path, include=include, seed=seed, verbose=False)
+    return [*make_scheme(pilot.start).build(seed, None), drawn]
 
 
 def _lsuv(*, seed: int, batch: Any, **options: Any) -> list[Callback]:

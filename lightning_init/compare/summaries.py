@@ -35,7 +35,10 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """Steps and wall time of one scheme's runs: means over the runs, and the probe's share."""
+    """Steps and wall time of one scheme's runs: means over the runs, and the probe's share.
+
+    The steps of a pilot are shared by all runs of the scheme: they stand undivided and divided.
+    """
 
     scheme: str
     budget: str
@@ -46,6 +49,8 @@ class CostRow:
     seconds: float
     probe_seconds: float
     probe_share_of_seconds: float
+    pilot_steps: int
+    pilot_steps_per_run: float
 
 
 def summary_rows(runs: Runs, quantities: Sequence[Quantity], equal_first: bool) -> list[SummaryRow]:
@@ -79,6 +84,8 @@ def cost_rows(runs: Runs) -> list[CostRow]:
                     seconds,
                     probe_seconds,
                     _share(probe_seconds, seconds),
+                    records[0].pilot_steps,
+                    records[0].pilot_steps / len(records),
                 )
             )
     return rows

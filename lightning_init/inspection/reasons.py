@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 from lightning_init.inspection.fans import WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot
 
+EXCLUDED = "excluded by pattern"
+NOT_INCLUDED = "matched by no include pattern"
 FROZEN = "frozen (requires_grad=False)"
 ALL_ZERO = "all zeros: zero is meant"
 EMBEDDING = "embedding: its rows are looked up, not summed over a fan-in"

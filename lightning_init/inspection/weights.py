@@ -26,6 +26,8 @@ from lightning_init.inspection.parameter_walk import (
 )
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
+    EXCLUDED,
+    NOT_INCLUDED,
     why_not_a_weight,
     why_not_writable,
     why_values_are_kept,
@@ -273,11 +275,11 @@ def _reason(
         return why_not_a_weight(slot)
     for pattern in exclude or ():
         if matches(pattern, candidate.answers_to):
-            return f"excluded by pattern {pattern!r}"
+            return f"{EXCLUDED} {pattern!r}"
     if include is not None and not any(
         matches(pattern, candidate.answers_to) for pattern in include
     ):
-        return "matched by no include pattern"
+        return NOT_INCLUDED
     if reason := why_not_writable(slot):
         return reason
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from lightning_init.initialization.fill import fill_normal_
+from lightning_init.inspection.reasons import EXCLUDED, NOT_INCLUDED
 from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
 from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
@@ -241,9 +242,12 @@ class InitRecipe:
     def apply_to(
         self, model: nn.Module, inventory: WeightInventory, seed: int, by_width: bool
     ) -> list[str]:
-        """Do what `apply` does with weights that were found before, e.g. by patterns."""
+        """Do what `apply` does with weights that were found before.
+
+        Layers that patterns left out of the inventory keep their weights.
+        """
         found = {weight.name: weight for weight in _matching(self, inventory, by_width)}
-        redrawn = [layer for layer in self.layers if layer.action == "redrawn"]
+        redrawn = [one for one in self.layers if one.action == "redrawn" and one.name in found]
         for layer in redrawn:
             weight = found[layer.name]
             variance = layer.sigma0_squared
@@ -276,12 +280,12 @@ def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) ->
     missing = [
         name + (f" (left out: {reasons[name]})" if name in reasons else "")
         for name in (layer.name for layer in recipe.layers)
-        if name not in found
+        if name not in found and not reasons.get(name, "").startswith((EXCLUDED, NOT_INCLUDED))
     ]
     _refuse("the model lacks", missing)
     _refuse("the recipe lacks", [name for name in found if name not in known])
     if not by_width:
-        pairs = [(layer, found[layer.name]) for layer in recipe.layers]
+        pairs = [(layer, found[layer.name]) for layer in recipe.layers if layer.name in found]
         other = [
             f"{layer.name} {layer.shape} in the recipe, {weight.shape} in the model"
             for layer, weight in pairs
