@@ -16,7 +16,8 @@ CALLBACKS = (FractionalMomentInit, OptimalVarianceInit)
 DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name.
 
 Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw,
-`show recipe.json` what a probe found, and `compare --model ... --inits he,optimal --out DIR` trains
+`show recipe.json` what a probe found, `recipe --model ... --checkpoint last.ckpt` takes it from
+earlier runs, and `compare --model ... --inits he,optimal --out DIR` trains
 from several initializations and says what the paired differences show. Arguments are also read from
 environment variables."""
 
@@ -34,10 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     from lightning_init.cli.compare import compare
     from lightning_init.cli.plan import plan
+    from lightning_init.cli.recipe import recipe
     from lightning_init.cli.show import show
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    ours = {"plan": plan, "show": show, "compare": compare}.get(given[0] if given else "")
+    commands = {"plan": plan, "show": show, "recipe": recipe, "compare": compare}
+    ours = commands.get(given[0] if given else "")
     if ours is not None:
         ours(given[1:])
         return

@@ -19,7 +19,7 @@ THIRD_PARTY = {
     "monitoring": {"lightning", "torch", "torchmetrics"},
     "initialization": {"torch"},
     "probe": {"lightning", "torch", "numpy"},
-    "recipes": {"msgspec", "torch"},
+    "recipes": {"msgspec", "safetensors", "torch"},
     "search": {"lightning", "torch", "tqdm"},
     "reporting": {"lightning", "torch", "tensorboard", "numpy", "matplotlib"},
     "callbacks": {"lightning", "torch"},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +32,11 @@ class StudyModule(LightningModule):
 
     Args:
         optimizer: "sgd", "momentum" (0.9) or "adamw".
-        learning_rate: Constant over the run.
+        learning_rate: Constant over the run, or the peak of the schedule.
         weight_decay: Of the optimizer, on every parameter.
+        schedule: "constant", "warmup_cosine" (linear over a twentieth of the run, then a cosine to
+            0) or "cosine" (without warm-up); both step by step.
+        betas: Of AdamW.
         log_variance_ratio: Log `variance_ratio_<layer>` at the test: a layer's weight variance at
             the end of the run over that before the first step.
     """
@@ -42,8 +47,11 @@ class StudyModule(LightningModule):
         learning_rate: float = 0.1,
         weight_decay: float = 0.0,
         log_variance_ratio: bool = False,
+        schedule: str = "constant",
+        betas: Sequence[float] = (0.9, 0.999),
     ) -> None:
         super().__init__()
+        self.schedule, self.betas = schedule, tuple(betas)
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.weight_decay, self.log_variance_ratio = weight_decay, log_variance_ratio
         self.initial_variances: dict[str, float] = {}
@@ -97,11 +105,23 @@ class StudyModule(LightningModule):
         for name, initial in self.initial_variances.items():
             self.log(f"variance_ratio_{name}", final[name] / initial)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, object]:
+        optimizer = self._optimizer()
+        if self.schedule == "constant":
+            return optimizer
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, partial(_factor, self.schedule, self.trainer.estimated_stepping_batches)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _optimizer(self) -> torch.optim.Optimizer:
         makers = {
             "sgd": lambda **more: torch.optim.SGD(self.parameters(), **more),
             "momentum": lambda **more: torch.optim.SGD(self.parameters(), momentum=0.9, **more),
-            "adamw": lambda **more: torch.optim.AdamW(self.parameters(), **more),
+            "adamw": lambda **more: torch.optim.AdamW(self.parameters(), betas=self.betas, **more),
         }
         if self.optimizer not in makers:
             raise ValueError(f"`optimizer` must be one of {list(makers)}, got {self.optimizer!r}.")
@@ -109,6 +129,16 @@ class StudyModule(LightningModule):
         return makers[self.optimizer](
             lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+
+
+def _factor(schedule: str, steps: int, step: int) -> float:
+    """Learning rate over its peak before optimizer step ``step`` of ``steps``."""
+    if schedule not in ("warmup_cosine", "cosine"):
+        raise ValueError(f"`schedule` must be constant, warmup_cosine or cosine, got {schedule!r}.")
+    warm = steps // 20 if schedule == "warmup_cosine" else 0
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
 
 
 class MLP(StudyModule):
@@ -189,6 +219,44 @@ class CNN(StudyModule):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)
+
+
+class NormedCNN(StudyModule):
+    """Three convolutions with batch norm and a dense layer: their weights are scale-free.
+
+    Args:
+        image: Channels, height and width; the inputs are flat rows.
+        channels: Of the three convolutions, each of stride 2.
+        classes: Number of classes.
+        **training: Arguments of `StudyModule`.
+    """
+
+    def __init__(
+        self,
+        image: Sequence[int] = (1, 28, 28),
+        channels: Sequence[int] = (8, 16, 32),
+        classes: int = 10,
+        **training: object,
+    ) -> None:
+        super().__init__(**training)
+        layers: list[nn.Module] = [nn.Unflatten(1, tuple(image))]
+        for inputs, outputs in zip([image[0], *channels], channels, strict=False):
+            layers.append(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False))
+            layers += [nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.head = nn.Linear(channels[-1], classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def gpt2_init(module: nn.Module, seed: int) -> None:
+    """N(0, 0.02^2) for every matrix, divided by sqrt(2 layers) where a branch meets the stream."""
+    depth = sum(name.endswith("linear2") for name, _ in module.named_modules())
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            last = name.endswith(("out_proj.weight", "linear2.weight"))
+            nn.init.normal_(parameter, 0.0, 0.02 / math.sqrt(2 * depth) if last else 0.02)
 
 
 class Recurrent(StudyModule):

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
-from lightning_init.inspection.weights import find_weights
+from lightning_init.inspection.weights import find_every_weight
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.snapshot import preserved_random_state
@@ -75,7 +75,8 @@ class OptimalVarianceInit(_InitCallback):
         isolate_dataset: Probe on a deep copy of the data, for datasets that change when read.
         probe_dataloaders: Loaders for the probe in place of the run's own, for data that can be
             read only once.
-        recipe: File that an earlier probe wrote: its variances are drawn, without a probe.
+        recipe: File that an earlier run wrote, a recipe (`.json`) or a checkpoint: the variances of
+            its weights are drawn, without a probe.
         recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
         recipe_path: Where to write what was found; it is also written to the log directory.
         seed: Seed of the redraw; the default is the global seed. Each layer's stream depends on
@@ -216,7 +217,7 @@ class OptimalVarianceInit(_InitCallback):
         return {"report": None if self.report is None else self.report.to_dict()}
 
     def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
-        inventory = find_weights(module, self.include, self.exclude)
+        inventory = find_every_weight(module, self.include, self.exclude)
         require_weights(type(self).__name__, inventory)
         limits = self.settings.limits
         if not limits.keep_schedule and limits.learning_rate is None:
@@ -233,9 +234,9 @@ class OptimalVarianceInit(_InitCallback):
             outputs.show(report.table())
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
-        inventory = find_weights(module, self.include, self.exclude)
+        inventory = find_every_weight(module, self.include, self.exclude)
         require_weights(type(self).__name__, inventory)
-        recipe = InitRecipe.load(path)
+        recipe = InitRecipe.read(path, module)
         seed = self._resolve_seed(trainer)
         drawn = apply_recipe(trainer, module, recipe, inventory, seed, self.recipe_by_width)
         self.recipe = recipe

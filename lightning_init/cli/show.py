@@ -68,7 +68,7 @@ def _cells(layer: RecipeLayer) -> tuple[str, ...]:
     return (
         shorten(layer.name, 40),
         shape_text(layer.shape),
-        str(layer.fan_in),
+        str(layer.fan_in or "-"),
         number(_known(layer.variance), 4),
         number(_known(layer.standard_error), 2),
         layer.verdict,

@@ -13,6 +13,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.compare.executors import Executor, make_executor
+from lightning_init.compare.pilots import with_pilots
 from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
@@ -98,13 +99,15 @@ def compare(
     scheme_pairs([scheme.label for scheme in schemes], reference)  # refuses an unknown reference
     settings = ReportSettings(metrics, levels, reference)
     run_all = make_executor(executor, jobs, address)
+    store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
+    one_run = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
+    schemes = with_pilots(schemes, one_run, Path(out) / "pilots")
     tasks = [
         RunTask(scheme, seed, model, data, given, equal_budget, threads)
         # Seed by seed, so that what is there after an interrupt is paired.
         for seed in numbers
         for scheme in schemes
     ]
-    store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
     kept = {task.name: records for task in tasks if (records := store.load(task, repeat_failed))}
     _make_missing(run_all, store, tasks, kept, progress)
     records = tuple(

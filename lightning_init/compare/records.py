@@ -32,6 +32,7 @@ class RunRecord:
         probe_seconds: Wall time of the probe.
         curve: Pairs of an optimizer step and the metrics logged by then, in order.
         final: The last value of every logged metric, and what `Trainer.test` logged.
+        pilot_steps: Optimizer steps of the earlier run that all seeds of the scheme start from.
     """
 
     scheme: str
@@ -45,6 +46,7 @@ class RunRecord:
     probe_seconds: float = 0.0
     curve: tuple[tuple[int, dict[str, float]], ...] = ()
     final: dict[str, float] = field(default_factory=dict)
+    pilot_steps: int = 0
 
     def to_json(self) -> str:
         """Return one line of JSON; values that are not finite are `NaN` and `Infinity`."""

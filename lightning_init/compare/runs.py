@@ -187,6 +187,7 @@ def _train(
         probe_seconds=spent,
         curve=tuple(sorted(watch.curve.items())),
         final=final,
+        pilot_steps=task.scheme.pilot_steps,
     )
     return record, watch
 

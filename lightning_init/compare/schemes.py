@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +38,32 @@ HE: dict[str, Any] = {"order": 2.0, "first_layer": "activation", "recurrent": "s
 
 
 @dataclass(frozen=True)
+class Pilot:
+    """An earlier run whose V(W) the runs of a comparison start from.
+
+    Args:
+        seed: Of the pilot; outside the seeds of the comparison.
+        share: How much of the planned steps it trains.
+        start: Scheme of its own first weights, and of what is not redrawn from it.
+        include: Glob patterns of layer names to draw, parted by "|"; None is all.
+    """
+
+    seed: int = 1000
+    share: float = 1.0
+    start: str = "default"
+    include: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"`share` must be above 0 and at most 1, got {self.share!r}.")
+
+    @property
+    def name(self) -> str:
+        """What the runs have in common that may share this pilot."""
+        return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{self.start}-{self.seed}-{self.share:g}")
+
+
+@dataclass(frozen=True)
 class Scheme:
     """One initialization of a comparison.
 
@@ -45,11 +72,15 @@ class Scheme:
         build: From a seed and one training batch (None unless `needs_batch`) to the callbacks that
             initialize the model. Picklable if runs are spread over processes.
         needs_batch: Whether `build` looks at data.
+        pilot: The earlier run that it starts from, or None.
+        pilot_steps: Optimizer steps of that run, shared by all seeds.
     """
 
     label: str
     build: Build
     needs_batch: bool = False
+    pilot: Pilot | None = None
+    pilot_steps: int = 0
 
     @classmethod
     def from_function(cls, function: Initialize, label: str | None = None) -> Scheme:
@@ -104,8 +135,8 @@ def make_scheme(given: str | Scheme | Initialize) -> Scheme:
         Traceback (most recent call last):
         ...
         ValueError: `inits` has no scheme 'glorot'; it knows anyinit, default, fractional, he, \
-he_uniform, lsuv, optimal, orthogonal, random_walk, recipe, scaled_he, xavier, xavier_uniform, or \
-name a function as 'package.function'.
+he_uniform, lsuv, optimal, orthogonal, pilot, random_walk, recipe, scaled_he, xavier, \
+xavier_uniform, or name a function as 'package.function'.
     """
     if isinstance(given, Scheme):
         return given
@@ -113,6 +144,8 @@ name a function as 'package.function'.
         return Scheme.from_function(given)
     name, _, text = given.partition(":")
     options = _options(given, text)
+    if name == "pilot":
+        return _pilot(given, options)
     if name not in SCHEMES and "." in name:
         try:
             function: Initialize = pkgutil.resolve_name(name)
@@ -121,8 +154,8 @@ name a function as 'package.function'.
         return Scheme.from_function(partial(function, **options) if options else function, given)
     if name not in SCHEMES:
         raise ValueError(
-            f"`inits` has no scheme {name!r}; it knows {', '.join(sorted(SCHEMES))}, or name a"
-            " function as 'package.function'."
+            f"`inits` has no scheme {name!r}; it knows {', '.join(sorted([*SCHEMES, 'pilot']))}, or"
+            " name a function as 'package.function'."
         )
     if name in PACKAGES and importlib.util.find_spec(name) is None:
         raise ValueError(f"`inits`: {name!r} needs its package; run `pip install {name}`.")
@@ -208,6 +241,28 @@ def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
     return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False, log_summary=False)]
+
+
+def _pilot(given: str, options: Mapping[str, Any]) -> Scheme:
+    try:
+        return Scheme(given, _without_pilot, pilot=Pilot(**options))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`inits`: {given!r} cannot be used: {error}") from None
+
+
+def _without_pilot(seed: int, batch: Any) -> list[Callback]:
+    raise RuntimeError("the pilot has not run yet")
+
+
+def from_recipe(scheme: Scheme, pilot: Pilot, path: str) -> Scheme:
+    """The scheme that starts from the recipe which its pilot left."""
+    return replace(scheme, build=partial(_from_pilot, pilot, path))
+
+
+def _from_pilot(pilot: Pilot, path: str, seed: int, batch: Any) -> list[Callback]:
+    include = None if pilot.include is None else pilot.include.split("|")
+    drawn = OptimalVarianceInit(recipe=path, include=include, seed=seed, verbose=False)
+    return [*make_scheme(pilot.start).build(seed, None), drawn]
 
 
 def _peer(

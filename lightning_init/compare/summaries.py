@@ -29,7 +29,10 @@ def summary_rows(runs: Runs, quantities: Sequence[Quantity]) -> list[dict[str, A
 
 
 def cost_rows(runs: Runs) -> list[dict[str, Any]]:
-    """Average the steps and wall times of every scheme's runs, and give the probe's share."""
+    """Average the steps and wall times of every scheme's runs, and give the probe's share.
+
+    The steps of a pilot, which all runs of a scheme share, stand undivided and divided.
+    """
     return [
         _cost(runs, scheme, budget) for scheme in runs.schemes for budget in runs.budgets(scheme)
     ]
@@ -73,4 +76,6 @@ def _cost(runs: Runs, scheme: str, budget: str) -> dict[str, Any]:
         "seconds": seconds,
         "probe_seconds": probe_seconds,
         "probe_share_of_seconds": probe_seconds / (seconds or 1.0),
+        "pilot_steps": records[0].pilot_steps,
+        "pilot_steps_per_run": records[0].pilot_steps / len(records),
     }

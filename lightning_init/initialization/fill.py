@@ -64,7 +64,8 @@ def fill_normal_(
     The parameter keeps its identity, storage, dtype, device and `requires_grad`. The draw is made
     in float32 (float64 for a float64 parameter) on the CPU and cast when it is copied. Under weight
     normalization the direction is drawn and the magnitude set so that the effective weight is the
-    draw. A `DTensor` is drawn whole and then cut, so the values do not depend on the sharding.
+    draw. The padding row of an embedding stays zero. A `DTensor` is drawn whole and then cut, so
+    the values do not depend on the sharding.
 
     Args:
         model: The model that `weight` was found in.
@@ -99,7 +100,7 @@ def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
     Detached. It does for float32 and float64 in one piece of CPU memory; below 16 values torch
     draws in another way, which rounds differently.
     """
-    if weight.parametrization is not None:
+    if weight.parametrization is not None or weight.padding_row is not None:
         return None
     held = tensor_at(module_at(model, weight.module_name), weight.attribute)
     if not held.is_cpu or _is_distributed(held) or held.dtype not in _DRAWN_IN_PLACE:
@@ -181,7 +182,10 @@ def biases_of(model: nn.Module, weight: Weight) -> tuple[nn.Parameter, ...]:
 def _draw(model: nn.Module, weight: Weight, seed: int) -> Tensor:
     wide = parameters_of(model, weight)[0].dtype == torch.float64
     dtype = torch.float64 if wide else torch.float32
-    return standard_normal(seed, weight.name, weight.shape, dtype)
+    draw = standard_normal(seed, weight.name, weight.shape, dtype)
+    if weight.padding_row is not None:
+        draw[weight.padding_row] = 0.0
+    return draw
 
 
 @torch.no_grad()

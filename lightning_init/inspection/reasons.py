@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 from lightning_init.inspection.fans import WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot
 
+EXCLUDED = "excluded by pattern"
+NOT_INCLUDED = "matched by no include pattern"
 FROZEN = "frozen (requires_grad=False)"
 ALL_ZERO = "all zeros: zero is meant"
 EMBEDDING = "embedding: its rows are looked up, not summed over a fan-in"
@@ -41,10 +43,10 @@ def why_not_a_weight(slot: ParameterSlot) -> str:
     module = slot.module
     if isinstance(module, EMBEDDING_LAYERS):
         return EMBEDDING
-    if isinstance(module, _NORMALIZATION_LAYERS) or slot.module_type.endswith("Norm"):
+    if is_scale_or_slope(slot):
+        if isinstance(module, nn.PReLU):
+            return "slope of an activation"
         return f"{'shift' if slot.attribute == 'bias' else 'scale'} of a normalization layer"
-    if isinstance(module, nn.PReLU):
-        return "slope of an activation"
     if slot.parametrizations:
         chain = ", ".join(slot.parametrizations)
         return f"parametrized by {chain}; not a weight of a known kind of layer"
@@ -53,6 +55,12 @@ def why_not_a_weight(slot: ParameterSlot) -> str:
     if slot.module_blocks:
         return f"parameter of {slot.module_type} that is none of its weight matrices"
     return f"bare nn.Parameter of {slot.module_type}; not a known kind of layer"
+
+
+def is_scale_or_slope(slot: ParameterSlot) -> bool:
+    """Whether a parameter belongs to a normalization layer or an activation."""
+    kinds = (*_NORMALIZATION_LAYERS, nn.PReLU)
+    return isinstance(slot.module, kinds) or slot.module_type.endswith("Norm")
 
 
 def _why_rewritten(slot: ParameterSlot) -> str | None:
@@ -110,7 +118,9 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
     # Dimension 0 holds the inputs of a transposed convolution and the outputs of everything else.
     per_row = block.fans.fan_out if block.kind == "conv_transpose" else block.fans.fan_in
     shape = values.shape
-    if len(shape) < 2 or shape[1:].numel() != per_row:
+    # An embedding has one product per output, a bare matrix a fan-in that is not known.
+    looked_up = block.kind in ("embedding", "matrix")
+    if not looked_up and (len(shape) < 2 or shape[1:].numel() != per_row):
         return f"of shape {tuple(shape)}, which does not fit the layer's fan-in"
     # The first entry settles it for nearly every weight, without a pass over all of it; of a plain
     # tensor, `as_strided` takes half the time of indexing.

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lightning_init.inspection.candidates import Candidate, find_candidates
 from lightning_init.inspection.fans import WeightBlock
+from lightning_init.inspection.matrices import (
+    EMBEDDING,
+    MATRIX,
+    padding_row,
+    why_structure_is_kept,
+)
 from lightning_init.inspection.parameter_walk import (
     ParameterSlot,
     module_at,
     tensor_at,
-    walk_parameters,
 )
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
-    EMBEDDING_LAYERS,
+    EXCLUDED,
+    NOT_INCLUDED,
     why_not_a_weight,
     why_not_writable,
     why_values_are_kept,
@@ -41,10 +49,11 @@ class Weight(NamedTuple):
         fan_out: Output units that one input unit feeds.
         taps: Kernel positions; 1 for a dense layer.
         kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input" or
-            "recurrent_hidden".
+            "recurrent_hidden"; with `find_every_weight` also "embedding" or "matrix".
         parametrization: "weight_norm", or None.
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
+        padding_row: Row of an embedding that stays zero, or None.
     """
 
     name: str
@@ -59,6 +68,17 @@ class Weight(NamedTuple):
     kind: str
     parametrization: str | None
     biases: tuple[str, ...]
+    padding_row: int | None = None
+
+    @property
+    def zeros(self) -> int:
+        """Entries of the padding row, which are always zero and no part of V."""
+        return 0 if self.padding_row is None else math.prod(self.shape[1:])
+
+    @property
+    def knows_fan_in(self) -> bool:
+        """Whether `fan_in` is that of a linear map; not for an embedding or a bare matrix."""
+        return self.kind not in (EMBEDDING, MATRIX)
 
 
 @dataclass(frozen=True)
@@ -121,7 +141,42 @@ def find_weights(
         >>> inventory.left_out[0]
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
-    candidates = tuple(_candidates(model))
+    return _inventory(tuple(find_candidates(model)), include, exclude)
+
+
+@torch.no_grad()
+def find_every_weight(
+    model: nn.Module,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> WeightInventory:
+    """Like `find_weights`, with what needs no fan-in to have a variance: embeddings, bare matrices.
+
+    A bare parameter takes part when it is a matrix of more than one row and column whose values may
+    be a draw around 0. The fan-in of an embedding is 1, that of a bare matrix 0: not known.
+
+    Args:
+        model: Any module; nothing in it is changed.
+        include: As in `find_weights`.
+        exclude: As in `find_weights`.
+
+    Raises:
+        TypeError: If `include` or `exclude` is one string.
+        ValueError: If `include` is empty, or if a pattern matches no parameter at all.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 2))
+        >>> [(weight.name, weight.kind) for weight in find_every_weight(model).weights]
+        [('0', 'embedding'), ('1', 'linear')]
+    """
+    return _inventory(tuple(find_candidates(model, every=True)), include, exclude)
+
+
+def _inventory(
+    candidates: tuple[Candidate, ...],
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+) -> WeightInventory:
     matrices = [one for one in candidates if not one.is_bias]
     if include is not None or exclude is not None:
         answers = {one.name: one.answers_to for one in matrices}
@@ -129,7 +184,7 @@ def find_weights(
         check_patterns("exclude", exclude, answers)
     reasons = {one.name: _reason(one, include, exclude) for one in matrices}
     # By module and attribute of a bias: the blocks that it is added to.
-    stacks: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+    stacks: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
     for one in matrices:
         for bias in one.block.biases if one.block else ():
             stacks[one.slot.module_name, bias].append(one)
@@ -181,71 +236,7 @@ def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Te
     return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
-class _Candidate(NamedTuple):
-    """A parameter, or one block of it, that is judged on its own.
-
-    `tied` holds the slots of its parameter; none when it is tied to another one, `tied_to`.
-    """
-
-    name: str
-    slot: ParameterSlot
-    block: WeightBlock | None
-    is_bias: bool
-    tied: Sequence[ParameterSlot]
-    tied_to: str | None = None
-
-    @property
-    def answers_to(self) -> frozenset[str]:
-        names = {
-            name
-            for slot in self.tied
-            for name in (slot.layer_name, slot.parameter_name, slot.public_name)
-            if name
-        }
-        return frozenset(names.union(_labelled(name, self.block) for name in names))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape = self.slot.shape
-        if self.block is None or self.block.rows is None or not shape:
-            return shape
-        return (self.block.rows[1] - self.block.rows[0], *shape[1:])
-
-
-def _labelled(name: str, block: WeightBlock | None) -> str:
-    return f"{name}.{block.label}" if block and block.label else name
-
-
-def _candidates(model: nn.Module) -> Iterator[_Candidate]:
-    slots = tuple(walk_parameters(model))
-    groups: dict[int, list[ParameterSlot]] = defaultdict(list)
-    for slot in slots:
-        groups[id(slot.leaves[0])].append(slot)
-    for slot in slots:
-        group = groups[id(slot.leaves[0])]
-        first = slot if len(group) == 1 else min(group, key=_precedence)
-        name, is_bias = slot.layer_name, slot.is_bias
-        if slot is not first:
-            yield _Candidate(name, slot, None, is_bias, (), first.layer_name)
-            continue
-        blocks: tuple[WeightBlock | None, ...] = slot.blocks or (None,)
-        for block in blocks:
-            yield _Candidate(_labelled(name, block), slot, block, is_bias, group)
-
-
-def _precedence(slot: ParameterSlot) -> int:
-    # What is tied to an embedding counts as one; a bare parameter that a layer also uses as its
-    # weight is that layer's; what a metric refers to is not the metric's.
-    if slot.in_metric:
-        return 3
-    if isinstance(slot.module, EMBEDDING_LAYERS):
-        return 0
-    return 1 if slot.blocks else 2
-
-
-def _weight(
-    candidate: _Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]
-) -> Weight:
+def _weight(candidate: Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]) -> Weight:
     slot = candidate.slot
     biases = [
         bias
@@ -263,6 +254,7 @@ def _weight(
         kind=block.kind,
         parametrization="weight_norm" if len(slot.leaves) > 1 else None,
         biases=tuple(biases),
+        padding_row=padding_row(slot.module),
     )
 
 
@@ -272,7 +264,7 @@ def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
 
 
 def _reason(
-    candidate: _Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
+    candidate: Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
 ) -> str | None:
     slot, block = candidate.slot, candidate.block
     if candidate.tied_to is not None:
@@ -283,21 +275,22 @@ def _reason(
         return why_not_a_weight(slot)
     for pattern in exclude or ():
         if matches(pattern, candidate.answers_to):
-            return f"excluded by pattern {pattern!r}"
+            return f"{EXCLUDED} {pattern!r}"
     if include is not None and not any(
         matches(pattern, candidate.answers_to) for pattern in include
     ):
-        return "matched by no include pattern"
+        return NOT_INCLUDED
     if reason := why_not_writable(slot):
         return reason
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
     whole = len(slot.leaves) == 1 and block.rows is None
     values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
-    return why_values_are_kept(values, block)
+    kept = why_values_are_kept(values, block)
+    return kept or (why_structure_is_kept(values) if block.kind == MATRIX else None)
 
 
 def _bias_reason(
-    candidate: _Candidate, stack: Sequence[_Candidate], reasons: Mapping[str, str | None]
+    candidate: Candidate, stack: Sequence[Candidate], reasons: Mapping[str, str | None]
 ) -> str | None:
     slot = candidate.slot
     if candidate.tied_to is not None:

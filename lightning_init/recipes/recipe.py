@@ -15,9 +15,16 @@ from typing import Any
 from torch import nn
 
 from lightning_init.initialization.fill import fill_normal_
-from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
+from lightning_init.inspection.reasons import EXCLUDED, NOT_INCLUDED
+from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
-from lightning_init.recipes.recipe_format import FORMAT_VERSION, RecipeLayer
+from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
+from lightning_init.recipes.recipe_format import (
+    FORMAT_VERSION,
+    LARGEST_VARIANCE,
+    SMALLEST_VARIANCE,
+    RecipeLayer,
+)
 from lightning_init.reporting.rendering import plain
 from lightning_init.reporting.report import InitReport
 
@@ -71,7 +78,7 @@ class InitRecipe:
                 {
                     "name": layer.name,
                     "shape": list(layer.shape),
-                    "fan_in": layer.fan_in,
+                    "fan_in": layer.fan_in or None,
                     "sigma0_squared": layer.sigma0**2,
                     "action": layer.action,
                     "verdict": layer.verdict.value,
@@ -86,6 +93,73 @@ class InitRecipe:
             "library_versions": _library_versions(),
         }
         return cls(*recipe_format.parse(content))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], module: nn.Module) -> InitRecipe:
+        """Read a recipe, or take one from a checkpoint: whichever the file is.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is neither, or does not fit; the message names it.
+        """
+        is_recipe = os.fspath(path).endswith(".json")
+        return cls.load(path) if is_recipe else cls.from_checkpoint(path, module)
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> InitRecipe:
+        """Take V(W) of the weights that a module holds now, e.g. at the end of a training.
+
+        Raises:
+            ValueError: A weight holds values that are not finite.
+        """
+        inventory = find_every_weight(module)
+        return cls.from_measured(measure_module(module, inventory), inventory)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        module: nn.Module,
+    ) -> InitRecipe:
+        """Take V(W) of what an earlier run, or several, ended at.
+
+        Lightning checkpoints, plain state dicts and safetensors files are read; nothing in them is
+        executed. Names are matched through the wrappers that people use (`model.`, `_orig_mod.`,
+        `module.`).
+
+        Args:
+            path: One checkpoint, or several: seeds, or epochs of one run. Of several the recipe
+                holds exp(mean of log V) and the spread of log V per layer.
+            module: Its weights are looked for; it is not changed.
+
+        Raises:
+            FileNotFoundError: A file is not there.
+            ValueError: A file cannot be read safely or does not fit; the message names the file.
+        """
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        inventory = find_every_weight(module)
+        return cls.from_measured(measure_checkpoints(paths, module, inventory), inventory)
+
+    @classmethod
+    def from_measured(
+        cls,
+        rows: Sequence[MeasuredLayer],
+        inventory: WeightInventory,
+        optimizers: Sequence[tuple[str, float]] = (),
+    ) -> InitRecipe:
+        """Keep variances that were measured.
+
+        Args:
+            rows: V of every weight that takes part.
+            inventory: Those weights, and what was left out.
+            optimizers: Optimizer class and learning rate, one pair per parameter group.
+        """
+        return cls(
+            layers=tuple(_measured_layer(row) for row in rows),
+            left_out=tuple(left.name for left in inventory.left_out),
+            optimizers=tuple((name, float(rate)) for name, rate in optimizers),
+            library_versions=tuple(sorted(_library_versions().items())),
+        )
 
     @classmethod
     def from_json(cls, text: str) -> InitRecipe:
@@ -154,8 +228,8 @@ class InitRecipe:
                 before any weight is touched.
             seed: Seed of the draw; every layer has its own stream.
             by_width: Whether to transfer to another width: layers may have another shape, and
-                sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. By default shapes
-                must be equal.
+                sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. Embeddings and bare
+                matrices, which have no fan-in, keep sigma0^2. By default shapes must be equal.
 
         Returns:
             Names of the layers that were drawn.
@@ -163,21 +237,39 @@ class InitRecipe:
         Raises:
             ValueError: Names or shapes differ; the message names the layers.
         """
-        return self.apply_to(model, find_weights(model), seed, by_width)
+        return self.apply_to(model, find_every_weight(model), seed, by_width)
 
     def apply_to(
         self, model: nn.Module, inventory: WeightInventory, seed: int, by_width: bool
     ) -> list[str]:
-        """Do what `apply` does with weights that were found before, e.g. by patterns."""
+        """Do what `apply` does with weights that were found before.
+
+        Layers that patterns left out of the inventory keep their weights.
+        """
         found = {weight.name: weight for weight in _matching(self, inventory, by_width)}
-        redrawn = [layer for layer in self.layers if layer.action == "redrawn"]
+        redrawn = [one for one in self.layers if one.action == "redrawn" and one.name in found]
         for layer in redrawn:
             weight = found[layer.name]
             variance = layer.sigma0_squared
-            if by_width:
+            if by_width and layer.fan_in is not None and weight.knows_fan_in:
                 variance *= layer.fan_in / weight.fan_in
             fill_normal_(model, weight, math.sqrt(variance), seed)
         return [layer.name for layer in redrawn]
+
+
+def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
+    drawable = SMALLEST_VARIANCE <= row.variance <= LARGEST_VARIANCE
+    return RecipeLayer(
+        name=row.weight.name,
+        shape=row.weight.shape,
+        fan_in=row.weight.fan_in or None,
+        sigma0_squared=row.variance,
+        action="redrawn" if drawable else "kept",
+        verdict=row.verdict,
+        variance=row.variance,
+        standard_error=None,
+        spread=row.spread,
+    )
 
 
 def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) -> tuple[Weight, ...]:
@@ -188,12 +280,12 @@ def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) ->
     missing = [
         name + (f" (left out: {reasons[name]})" if name in reasons else "")
         for name in (layer.name for layer in recipe.layers)
-        if name not in found
+        if name not in found and not reasons.get(name, "").startswith((EXCLUDED, NOT_INCLUDED))
     ]
     _refuse("the model lacks", missing)
     _refuse("the recipe lacks", [name for name in found if name not in known])
     if not by_width:
-        pairs = [(layer, found[layer.name]) for layer in recipe.layers]
+        pairs = [(layer, found[layer.name]) for layer in recipe.layers if layer.name in found]
         other = [
             f"{layer.name} {layer.shape} in the recipe, {weight.shape} in the model"
             for layer, weight in pairs

@@ -25,6 +25,9 @@ MOST_NESTING = 4
 # A float32 standard deviation stays far from overflow and from underflow in this range.
 SMALLEST_VARIANCE, LARGEST_VARIANCE = 1e-30, 1e12
 
+# Of weights that were measured once, and not followed, nothing is known.
+UNKNOWN: Literal["unknown"] = "unknown"
+
 Version = Annotated[Literal[1], Meta(description="1; probe again with this release")]
 Text = Annotated[str, Meta(max_length=1000, description="text of at most 1000 characters")]
 LayerName = Annotated[
@@ -50,8 +53,8 @@ Finite = Annotated[
 ]
 Action = Annotated[Literal["redrawn", "kept"], Meta(description="one of redrawn, kept")]
 VerdictWord = Annotated[
-    Literal["stationary", "drifting", "inconclusive", "invalid"],
-    Meta(description="one of stationary, drifting, inconclusive, invalid"),
+    Literal["stationary", "drifting", "inconclusive", "invalid", "unknown"],
+    Meta(description="one of stationary, drifting, inconclusive, invalid, unknown"),
 ]
 Scalar = (
     Text
@@ -81,22 +84,24 @@ class RecipeLayer:
     Args:
         name: Layer name.
         shape: Shape of the weight.
-        fan_in: Inputs summed per output unit.
+        fan_in: Inputs summed per output unit, or None if unknown.
         sigma0_squared: Variance of the draw; for a kept layer that of its first weights.
         action: `"redrawn"` or `"kept"`.
-        verdict: `"stationary"`, `"drifting"`, `"inconclusive"` or `"invalid"`.
+        verdict: `"stationary"`, `"drifting"`, `"inconclusive"`, `"invalid"` or `"unknown"`.
         variance: V at the end of the probe, or None if unknown.
         standard_error: Relative standard error of `variance`, or None if unknown.
+        spread: Standard deviation of log V over several checkpoints, or None.
     """
 
     name: LayerName
     shape: Shape
-    fan_in: Whole
+    fan_in: Whole | None
     sigma0_squared: Variance
     action: Action
     verdict: VerdictWord
     variance: Finite | None
     standard_error: Finite | None
+    spread: Finite | None = None
 
 
 @dataclass(frozen=True)

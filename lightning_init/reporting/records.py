@@ -61,6 +61,9 @@ class LayerReport:
         steady_state: V at which drive and decay balance; nan if they never do, or if unknown.
         noise_steady_state: V that AdamW's steps of pure noise would keep, about
             lr / (2 weight_decay); nan for other optimizers and without decay.
+        run_variance: V at the end of the real run; nan while it has not ended.
+        projection_held: Whether the projection's interval held `run_variance`; None if unknown.
+        verdict_held: Whether `stationary` or `drifting` was right in the real run; None if unknown.
     """
 
     name: str
@@ -91,6 +94,9 @@ class LayerReport:
     decay: float = math.nan
     steady_state: float = math.nan
     noise_steady_state: float = math.nan
+    run_variance: float = math.nan
+    projection_held: bool | None = None
+    verdict_held: bool | None = None
 
     @property
     def ratio(self) -> float:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.initialization.synchronization import synchronize
@@ -12,18 +9,23 @@ from lightning_init.inspection.weights import WeightInventory
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
+from lightning_init.reporting.run_files import local_directory
 
 RECIPE_FILE = "init_recipe.json"
 
 
 def recipe_of(report: InitReport, trainer: Trainer) -> InitRecipe:
     """What a probe found, with the optimizers that it holds for."""
-    optimizers = [
+    return InitRecipe.from_report(report, optimizers_of(trainer))
+
+
+def optimizers_of(trainer: Trainer) -> list[tuple[str, float]]:
+    """Class and learning rate, one pair per parameter group."""
+    return [
         (type(optimizer).__name__, float(group["lr"]))
         for optimizer in trainer.optimizers
         for group in optimizer.param_groups
     ]
-    return InitRecipe.from_report(report, optimizers)
 
 
 def apply_recipe(
@@ -49,8 +51,6 @@ def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> None:
     """Write ``init_recipe.json`` beside what the first logger with a local directory writes."""
     if not trainer.is_global_zero:
         return
-    for logger in trainer.loggers:
-        log_dir = getattr(logger, "log_dir", None)
-        if isinstance(log_dir, (str, os.PathLike)) and "://" not in str(log_dir):
-            recipe.save(Path(log_dir) / RECIPE_FILE)
-            return
+    folder = local_directory(trainer.loggers)
+    if folder is not None:
+        recipe.save(folder / RECIPE_FILE)

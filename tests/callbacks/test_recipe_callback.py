@@ -190,15 +190,28 @@ class TestRefused:
         message = self.refused(recipe_file, Regression(mlp(16, 32, 32, 4)))
         assert "net.0 (64, 16) in the recipe, (32, 16) in the model" in message
 
-    def test_patterns_that_leave_out_what_the_recipe_holds(self, recipe_file: str) -> None:
+    def test_weights_that_do_not_take_part_are_named_with_the_reason(
+        self, recipe_file: str
+    ) -> None:
         model = Regression(mlp(16, 64, 64, 4))
-        assert "net.4 (left out" in self.refused(recipe_file, model, exclude=["net.4"])
+        model.net[4].weight.requires_grad_(False)
+        assert "net.4 (left out: frozen" in self.refused(recipe_file, model)
 
     def test_a_file_that_is_none(self, tmp_path: Path) -> None:
         path = tmp_path / "bad.json"
         path.write_text(json.dumps({"layers": "all"}))
         assert "bad.json" in self.refused(str(path), Regression())
         assert "absent.json" in self.refused(str(tmp_path / "absent.json"), Regression())
+
+
+def test_patterns_choose_among_the_layers_of_a_recipe(recipe_file: str) -> None:
+    model = Regression(mlp(16, 64, 64, 4))
+    before = weights_of(model)
+    _, recorder = apply(recipe_file, model, include=["net.0", "net.2"])
+    same_as_before = {n: torch.equal(before[n], recorder.weights[n]) for n in before}
+    assert same_as_before["net.4.weight"]
+    assert not same_as_before["net.0.weight"]
+    assert not same_as_before["net.2.weight"]
 
 
 def test_by_width_keeps_variance_times_fan_in(recipe_file: str) -> None:

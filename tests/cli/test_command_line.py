@@ -264,3 +264,35 @@ def test_without_jsonargparse_one_line_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="jsonargparse"):
         main(["show", "recipe.json"])
+
+
+class TestRecipeOfCheckpoints:
+    @pytest.fixture
+    def checkpoints(self, tmp_path: Path) -> list[str]:
+        from cli_models import SmallMLP
+
+        paths = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            paths.append(str(tmp_path / f"{seed}.ckpt"))
+            torch.save({"state_dict": SmallMLP().state_dict()}, paths[-1])
+        return paths
+
+    def test_writes_what_the_checkpoints_hold(
+        self, checkpoints: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        given = [f"--checkpoint={path}" for path in checkpoints]
+        main(["recipe", MODEL[0], *given, "--out=found.json"])
+        assert "Written: found.json" in capsys.readouterr().out
+        recipe = InitRecipe.load("found.json")
+        assert [layer.name for layer in recipe.layers] == ["net.0", "net.2"]
+        assert all(layer.spread is not None for layer in recipe.layers)
+
+    def test_a_wrong_file_is_one_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "bad.ckpt").write_text("no")
+        with pytest.raises(SystemExit) as caught:
+            main(["recipe", MODEL[0], f"--checkpoint={tmp_path / 'bad.ckpt'}"])
+        assert caught.value.code == 2
+        assert "bad.ckpt: is no checkpoint" in capsys.readouterr().err

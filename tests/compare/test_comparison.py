@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -233,3 +234,24 @@ def test_another_comparison_in_the_same_directory(tmp_path: Path) -> None:
     small(tmp_path, inits=["he"], seeds=1)
     with pytest.raises(ValueError, match="holds runs with another model, trainer"):
         small(tmp_path, model=partial(Classifier, learning_rate=0.2), trainer={"max_epochs": 1})
+
+
+class TestPilot:
+    """`pilot:...`: one earlier run, whose variances all seeds start from."""
+
+    def test_one_earlier_run_is_shared_by_all_seeds_and_schemes(self, tmp_path: Path) -> None:
+        inits = ["default", "pilot:seed=7", "pilot:seed=7,include=net.0", "pilot:seed=7,share=0.5"]
+        comparison = small(tmp_path, inits=inits, seeds=2)
+        kept = sorted(path.name for path in (tmp_path / "pilots").glob("*.record.json"))
+        assert kept == ["default-7-0.5.record.json", "default-7-1.record.json"]
+        steps = {record.scheme: record.pilot_steps for record in comparison.records}
+        planned = comparison.records[0].steps
+        assert steps == dict(zip(inits, (0, planned, planned, round(planned / 2)), strict=True))
+        costs = comparison.report.cost.set_index("scheme")["pilot_steps_per_run"]
+        assert costs["pilot:seed=7"] == planned / 2
+        assert all(record.status == "finished" for record in comparison.records)
+
+    @pytest.mark.parametrize("wrong", ["pilot:share=0", "pilot:share=2", "pilot:depth=3"])
+    def test_wrong_options_are_refused(self, wrong: str, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=re.escape(wrong)):
+            small(tmp_path, inits=["default", wrong])

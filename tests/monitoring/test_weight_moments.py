@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lightning_init.monitoring.weight_moments as implementation
+from lightning_init.monitoring.moment_metric import WeightMoments
 from lightning_init.monitoring.weight_moments import (
     CHUNK,
-    WeightMoments,
     fold_moments,
     merge_moments,
     sample_moments,

@@ -218,10 +218,10 @@ def test_a_model_that_does_not_fit_is_refused_untouched(
 
 
 def test_a_weight_that_the_probe_left_out_may_take_part_now(recipe: InitRecipe) -> None:
-    known = replace(recipe, layers=recipe.layers[:2], left_out=("head",))
+    known = replace(recipe, layers=recipe.layers[:2], left_out=("embedding", "head"))
     assert known.apply(Net()) == ["net.0", "net.2"]
     with pytest.raises(ValueError, match="the recipe lacks: head"):
-        replace(known, left_out=()).apply(Net())
+        replace(known, left_out=("embedding",)).apply(Net())
 
 
 def test_many_misfits_are_named_in_one_short_line(report: InitReport) -> None:

@@ -1,0 +1,78 @@
+"""Earlier runs that a comparison starts from: one training whose V(W) all seeds share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_init import InitRecipe
+from lightning_init.compare.records import FINISHED, RunRecord
+from lightning_init.compare.runs import RunTask, execute
+from lightning_init.compare.schemes import Pilot, Scheme, from_recipe, make_scheme
+
+
+def with_pilots(schemes: Sequence[Scheme], task: RunTask, folder: Path) -> tuple[Scheme, ...]:
+    """Make the pilots that schemes ask for, unless they are there, and let the schemes use them.
+
+    Args:
+        schemes: Those of the comparison.
+        task: How its runs are made; its scheme and seed are of no matter.
+        folder: Where the recipes and the records of pilots are kept.
+
+    Raises:
+        ValueError: The training of a pilot failed.
+    """
+    return tuple(
+        scheme if scheme.pilot is None else _started(scheme, scheme.pilot, task, folder)
+        for scheme in schemes
+    )
+
+
+def _started(scheme: Scheme, pilot: Pilot, task: RunTask, folder: Path) -> Scheme:
+    recipe, kept = folder / f"{pilot.name}.json", folder / f"{pilot.name}.record.json"
+    if not kept.exists():
+        record = _run(pilot, task, recipe)
+        kept.write_text(record.to_json())
+    record = RunRecord.from_json(kept.read_text())
+    if record.status != FINISHED:
+        kept.unlink()
+        raise ValueError(f"`inits`: the pilot of {scheme.label!r} {record.status}: {record.reason}")
+    return replace(from_recipe(scheme, pilot, str(recipe)), pilot_steps=record.steps)
+
+
+def _run(pilot: Pilot, task: RunTask, recipe: Path) -> RunRecord:
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    build = _Build(pilot, recipe)
+    own = replace(task, scheme=Scheme(pilot.name, build), seed=pilot.seed, equal_budget=False)
+    return execute(own)[0]
+
+
+class _Build:
+    """The callbacks of a pilot's run: those of its start, and one that keeps V at its end."""
+
+    def __init__(self, pilot: Pilot, recipe: Path) -> None:
+        self._pilot = pilot
+        self._recipe = recipe
+
+    def __call__(self, seed: int, batch: object) -> list[Callback]:
+        start = make_scheme(self._pilot.start).build(seed, None)
+        return [*start, _KeepVariances(self._recipe, self._pilot.share)]
+
+
+class _KeepVariances(Callback):
+    """Ends a run after a share of its steps, and writes what its weights ended at."""
+
+    def __init__(self, path: Path, share: float) -> None:
+        self._path = path
+        self._share = share
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        planned = trainer.estimated_stepping_batches
+        if self._share < 1 and trainer.global_step >= round(self._share * planned):
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        InitRecipe.from_module(pl_module).save(self._path)

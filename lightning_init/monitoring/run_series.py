@@ -1,0 +1,78 @@
+"""V of every layer along a real run: kept at a bounded length, carried through checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# A run of unknown length is sampled at this interval; when so many samples are there, every second
+# one goes and the interval doubles.
+INTERVAL = 25
+MOST_SAMPLES = 400
+# Shorter runs are sampled more often, or a verdict on them would rest on nothing.
+FEWEST_SAMPLES = 40
+
+
+class RunSeries:
+    """Samples of V at evenly spaced optimizer steps.
+
+    Args:
+        layers: Layer names.
+        interval: Optimizer steps between two samples, to begin with.
+    """
+
+    def __init__(self, layers: Sequence[str], interval: int = INTERVAL) -> None:
+        self.layers = tuple(layers)
+        self.interval = interval
+        self.steps: list[int] = []
+        self._rows: list[tuple[float, ...]] = []
+
+    def is_due(self, step: int) -> bool:
+        """Whether a sample belongs at this optimizer step, and is not there yet."""
+        new = not self.steps or step > self.steps[-1]
+        return new and step % self.interval == 0
+
+    def append(self, step: int, variances: Sequence[float]) -> None:
+        """Add a sample of every layer; thin out when there are too many."""
+        self.steps.append(step)
+        self._rows.append(tuple(variances))
+        if len(self.steps) > MOST_SAMPLES:
+            self.interval *= 2
+            kept = [i for i, step in enumerate(self.steps) if step % self.interval == 0]
+            self.steps = [self.steps[i] for i in kept]
+            self._rows = [self._rows[i] for i in kept]
+
+    def variances(self, layer: str) -> list[float]:
+        """V of one layer at each of `steps`."""
+        column = self.layers.index(layer)
+        return [row[column] for row in self._rows]
+
+    def rows(self) -> list[tuple[int, tuple[float, ...]]]:
+        """Every step with the variances of all layers."""
+        return list(zip(self.steps, self._rows, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain containers for a checkpoint."""
+        return {
+            "layers": list(self.layers),
+            "interval": self.interval,
+            "steps": list(self.steps),
+            "rows": [list(row) for row in self._rows],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> RunSeries:
+        """What `state_dict` gave."""
+        series = cls(state["layers"], state["interval"])
+        series.steps = list(state["steps"])
+        series._rows = [tuple(row) for row in state["rows"]]
+        return series
+
+
+def sampling_interval(planned_steps: float) -> int:
+    """Optimizer steps between two samples of a run of so many planned steps.
+
+    >>> sampling_interval(100_000), sampling_interval(400), sampling_interval(20)
+    (25, 10, 1)
+    """
+    return int(max(1.0, min(float(INTERVAL), planned_steps // FEWEST_SAMPLES)))

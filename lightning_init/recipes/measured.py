@@ -1,0 +1,145 @@
+"""V(W) read off weights that are there: a module's, or those of the checkpoints of earlier runs."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_init.inspection.parameter_walk import module_at
+from lightning_init.inspection.weights import Weight, WeightInventory, effective_weight
+from lightning_init.monitoring.weight_moments import tensor_moments, without_zeros
+from lightning_init.recipes.recipe_format import UNKNOWN, VerdictWord
+from lightning_init.recipes.state_dicts import Wanted, match_names, read_state_dict
+
+
+class MeasuredLayer(NamedTuple):
+    """V of one layer.
+
+    Args:
+        weight: The layer.
+        variance: Variance of its weights about their mean; with several sources the geometric mean.
+        spread: Standard deviation of log V over several sources; None with one.
+        verdict: What is known of V: "unknown" where it was measured once and not followed.
+    """
+
+    weight: Weight
+    variance: float
+    spread: float | None = None
+    verdict: VerdictWord = UNKNOWN
+
+
+def measure_module(module: nn.Module, inventory: WeightInventory) -> list[MeasuredLayer]:
+    """Measure every weight of an inventory.
+
+    Raises:
+        ValueError: A weight holds values that are not finite.
+    """
+    return [
+        MeasuredLayer(weight, _variance_of(weight, effective_weight(module, weight)))
+        for weight in inventory.weights
+    ]
+
+
+def measure_checkpoints(
+    paths: Sequence[str | os.PathLike[str]], module: nn.Module, inventory: WeightInventory
+) -> list[MeasuredLayer]:
+    """Measure the weights that checkpoints hold for a module, which stays as it is.
+
+    Args:
+        paths: Seeds, or epochs of one run; V is averaged in the logarithm.
+        module: Says which tensors are weights, and of which layers.
+        inventory: Its weights.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: A file cannot be read safely, does not fit the model, or holds values that are
+            not finite; the message names it.
+    """
+    if not paths:
+        raise ValueError("`paths` must name at least one checkpoint, got none.")
+    columns = [_measure_file(path, module, inventory) for path in paths]
+    return [_averaged(list(row)) for row in zip(*columns, strict=True)]
+
+
+def _measure_file(
+    path: str | os.PathLike[str], module: nn.Module, inventory: WeightInventory
+) -> list[MeasuredLayer]:
+    tensors = read_state_dict(path)
+    try:
+        held = match_names(_wanted(module, inventory), tensors)
+        return [
+            MeasuredLayer(weight, _variance_of(weight, _values(module, weight, held)))
+            for weight in inventory.weights
+        ]
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def _wanted(module: nn.Module, inventory: WeightInventory) -> dict[str, Wanted]:
+    """The parameters behind the weights: their shapes, and every name that they go by."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {
+        name: Wanted(tuple(parameter.shape), tuple(names[id(parameter)]))
+        for weight in inventory.weights
+        for name, parameter in _leaves(module, weight)
+    }
+
+
+def _leaves(module: nn.Module, weight: Weight) -> list[tuple[str, nn.Parameter]]:
+    """Names in the state dict, and parameters, behind one weight."""
+    holder, prefix = module_at(module, weight.module_name), weight.module_name
+    below = weight.attribute
+    if weight.parametrization is not None:
+        below, holder = f"parametrizations.{below}", _chain(holder, below)
+        return [
+            (_join(prefix, f"{below}.{name}"), leaf) for name, leaf in holder.named_parameters()
+        ]
+    return [(_join(prefix, below), dict(holder.named_parameters(recurse=False))[below])]
+
+
+def _values(module: nn.Module, weight: Weight, held: Mapping[str, Tensor]) -> Tensor:
+    """What the layer would multiply by, had it the tensors of the checkpoint."""
+    leaves = [held[name] for name, _ in _leaves(module, weight)]
+    if weight.parametrization is None:
+        values = leaves[0]
+    else:
+        chain = _chain(module_at(module, weight.module_name), weight.attribute)
+        with torch.no_grad():
+            values = chain[0](*leaves)
+    return values if weight.rows is None else values[weight.rows[0] : weight.rows[1]]
+
+
+def _chain(holder: nn.Module, attribute: str) -> nn.ModuleList:
+    chain = holder.get_submodule(f"parametrizations.{attribute}")
+    assert isinstance(chain, nn.ModuleList)
+    return chain
+
+
+def _variance_of(weight: Weight, values: Tensor) -> float:
+    """Variance about the mean, without the row of an embedding that stays zero."""
+    count, mean, m2 = tensor_moments(values).tolist()
+    if not math.isfinite(m2):
+        raise ValueError(f"{weight.name!r} holds values that are not finite.")
+    return without_zeros(count, mean, m2, weight.zeros)
+
+
+def _averaged(rows: Sequence[MeasuredLayer]) -> MeasuredLayer:
+    if len(rows) == 1:
+        return rows[0]
+    if any(row.variance <= 0 for row in rows):
+        return MeasuredLayer(rows[0].weight, 0.0)
+    logs = [math.log(row.variance) for row in rows]
+    return MeasuredLayer(rows[0].weight, math.exp(fmean(logs)), stdev(logs))
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
