@@ -120,8 +120,8 @@ def sample_moments(tensors: Sequence[Tensor]) -> list[Moments]:
     `torch.sum` adds along several levels, so that no value takes part in more than 80 additions of
     such a chunk: the relative error of M2 stays below 2e-5 whatever the values and whatever the
     processor; at most 3e-7 was measured, on three vector instruction sets. Tensors with a mean
-    beyond 1.7 standard deviations, or with squares near underflow or overflow, take a second pass in
-    double precision with the deviations from the mean, all together one more copy to the host.
+    beyond 1.7 standard deviations, or with squares near underflow or overflow, take a second pass
+    in double precision with the deviations from the mean, all together one more copy to the host.
 
     Args:
         tensors: Real and of any shape, strides and floating dtype. For a `DTensor` the moments are
