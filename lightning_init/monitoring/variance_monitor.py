@@ -121,11 +121,14 @@ class VarianceMonitor:
         return self.settled == len(self._states)
 
     @property
-    def diverged_layers(self) -> list[str]:
-        """Layers whose variance was not finite when last measured."""
-        values = self._variances[-1] if self._variances else []
-        pairs = zip(self.weights, values, strict=False)
-        return [weight.name for weight, value in pairs if not math.isfinite(value)]
+    def states(self) -> tuple[DetectorState, ...]:
+        """The detector of each layer."""
+        return tuple(self._states)
+
+    @property
+    def latest(self) -> list[float]:
+        """V of each layer when last sampled; empty before the first sample."""
+        return self._variances[-1] if self._variances else []
 
     def decisions(self) -> list[Decision]:
         """The verdict on each layer."""

@@ -47,7 +47,7 @@ class RecipeLayer:
         shape: Shape of the weight.
         fan_in: Inputs summed per output unit.
         sigma0_squared: Variance of the draw; for a kept layer that of its first weights.
-        action: `"redrawn"` or `"kept"`.
+        action: `"redrawn"`, `"kept"` or `"unchanged"`.
         verdict: `"stationary"`, `"drifting"`, `"inconclusive"` or `"invalid"`.
         variance: V at the end of the probe, or None if unknown.
         standard_error: Relative standard error of `variance`, or None if unknown.
@@ -161,7 +161,7 @@ _LAYER_FIELDS = (
 
 def _layer(value: Any, where: str) -> RecipeLayer:
     fields = _object(value, where, _LAYER_FIELDS)
-    action = _one_of(fields["action"], f"{where}.action", ("redrawn", "kept"))
+    action = _one_of(fields["action"], f"{where}.action", ("redrawn", "kept", "unchanged"))
     # A layer that is kept may be all zeros.
     smallest = SMALLEST_VARIANCE if action == "redrawn" else 0.0
     return RecipeLayer(

@@ -43,7 +43,8 @@ class LayerReport:
         projected_upper: Upper end of the confidence band of `projected`.
         sigma0: Standard deviation of the first weights of the real run: that of the draw, or, for
             a kept layer, the root of `initial_variance`.
-        action: `"redrawn"` or `"kept"`.
+        action: `"redrawn"`, `"kept"`, or `"unchanged"` where the rule would change nothing and
+            the weights stay as they are, bit for bit.
         note: Empty, or a clause or two that the reader should know.
         mean_share: Squared mean of the weights over `variance`; nan if unknown.
         kl_to_initial: KL(N(mean, V) || N(0, `initial_variance`)) in nat per weight, with the
@@ -59,6 +60,11 @@ class LayerReport:
         imbalance: Dissipation over fluctuation minus 1, positive while |w|^2 shrinks; nan if
             unknown.
         imbalance_standard_error: Of `imbalance`.
+        reason: Full sentences: why the verdict is what it is, and what can be done in this run.
+        learning_rate: Learning rate at which V was measured; nan if no optimizer has the layer.
+        peak_learning_rate: Largest learning rate that the planned run will use for it.
+        forgotten_share: Share of the initial variance that weight decay will have forgotten at the
+            end of the planned run; nan if unknown.
     """
 
     name: str
@@ -87,6 +93,10 @@ class LayerReport:
     balance: Verdict | None = None
     imbalance: float = math.nan
     imbalance_standard_error: float = math.nan
+    reason: str = ""
+    learning_rate: float = math.nan
+    peak_learning_rate: float = math.nan
+    forgotten_share: float = math.nan
 
     @property
     def ratio(self) -> float:
@@ -167,6 +177,9 @@ class ProbeRecord:
         rounds: Probes made one after the other, each from what the one before asked for.
         other_probe_steps: Optimizer steps of the earlier rounds and of the test of forgetting.
         guard: What the guard's trial said, or None without one.
+        planned_steps: Optimizer steps that the run plans, inf without a planned end.
+        losses: Mean training loss at the probe's start and at its end; nan without one.
+        divergence: Why nothing of the probe can be trusted, as a clause; empty if it can.
         weight_samples: Entries of the layers that drift most, for a histogram; not in `to_dict`.
 
     `record["net.0"]` is one layer.
@@ -186,6 +199,9 @@ class ProbeRecord:
     rounds: int = 1
     other_probe_steps: int = 0
     guard: GuardOutcome | None = None
+    planned_steps: float = math.nan
+    losses: tuple[float, float] = (math.nan, math.nan)
+    divergence: str = ""
     weight_samples: tuple[WeightSample, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> LayerReport:

@@ -45,8 +45,11 @@ def apply_recipe(
     return drawn
 
 
-def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> None:
-    """Write ``init_recipe.json`` beside what the first logger with a local directory writes."""
+def write_beside_log(trainer: Trainer, recipe: InitRecipe) -> None:
+    """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
+
+    Without a logger it goes to the Trainer's root directory.
+    """
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
@@ -54,3 +57,5 @@ def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> None:
         if isinstance(log_dir, (str, os.PathLike)) and "://" not in str(log_dir):
             recipe.save(Path(log_dir) / RECIPE_FILE)
             return
+    if not trainer.loggers and "://" not in trainer.default_root_dir:
+        recipe.save(Path(trainer.default_root_dir) / RECIPE_FILE)
