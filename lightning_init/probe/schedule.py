@@ -208,30 +208,40 @@ def _scheduler_calls(
 ) -> Iterator[tuple[int, list[tuple[Any, int]]]]:
     """Optimizer steps after which schedulers move, and how often each has moved by then."""
     counts = [0] * len(copies)
+    last = MOST_LOOKS if math.isinf(plan.steps) else int(plan.steps)
+    # Without a scheduler that moves within an epoch, whole epochs are skipped.
     by_step = any(config.interval == "step" for config, _ in copies)
-    per_epoch = plan.steps_per_epoch
-    step, last = 0, min(plan.steps, MOST_LOOKS if math.isinf(plan.steps) else plan.steps)
-    while step < last:
-        # Without a scheduler that moves within an epoch, whole epochs are skipped.
-        step = step + 1 if by_step else int(min(step + per_epoch, last))
-        if per_epoch == math.inf:
-            index, at_end = step - 1, False
-        else:
-            index = int((step - 1) % per_epoch)
-            at_end = index == per_epoch - 1
-        # Lightning counts batches from the start of the epoch.
-        batch = plan.batches_per_epoch if at_end else (index + 1) * plan.accumulate
-        epoch = 0 if per_epoch == math.inf else math.ceil(step / per_epoch)
-        calls = []
-        for row, (config, scheduler) in enumerate(copies):
-            at_step = config.interval == "step" and batch % config.frequency == 0
-            at_epoch = config.interval == "epoch" and at_end and epoch % config.frequency == 0
-            if at_step or at_epoch:
-                counts[row] += 1
-                if counts[row] % stride == 0:
-                    calls.append((scheduler, counts[row]))
+    pace = stride if by_step else stride * plan.steps_per_epoch
+    step = 0
+    while step + pace < last:  # what moves after the last step is never used
+        step += int(pace)
+        found = [_moves_by(config, step, plan) for config, _ in copies]
+        calls = [
+            (scheduler, now)
+            for (_, scheduler), before, now in zip(copies, counts, found, strict=True)
+            if now != before
+        ]
+        counts = found
         if calls:
             yield step, calls
+
+
+def _moves_by(config: Any, step: int, plan: StepPlan) -> int:
+    """How often Lightning has moved a scheduler after so many optimizer steps.
+
+    It counts batches from the start of the epoch, and moves when the frequency divides their number
+    at an optimizer step.
+    """
+    per_epoch = plan.steps_per_epoch
+    epochs, rest = divmod(step, per_epoch) if math.isfinite(per_epoch) else (0, step)
+    if config.interval == "epoch":
+        return int(epochs) // int(config.frequency)
+    every = config.frequency // math.gcd(plan.accumulate, config.frequency)
+    if not epochs:
+        return int(rest) // int(every)
+    # The last step of an epoch may have fewer batches.
+    in_epoch = (per_epoch - 1) // every + (plan.batches_per_epoch % config.frequency == 0)
+    return int(epochs * in_epoch + rest // every)
 
 
 def _stride(configs: Sequence[Any], plan: StepPlan) -> int:

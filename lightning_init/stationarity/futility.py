@@ -2,9 +2,9 @@
 
 A layer is done when it is stationary, when its projection to the end of the horizon stays within
 the tolerance of the variance that it started with, or when it will not be stationary by the end of
-the probe's budget. The last is said when the index that the projection expects over the last half
-of the budget, at the lower end of its interval, plus what noise will add to its upper limit, is
-above the tolerance: then no check can pass.
+the probe's budget. The last is said when two witnesses agree that the drift index will be above the
+tolerance then: its rate, falling off as fast as it has in the window, at the lower end of the
+interval, and the projection; or when noise alone keeps the index's upper limit above it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from enum import Enum
 
 import numpy as np
 
-from lightning_init.stationarity.drift import drift_index, fit_trend, window_length
+from lightning_init.stationarity.drift import TrendFit, drift_index, fit_trend, window_length
 from lightning_init.stationarity.projection import FEWEST_SAMPLES, project
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.student import student_t_quantile
 from lightning_init.stationarity.verdict import DetectorState, glance
 
-# Ten batches tell their own noise to about a quarter, so half of what it will add is certain.
-CERTAIN_NOISE = 0.5
-# Residual degrees of freedom of a projection's noise.
-_PROJECTION_FREEDOM = 8
+# Noise that hangs together is overstated in a short window: a quarter of what it adds is certain.
+CERTAIN_NOISE = 0.25
+# A rate may fall off somewhat faster than it has: it must end at twice the tolerance at least.
+SURELY = 2.0
 
 
 class Ending(Enum):
@@ -97,9 +97,31 @@ def _will_not_settle(state: DetectorState) -> bool:
     trend = drift_index(fit, state.horizon, settings.confidence)
     # The standard error of a slope falls with the length of its window to the power 3/2.
     noise = (trend.upper - trend.drift_index) * (samples / state.budget) ** 1.5
-    begin = max(0.0, state.budget * (1 - settings.window_fraction) - samples)
+    if CERTAIN_NOISE * noise > settings.tolerance:
+        return True
+    last_window = state.budget * (1 - settings.window_fraction)
+    centre = (last_window + state.budget) / 2
+    relaxed = _relaxed_rate(fit, centre - samples, settings)
+    if relaxed * state.horizon <= SURELY * settings.tolerance:
+        return False
+    begin = max(0.0, last_window - samples)
     first, last = project(log_values, begin), project(log_values, remaining)
-    quantile = student_t_quantile(settings.confidence, _PROJECTION_FREEDOM)
-    moved = abs(last.log_value - first.log_value) - quantile * last.standard_error
-    expected = max(0.0, moved) * state.horizon / (remaining - begin)
-    return bool(expected + CERTAIN_NOISE * noise > settings.tolerance)
+    projected = abs(last.log_value - first.log_value) / (remaining - begin)
+    return bool(projected * state.horizon > settings.tolerance)
+
+
+def _relaxed_rate(fit: TrendFit, ahead: float, settings: DetectorSettings) -> float:
+    """Least |d log V / dt| so many samples ahead, if it falls off as fast as in this window.
+
+    A relaxation falls off exponentially, a growth without end more and more slowly; both limits
+    are taken at the stated confidence.
+    """
+    sign = math.copysign(1.0, fit.slope)
+    margin = student_t_quantile(settings.confidence, fit.degrees_of_freedom)
+    margin *= fit.end_slope_standard_error
+    latest = sign * fit.end_slope - margin
+    earliest = sign * (fit.slope - fit.curvature) + margin
+    if latest <= 0:
+        return 0.0
+    falls = math.log(max(1.0, earliest / latest)) / fit.window
+    return latest / fit.window * math.exp(-falls * max(0.0, ahead))

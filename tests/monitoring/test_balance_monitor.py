@@ -47,7 +47,13 @@ def test_over_consecutive_steps_the_difference_telescopes(momentum: float, decay
 def test_a_steady_state_is_in_balance(momentum: float) -> None:
     lr = 0.05 if momentum else 0.5
     callback = OptimalVarianceInit(
-        400, horizon="probe", sample_every_n_steps=1, verbose=False, seed=1, tolerance=1e-4
+        400,
+        horizon="probe",
+        sample_every_n_steps=1,
+        verbose=False,
+        seed=1,
+        tolerance=1e-4,
+        on_unsettled="use",
     )
     fit(NoisyQuadratic(lr=lr, momentum=momentum), callback, max_epochs=8)
     assert callback.report is not None
@@ -61,7 +67,9 @@ def test_a_steady_state_is_in_balance(momentum: float) -> None:
 def test_weights_that_grow_or_shrink_are_out_of_balance(lr: float, sign: int) -> None:
     # The steady state's variance lr C / (h (2 - lr h)) is three times, or 0.6 times, the initial
     # one: less, or more, is dissipated than injected.
-    callback = OptimalVarianceInit(100, sample_every_n_steps=1, verbose=False, seed=1)
+    callback = OptimalVarianceInit(
+        100, sample_every_n_steps=1, verbose=False, seed=1, on_unsettled="use"
+    )
     fit(NoisyQuadratic(lr=lr, momentum=0.0), callback, max_epochs=2)
     assert callback.report is not None
     layer = callback.report["layer"]
@@ -82,7 +90,7 @@ def test_it_is_absent_where_the_relation_does_not_hold(optimizer: Any, options: 
         def configure_optimizers(self) -> Any:
             return optimizer(self.parameters(), lr=0.01, **options)
 
-    callback = OptimalVarianceInit(60, sample_every_n_steps=1, verbose=False)
+    callback = OptimalVarianceInit(60, sample_every_n_steps=1, verbose=False, on_unsettled="use")
     fit(Other(), callback, max_epochs=8)
     assert callback.report is not None
     for layer in callback.report.layers:
