@@ -95,12 +95,10 @@ def test_the_originals_are_not_touched(name: str) -> None:
     for optimizer in optimizers:  # a state, as after some steps
         optimizer.step(lambda: torch.tensor(0.0))  # type: ignore[arg-type]
     kept = [o.param_groups[0] for o in optimizers]
-    before = copy.deepcopy(
-        [[o.state_dict() for o in optimizers], [c.scheduler.state_dict() for c in configs]]
-    )
+    stateful = [*optimizers, *(config.scheduler for config in configs)]
+    before = repr([one.state_dict() for one in stateful])
     foresee(optimizers, configs, StepPlan(STEPS, PER_EPOCH))
-    after = [[o.state_dict() for o in optimizers], [c.scheduler.state_dict() for c in configs]]
-    assert repr(after) == repr(before)
+    assert repr([one.state_dict() for one in stateful]) == before
     assert all(o.param_groups[0] is group for o, group in zip(optimizers, kept, strict=True))
 
 
@@ -137,7 +135,7 @@ def test_weight_decay_and_momentum_that_a_schedule_moves_are_followed() -> None:
     assert optimizers[0].param_groups[0]["weight_decay"] == pytest.approx(0.01)
     optimizers, configs = parts(MAKERS["one_cycle"], interval="step")
     moved = dict(foresee(optimizers, configs, StepPlan(STEPS, PER_EPOCH)).groups[0][0].at_peak)
-    assert moved["momentum"] == pytest.approx(0.85)
+    assert moved["momentum"] == pytest.approx(0.85, rel=1e-3)
 
 
 def test_what_waits_for_a_measurement_or_fails_is_held_and_said() -> None:
