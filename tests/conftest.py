@@ -19,6 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
+@pytest.fixture
+def draw_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw also what would hardly change, so that a few steps of a tiny model show a redraw."""
+    from lightning_init.search import outcome
+
+    monkeypatch.setattr(outcome, "UNCHANGED_LOG_RATIO", 0.0)
+
+
 @pytest.fixture(autouse=True)
 def _leaves_the_process_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -68,6 +68,9 @@ class NoisyQuadratic(LightningModule):
         super().__init__()
         self.layer = nn.Linear(200, 100, bias=False)
         self.lr, self.momentum, self.noise, self.curvature = lr, momentum, noise, curvature
+        # Twice the steady state's variance, so that the loss falls and no factor is suspicious.
+        steady = lr * noise / ((1 - momentum) * curvature * (2 - lr * curvature / (1 + momentum)))
+        nn.init.normal_(self.layer.weight, std=(2 * steady) ** 0.5)
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         weight = self.layer.weight
@@ -79,6 +82,14 @@ class NoisyQuadratic(LightningModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(torch.zeros(50, 1), batch_size=1)
+
+
+class Silent(NoisyQuadratic):
+    """The same gradients, and a loss that does not rise while V does."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss - loss.detach()
 
 
 class StateAtTrainStart(Callback):

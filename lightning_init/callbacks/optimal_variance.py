@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
@@ -16,15 +16,19 @@ from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting import outputs
 from lightning_init.reporting.report import InitReport
-from lightning_init.search.known_variances import apply_recipe, recipe_of, write_in_log_dir
+from lightning_init.search.known_variances import apply_recipe, recipe_of, write_beside_log
+from lightning_init.search.probe_phase import EndlessRun
+from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
-from lightning_init.search.sentences import warn_of_outcome, warn_of_zero_learning_rate
+from lightning_init.search.sentences import warn_of_outcome
 from lightning_init.search.sequence import search
 from lightning_init.search.settings import (
+    Draw,
     Granularity,
     Moment,
     OnUnsettled,
     OptimalVarianceSettings,
+    ProbeRate,
 )
 from lightning_init.stationarity import DetectorSettings
 
@@ -41,47 +45,50 @@ class OptimalVarianceInit(_InitCallback):
 
     The outcome is on `callback.report` and is printed once; what it takes to draw the same scales
     again is on `callback.recipe` and in `<log_dir>/init_recipe.json`. Biases and normalization
-    layers keep their initialization. A resumed run is neither probed nor redrawn. When anything
-    fails, the module's weights are what they were.
+    layers keep their initialization, and so does every layer whose variance would change by less
+    than 5 %. A resumed run is neither probed nor redrawn. When anything fails or the probe
+    diverges, the module's weights are what they were.
 
     Args:
-        max_probe_steps: Most optimizer steps of the probe; it ends sooner when all layers settle.
-        on_unsettled: What layers get whose variance has not settled when the budget ends: "use"
-            (V at that moment, with a warning), "keep" (their initial weights), "project" (V
-            extrapolated to the end of the horizon where that is sharp) or "raise" (an error).
+        max_probe_steps: Most optimizer steps of the probe: a float is a share of the planned
+            steps of the run, an int a number of steps, 0 no probe. It ends sooner when no further
+            step can change what a layer gets. A run without a planned end needs a number.
+        on_unsettled: What layers get whose variance has not settled when the probe ends: "keep"
+            (their initial weights), "project" (V extrapolated to the end of the horizon where
+            that is sharp), "use" (V at that moment, with a warning) or "raise" (an error).
         tolerance: Largest relative change of V over the horizon that counts as settled.
-        confidence: One-sided confidence level of that statement.
-        persistence: Consecutive checks that must agree.
         horizon: Optimizer steps over which V must stay put: "run" (the planned length of the real
-            run), "probe" (max_probe_steps) or a number of steps.
+            run), "probe" (as long as the probe may be) or a number of steps.
         sample_every_n_steps: Optimizer steps between two measurements; the default is 12, with at
             least 80 and at most 250 measurements per probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
-        largest_change: Largest factor by which a layer's variance may change in a round, either
-            way; the default is no limit, and 16 with several rounds.
+        draw: "normal" draws redrawn weights from N(0, V); "scale" multiplies those that are there,
+            so that an orthogonal, truncated or uniform start keeps its shape.
         rounds: Most probes, each from the weights that the one before asks for; it ends when none
             would change by more than 5 %.
         forgetting: Probe once more from a quarter of the variance, for as many steps, and tell
             for each layer whether V depends on where the probe started.
         guard_steps: Optimizer steps of a trial of the redraw against the original weights, ten
-            trials in all; the redraw is kept unless it is worse with the stated confidence.
-        include: Glob patterns of layer names that take part; the default is all.
+            trials in all; the redraw is kept unless it is worse at confidence 0.95. Without it
+            the trial is made where a variance would change by more than a factor of 4.
+        include: Glob patterns of layer names that take part; the default is all but weights that
+            start without variance or as an identity.
         exclude: Glob patterns of layer names that do not take part.
-        probe_lr: Learning rate of the probe; the default is the schedule's first value.
-        keep_schedule: Step the learning-rate schedule during the probe instead of holding its
-            first value.
+        probe_lr: Learning rate of the probe: "peak" (the largest that the planned run will use,
+            per parameter group, to which the probe climbs as the run does), "schedule" (whatever
+            the schedule makes of it) or a number.
         isolate_dataset: Probe on a deep copy of the data, for datasets that change when read.
         probe_dataloaders: Loaders for the probe in place of the run's own, for data that can be
             read only once.
         recipe: File that an earlier run wrote, a recipe (`.json`) or a checkpoint: the variances of
             its weights are drawn, without a probe.
         recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
-        recipe_path: Where to write what was found; it is also written to the log directory.
+        recipe_path: Where to write what was found; the default is `init_recipe.json` in the log
+            directory, or in the Trainer's `default_root_dir` without a logger.
         seed: Seed of the redraw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
-        log_summary: Log the outcome to loggers other than TensorBoard, as one row at step 0.
         verbose: Print the report.
 
     Raises:
@@ -105,36 +112,32 @@ class OptimalVarianceInit(_InitCallback):
     Example:
         >>> from lightning.pytorch import Trainer
         >>> from lightning_init import OptimalVarianceInit
-        >>> callback = OptimalVarianceInit(max_probe_steps=2000)
+        >>> callback = OptimalVarianceInit(max_probe_steps=0.05)
         >>> trainer = Trainer(callbacks=[callback], logger=False)
     """
 
     def __init__(
         self,
-        max_probe_steps: int = 1000,
-        on_unsettled: OnUnsettled = "use",
+        max_probe_steps: int | float = 0.1,
+        on_unsettled: OnUnsettled = "keep",
         tolerance: float = 0.10,
-        confidence: float = 0.95,
-        persistence: int = 4,
         horizon: Literal["run", "probe"] | int = "run",
         sample_every_n_steps: int | None = None,
         granularity: Granularity = "layer",
         moment: Moment = "central",
-        largest_change: float | None = None,
+        draw: Draw = "normal",
         rounds: int = 1,
         forgetting: bool = False,
         guard_steps: int = 0,
         include: list[str] | None = None,
         exclude: list[str] | None = None,
-        probe_lr: float | None = None,
-        keep_schedule: bool = False,
+        probe_lr: ProbeRate | float = "peak",
         isolate_dataset: bool = False,
         probe_dataloaders: Any | None = None,
         recipe: str | None = None,
         recipe_by_width: bool = False,
         recipe_path: str | None = None,
         seed: int | None = None,
-        log_summary: bool = True,
         verbose: bool = True,
     ) -> None:
         super().__init__(seed)
@@ -142,19 +145,16 @@ class OptimalVarianceInit(_InitCallback):
             limits=ProbeLimits(
                 max_steps=max_probe_steps,
                 learning_rate=probe_lr,
-                keep_schedule=keep_schedule,
                 isolate_dataset=isolate_dataset,
                 dataloaders=probe_dataloaders,
             ),
-            detector=DetectorSettings(
-                tolerance=tolerance, confidence=confidence, persistence=persistence
-            ),
+            detector=DetectorSettings(tolerance=tolerance),
             on_unsettled=on_unsettled,
             horizon=horizon,
             sample_every_n_steps=sample_every_n_steps,
             granularity=granularity,
             moment=moment,
-            largest_change=largest_change,
+            draw=draw,
             rounds=rounds,
             forgetting=forgetting,
             guard_steps=guard_steps,
@@ -166,7 +166,6 @@ class OptimalVarianceInit(_InitCallback):
         self.recipe_file = recipe
         self.recipe_by_width = recipe_by_width
         self.recipe_path = recipe_path
-        self.log_summary = log_summary
         self.verbose = verbose
         self.report: InitReport | None = None
         self.recipe: InitRecipe | None = None
@@ -189,7 +188,7 @@ class OptimalVarianceInit(_InitCallback):
         """Probe, put everything back, redraw; or draw a recipe."""
         if not self._is_fresh(trainer):
             return
-        skipped = _reason_to_skip(trainer) if self.recipe_file is None else None
+        skipped = self._reason_to_skip(trainer)
         if skipped:
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
@@ -207,29 +206,36 @@ class OptimalVarianceInit(_InitCallback):
             return
         self._to_log = False
         with preserved_random_state():
-            if self.recipe is not None:
-                write_in_log_dir(trainer, self.recipe)
+            if self.recipe is not None and self.recipe_path is None:
+                write_beside_log(trainer, self.recipe)
             if self.report is not None:
-                outputs.log_probe(trainer, self.report, summary=self.log_summary)
+                outputs.log_probe(trainer, self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
         return {"report": None if self.report is None else self.report.to_dict()}
 
     def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
-        inventory = find_every_weight(module, self.include, self.exclude)
+        inventory = weights_to_probe(module, self.include, self.exclude)
         require_weights(type(self).__name__, inventory)
-        limits = self.settings.limits
-        if not limits.keep_schedule and limits.learning_rate is None:
-            warn_of_zero_learning_rate(trainer)
         seed = self._resolve_seed(trainer)
-        report = search(trainer, module, inventory, self.settings, seed)
-        recipe = recipe_of(report, trainer)
-        if self.recipe_path is not None and trainer.is_global_zero:
-            recipe.save(self.recipe_path)
-        warn_of_outcome(report, self.settings)
-        redraw(trainer, module, inventory.weights, report.layers, seed)
-        self.report, self.recipe = report, recipe
+        try:
+            report = search(trainer, module, inventory, self.settings, seed)
+        except EndlessRun:
+            rank_zero_warn(
+                "OptimalVarianceInit: no probe, because a run without a planned end has no"
+                f" share of {self.settings.limits.max_steps:g}; set `max_probe_steps` to a number"
+                " of steps, such as 200."
+            )
+            return
+        self.report = report
+        if not report.divergence:
+            recipe = recipe_of(report, trainer)
+            if self.recipe_path is not None and trainer.is_global_zero:
+                recipe.save(self.recipe_path)
+            warn_of_outcome(report, self.settings)
+            redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
+            self.recipe = recipe
         if self.verbose and trainer.is_global_zero:
             outputs.show(report.table())
 
@@ -246,13 +252,16 @@ class OptimalVarianceInit(_InitCallback):
                 f" {path!r} with seed {seed}, without a probe."
             )
 
-
-def _reason_to_skip(trainer: Trainer) -> str | None:
-    if internals.fast_dev_run(trainer):
-        return "fast_dev_run only checks that the code runs"
-    if trainer.max_epochs == 0 or trainer.max_steps == 0 or trainer.limit_train_batches == 0:
-        return "the run trains no step"
-    return None
+    def _reason_to_skip(self, trainer: Trainer) -> str | None:
+        if self.recipe_file is not None:
+            return None
+        if self.settings.limits.max_steps == 0:
+            return "max_probe_steps is 0"
+        if internals.fast_dev_run(trainer):
+            return "fast_dev_run only checks that the code runs"
+        if trainer.max_epochs == 0 or trainer.max_steps == 0 or trainer.limit_train_batches == 0:
+            return "the run trains no step"
+        return None
 
 
 def _draw_late_weights(trainer: Trainer, module: LightningModule) -> None:

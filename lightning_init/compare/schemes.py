@@ -233,14 +233,14 @@ def _xavier(module: nn.Module, seed: int, *, uniform: bool) -> None:
 
 
 def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> list[Callback]:
-    probe = OptimalVarianceInit(seed=seed, verbose=False, log_summary=False, **options)
+    probe = OptimalVarianceInit(seed=seed, verbose=False, **options)
     return [*make_scheme(start).build(seed, None), probe]
 
 
 def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-    return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False, log_summary=False)]
+    return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False)]
 
 
 def _pilot(given: str, options: Mapping[str, Any]) -> Scheme:

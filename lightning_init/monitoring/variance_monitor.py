@@ -49,6 +49,7 @@ class VarianceMonitor:
         interval: Optimizer steps between two samples of a detector.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
         dense_start: Sample more often in the first tenth.
+        first_step: Optimizer steps before the series begins.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class VarianceMonitor:
         interval: int,
         moment: str = "central",
         dense_start: bool = True,
+        first_step: int = 0,
     ) -> None:
         self.weights = tuple(weights)
         self.horizon = max(horizon, float(budget))
@@ -69,6 +71,7 @@ class VarianceMonitor:
         samples = max(1.0, budget / interval)
         state = start(settings, self.horizon / interval, samples)
         self.budget = budget
+        self._first_step = first_step
         self.entries_before: list[Tensor] = []
         self.entries_after: list[Tensor] = []
         self._states: list[DetectorState] = [state] * len(self.weights)
@@ -85,7 +88,8 @@ class VarianceMonitor:
 
     def is_due(self, step: int) -> bool:
         """Whether to sample after so many optimizer steps."""
-        return step in self._due or step % self.interval == 0
+        since = step - self._first_step
+        return since > 0 and (since in self._due or since % self.interval == 0)
 
     def sample(
         self,
@@ -106,7 +110,7 @@ class VarianceMonitor:
         values = self.measure(module)
         self._forces.sample(module, step, self._moments, optimizers)
         drifts = list(self._drifts[-1]) if self._drifts else [math.nan] * len(values)
-        if step % self.interval == 0:
+        if (step - self._first_step) % self.interval == 0:
             self._detected_steps.append(step)
             self._detect(values, drifts)
         self._steps.append(step)
@@ -148,11 +152,14 @@ class VarianceMonitor:
         return self.settled == len(self._states)
 
     @property
-    def diverged_layers(self) -> list[str]:
-        """Layers whose variance was not finite when last measured."""
-        values = self._variances[-1] if self._variances else []
-        pairs = zip(self.weights, values, strict=False)
-        return [weight.name for weight, value in pairs if not math.isfinite(value)]
+    def states(self) -> tuple[DetectorState, ...]:
+        """The detector of each layer."""
+        return tuple(self._states)
+
+    @property
+    def latest(self) -> list[float]:
+        """V of each layer when last sampled; empty before the first sample."""
+        return self._variances[-1] if self._variances else []
 
     def decisions(self) -> list[Decision]:
         """The verdict on each layer."""

@@ -43,6 +43,6 @@ def refuse_false_probe(has_moved: bool) -> None:
         return
     raise MisconfigurationException(
         "The probe took optimizer steps but no weight moved; check that the learning rate is not 0"
-        " at the start of the schedule (`probe_lr=` or `keep_schedule=True` help) and that the"
-        " optimizer holds the module's parameters."
+        " throughout (`probe_lr=` sets the probe's own) and that the optimizer holds the module's"
+        " parameters."
     )

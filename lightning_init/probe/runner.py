@@ -21,7 +21,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
@@ -29,14 +28,16 @@ from lightning_init.probe.copying import CopiedTraining
 from lightning_init.probe.data_state import capture_data_state, data_held_by
 from lightning_init.probe.in_place import TrainingInPlace
 from lightning_init.probe.limits import ProbeEnd, ProbeLimits, ProbeRun
+from lightning_init.probe.rates import ProbeRates
 from lightning_init.probe.refusals import refuse_false_probe, refuse_what_cannot_be_probed
+from lightning_init.probe.schedule import ForeseenRun
 
 # Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
 # that never steps, a `training_step` that always returns None).
 _STUCK_AFTER_BATCHES = 1000
 
 
-OnStart = Callable[[LightningModule, float], None]
+OnStart = Callable[[LightningModule, ForeseenRun], None]
 OnStep = Callable[[LightningModule, int, Any], bool]
 
 
@@ -59,8 +60,8 @@ def run_probe(
             and the outputs of ``training_step``; returns whether to stop. In a distributed run it
             must decide alike on every rank.
         limits: How long to train.
-        on_start: Called once before the first step with what is trained and the number of
-            optimizer steps that the real run plans.
+        on_start: Called once before the first step with what is trained and what the real run
+            plans: optimizer steps, learning rates, weight decays.
 
     Returns:
         Why the probe ended and what it took.
@@ -74,7 +75,7 @@ def run_probe(
     started = time.perf_counter()
     with ExitStack() as stack:
         stack.callback(snapshot.capture_random_state())
-        observer = _Observer(on_step, on_start, limits.max_steps)
+        observer = _Observer(on_step, on_start, limits)
         training = _enter(trainer, module, limits, observer, stack)
         loop = trainer.fit_loop
         internals.call_module_hook(trainer, "on_fit_start")
@@ -97,7 +98,7 @@ def _enter(
     trainer: Trainer,
     module: LightningModule,
     limits: ProbeLimits,
-    observer: Callback,
+    observer: _Observer,
     stack: ExitStack,
 ) -> CopiedTraining | TrainingInPlace:
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
@@ -132,30 +133,12 @@ def _enter(
     trainer.fit_loop = internals.probe_fit_loop(trainer, instance, name)
     precision = internals.precision_plugin_name()
     vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
-    training.connect(trainer, _probe_schedule(training, limits))
+    observer.rates = ProbeRates(training, limits)
+    training.connect(trainer, observer.rates.schedulers())
     # Registered last, so that the handlers are put back first, while the Trainer is still ours.
     internals.register_signal_handlers(trainer)
     stack.callback(internals.restore_signal_handlers, trainer)
     return training
-
-
-def _probe_schedule(training: CopiedTraining | TrainingInPlace, limits: ProbeLimits) -> list[Any]:
-    """Set the probe's learning rate; the schedulers that it steps."""
-    if limits.learning_rate is not None:
-        for optimizer in training.optimizers:
-            for group in optimizer.param_groups:
-                _set_learning_rate(group, limits.learning_rate)
-    if limits.keep_schedule:
-        return [s for s in training.schedulers if not s.reduce_on_plateau]
-    # Manual optimization steps its schedulers itself and must find them; automatic must not.
-    return [] if training.module.automatic_optimization else training.schedulers
-
-
-def _set_learning_rate(group: dict[str, Any], value: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"] = torch.full_like(group["lr"], value)
-    else:
-        group["lr"] = value
 
 
 def _accumulation_schedulers(callbacks: list[Callback]) -> list[Callback]:
@@ -170,10 +153,13 @@ class _ProbeOver(BaseException):
 class _Observer(Callback):
     """Counts optimizer steps, asks ``on_step``, and leaves the loop."""
 
-    def __init__(self, on_step: OnStep, on_start: OnStart | None, max_steps: int) -> None:
+    rates: ProbeRates
+
+    def __init__(self, on_step: OnStep, on_start: OnStart | None, limits: ProbeLimits) -> None:
         self.on_step = on_step
         self.on_start = on_start
-        self.max_steps = max_steps
+        self.limits = limits
+        self.max_steps = 0
         self.end = ProbeEnd.RUN_LIMIT
         self.steps = 0
         self.planned_steps = float("inf")
@@ -181,8 +167,10 @@ class _Observer(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.planned_steps = internals.planned_steps(trainer)
+        self.max_steps = self.limits.most_steps(self.planned_steps)
+        foreseen = self.rates.begin(trainer, self.planned_steps, self.max_steps)
         if self.on_start is not None:
-            self.on_start(pl_module, self.planned_steps)
+            self.on_start(pl_module, foreseen)
 
     def on_train_batch_end(
         self,
@@ -202,8 +190,9 @@ class _Observer(Callback):
             return
         self._idle_batches = 0
         self.steps = trainer.global_step
+        self.rates.before_step(self.steps)
         if self.on_step(pl_module, self.steps, outputs):
-            self.end = ProbeEnd.SETTLED
+            self.end = ProbeEnd.STOPPED
             raise _ProbeOver
         if self.steps >= self.max_steps:
             self.end = ProbeEnd.BUDGET

@@ -51,7 +51,10 @@ Variance = Annotated[
 Finite = Annotated[
     float, Meta(ge=0.0, le=sys.float_info.max, description="a finite number of at least 0")
 ]
-Action = Annotated[Literal["redrawn", "kept"], Meta(description="one of redrawn, kept")]
+Action = Annotated[
+    Literal["redrawn", "kept", "unchanged"],
+    Meta(description="one of redrawn, kept, unchanged"),
+]
 VerdictWord = Annotated[
     Literal["stationary", "drifting", "inconclusive", "invalid", "unknown"],
     Meta(description="one of stationary, drifting, inconclusive, invalid, unknown"),
@@ -86,7 +89,7 @@ class RecipeLayer:
         shape: Shape of the weight.
         fan_in: Inputs summed per output unit, or None if unknown.
         sigma0_squared: Variance of the draw; for a kept layer that of its first weights.
-        action: `"redrawn"` or `"kept"`.
+        action: `"redrawn"`, `"kept"` or `"unchanged"`.
         verdict: `"stationary"`, `"drifting"`, `"inconclusive"`, `"invalid"` or `"unknown"`.
         variance: V at the end of the probe, or None if unknown.
         standard_error: Relative standard error of `variance`, or None if unknown.

@@ -38,21 +38,19 @@ def log_fractional_moments(loggers: Iterable[Logger], plan: InitPlan) -> None:
     log_log_norm_fan(loggers, *fan_increments(plan.log_norms))
 
 
-def log_probe(trainer: Trainer, report: InitReport, *, summary: bool) -> None:
+def log_probe(trainer: Trainer, report: InitReport) -> None:
     """Write the probe's own TensorBoard run, and one row for every other logger.
 
     Args:
         trainer: Its loggers, and the rank that writes.
         report: What the probe found.
-        summary: Whether loggers other than TensorBoard get the outcome.
     """
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             write_probe_run(logger.log_dir, report)
-    if summary:
-        log_outcome(trainer.loggers, report)
+    log_outcome(trainer.loggers, report)
 
 
 def write_probe_run(log_dir: str | os.PathLike[str], report: InitReport) -> None:

@@ -43,7 +43,8 @@ class LayerReport:
         projected_upper: Upper end of the confidence band of `projected`.
         sigma0: Standard deviation of the first weights of the real run: that of the draw, or, for
             a kept layer, the root of `initial_variance`.
-        action: `"redrawn"` or `"kept"`.
+        action: `"redrawn"`, `"kept"`, or `"unchanged"` where the rule would change nothing and
+            the weights stay as they are, bit for bit.
         note: Empty, or a clause or two that the reader should know.
         mean_share: Squared mean of the weights over `variance`; nan if unknown.
         kl_to_initial: KL(N(mean, V) || N(0, `initial_variance`)) in nat per weight, with the
@@ -54,6 +55,11 @@ class LayerReport:
         surviving_share: Share of the difference between two starts that is left in log V.
         implied_variance: Variance that would come back as itself, from two probes; nan if there is
             none or it is unknown.
+        reason: Full sentences: why the verdict is what it is, and what can be done in this run.
+        learning_rate: Learning rate at which V was measured; nan if no optimizer has the layer.
+        peak_learning_rate: Largest learning rate that the planned run will use for it.
+        forgotten_share: Share of the initial variance that weight decay will have forgotten at the
+            end of the planned run; nan if unknown.
         relaxation_steps: Optimizer steps in which the variance's distance from its steady state
             falls by 1/e; inf where nothing pulls it back, nan if unknown.
         drive: What the optimizer adds to |w|^2 per step, relative to it; nan if unknown.
@@ -89,6 +95,10 @@ class LayerReport:
     forgetting: ForgettingVerdict | None = None
     surviving_share: float = math.nan
     implied_variance: float = math.nan
+    reason: str = ""
+    learning_rate: float = math.nan
+    peak_learning_rate: float = math.nan
+    forgotten_share: float = math.nan
     relaxation_steps: float = math.nan
     drive: float = math.nan
     decay: float = math.nan
@@ -177,6 +187,9 @@ class ProbeRecord:
         rounds: Probes made one after the other, each from what the one before asked for.
         other_probe_steps: Optimizer steps of the earlier rounds and of the test of forgetting.
         guard: What the guard's trial said, or None without one.
+        planned_steps: Optimizer steps that the run plans, inf without a planned end.
+        losses: Mean training loss at the probe's start and at its end; nan without one.
+        divergence: Why nothing of the probe can be trusted, as a clause; empty if it can.
         weight_samples: Entries of the layers that drift most, for a histogram; not in `to_dict`.
 
     `record["net.0"]` is one layer.
@@ -196,6 +209,9 @@ class ProbeRecord:
     rounds: int = 1
     other_probe_steps: int = 0
     guard: GuardOutcome | None = None
+    planned_steps: float = math.nan
+    losses: tuple[float, float] = (math.nan, math.nan)
+    divergence: str = ""
     weight_samples: tuple[WeightSample, ...] = field(default=(), compare=False, repr=False)
 
     def __getitem__(self, name: str) -> LayerReport:

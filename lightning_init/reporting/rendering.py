@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from lightning_init.stationarity.decision import Verdict
 from lightning_init.tables import (
     html_table,
     markdown_table,
@@ -20,6 +21,8 @@ from lightning_init.tables import (
 if TYPE_CHECKING:
     from lightning_init.reporting.records import LayerReport, ProbeRecord
 
+# Reasons below a table; the Markdown has every layer's.
+MOST_REASONS = 6
 TEXT_HEADERS = ("layer", "shape", "V", "V/V before", "drift", "verdict", "sigma0", "action")
 FULL_HEADERS = (
     "layer",
@@ -40,6 +43,8 @@ FULL_HEADERS = (
     "steady state",
     "of noise alone",
     "of start left",
+    "forgotten by decay",
+    "learning rate",
     "implied V",
     "sigma0",
     "action",
@@ -57,6 +62,7 @@ def text(report: ProbeRecord, max_rows: int) -> str:
     ]
     remarks = [f"note: {layer.name}: {layer.note}" for layer in shown if layer.note]
     remarks += [f"note: {note}" for note in report.notes]
+    remarks += _reasons(report.layers)
     table = text_table(TEXT_HEADERS, rows)
     return "\n".join([*_heading(report), table, *_hidden(report, max_rows), *remarks])
 
@@ -111,17 +117,63 @@ def plain(value: Any) -> Any:
 
 
 def _heading(report: ProbeRecord) -> list[str]:
-    redrawn = sum(layer.action == "redrawn" for layer in report.layers)
-    kept = len(report.layers) - redrawn
-    outcome = "every layer stationary" if report.converged else "NOT every layer stationary"
     return [
-        f"OptimalVarianceInit: {redrawn} redrawn, {kept} kept, {len(report.left_out)} left out; "
-        f"{outcome} after {report.probe_steps} probe steps ({report.wall_time:.1f} s).",
+        f"OptimalVarianceInit: {headline(report)}.",
+        f"{cost(report)}, {report.wall_time:.1f} s{_losses(report)}.",
         *_rounds(report),
         report.stop_reason,
         f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
         f"one sample every {report.sample_interval}.",
     ]
+
+
+def headline(report: ProbeRecord) -> str:
+    """What matters, in a clause: what was changed, or that there is nothing to change."""
+    total = len(report.layers)
+    if report.divergence:
+        return f"the probe diverged, all {total} layers keep their weights"
+    counts = {
+        action: sum(layer.action == action for layer in report.layers)
+        for action in ("redrawn", "unchanged", "kept")
+    }
+    settled = sum(layer.verdict is Verdict.STATIONARY for layer in report.layers)
+    if counts["unchanged"] == total:
+        largest = max((abs(layer.ratio - 1) for layer in report.layers), default=0.0)
+        return f"nothing to change: {total} of {total} layers within {percent(largest)}"
+    parts = [f"{count} {action}" for action, count in counts.items() if count]
+    left = [f"{len(report.left_out)} left out"] if report.left_out else []
+    return f"{', '.join([*parts, *left])}; {settled} of {total} layers stationary"
+
+
+def cost(report: ProbeRecord) -> str:
+    """What the probe took, as a share of the run."""
+    steps, planned = _spaced(report.total_steps), report.planned_steps
+    if not math.isfinite(planned):
+        return f"Probe: {steps} steps"
+    share = report.total_steps / max(planned, 1)
+    of = f"{steps} of {_spaced(round(planned))} steps"
+    return f"Probe: {of}, {percent(share)} of the run"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, rounded up to what is worth saying.
+
+    >>> percent(0.0973), percent(0.0004)
+    ('10 %', '0.1 %')
+    """
+    value = 100 * share
+    rounded = math.ceil(value - 1e-9) if value > 1 else math.ceil(10 * value - 1e-9) / 10
+    return f"{rounded:g} %"
+
+
+def _losses(report: ProbeRecord) -> str:
+    first, last = report.losses
+    known = math.isfinite(first) and math.isfinite(last)
+    return f"; its training loss went from {first:.3g} to {last:.3g}" if known else ""
+
+
+def _spaced(steps: int) -> str:
+    return f"{steps:,}".replace(",", " ")
 
 
 def _rounds(report: ProbeRecord) -> list[str]:
@@ -133,6 +185,20 @@ def _rounds(report: ProbeRecord) -> list[str]:
         if report.rounds > 1
         else f"{report.total_steps} optimizer steps in all probes and trials together."
     ]
+
+
+def _reasons(layers: Sequence[LayerReport]) -> list[str]:
+    """Each reason once, with the layers that it holds for."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        if layer.reason:
+            names.setdefault(layer.reason, []).append(layer.name)
+    few = list(names.items())[:MOST_REASONS]
+    return [f"why: {_named(found)}: {reason}" for reason, found in few]
+
+
+def _named(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _hidden(report: ProbeRecord, max_rows: int) -> list[str]:
@@ -189,9 +255,11 @@ def _full_cells(layer: LayerReport) -> tuple[str, ...]:
         number(layer.noise_steady_state),
         _forgetting_text(layer),
         number(layer.implied_variance),
+        number(layer.forgotten_share, 2),
+        number(layer.learning_rate),
         number(layer.sigma0, 4),
         layer.action,
-        layer.note,
+        " ".join(part for part in (layer.note, layer.reason) if part),
     )
 
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.rendering import cost, headline
 from lightning_init.reporting.report import InitReport
-from lightning_init.stationarity.decision import Verdict
 from lightning_init.tables import markdown_table, number
 
 HEADERS = ("layer", "V before", "V", "ratio", "drift", "verdict", "sigma0", "action")
@@ -38,12 +38,9 @@ def text_tab(report: InitReport, max_rows: int = 100) -> str:
 
 
 def _outcome(report: InitReport) -> str:
-    redrawn = sum(layer.action == "redrawn" for layer in report.layers)
-    settled = sum(layer.verdict is Verdict.STATIONARY for layer in report.layers)
     return (
-        f"**{settled} of {len(report.layers)} layers stationary** over a horizon of"
-        f" {report.horizon_steps} optimizer steps; {redrawn} redrawn,"
-        f" {len(report.layers) - redrawn} kept, {len(report.left_out)} left out."
+        f"**{headline(report)}** over a horizon of {report.horizon_steps} optimizer steps."
+        f" {cost(report)}."
     )
 
 

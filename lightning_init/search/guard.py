@@ -15,7 +15,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import ProbeRun, run_probe
 from lightning_init.reporting.records import GuardOutcome
-from lightning_init.search.probe_phase import loss_of
+from lightning_init.search.health import loss_of
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.redraw import BorrowedWeights, derived_seed
 from lightning_init.search.settings import OptimalVarianceSettings
@@ -31,6 +31,7 @@ def guard_trial(
     borrowed: BorrowedWeights,
     variances: Sequence[float | None],
     settings: OptimalVarianceSettings,
+    steps: int,
     seed: int,
 ) -> GuardOutcome:
     """Train briefly from the original weights and from redraws, five times each.
@@ -46,7 +47,8 @@ def guard_trial(
         module: The user's module.
         borrowed: Its weights, written to for the trials.
         variances: What each layer is redrawn with; None for one that keeps its weights.
-        settings: How long to train, and the confidence level.
+        settings: The learning rate of the trials, and the confidence level.
+        steps: Optimizer steps of one trial.
         seed: Seed of the redraw; the first pair uses it and the run's own batches.
     """
     differences, runs, diverged = [], list[ProbeRun](), False
@@ -54,9 +56,9 @@ def guard_trial(
         own_seed = seed if pair == 0 else derived_seed(seed, f"guard {pair}")
         noise = None if pair == 0 else own_seed
         borrowed.give_back()
-        original = _trial(trainer, module, settings, noise, runs)
+        original = _trial(trainer, module, settings, steps, noise, runs)
         borrowed.draw(variances, own_seed)
-        redrawn = _trial(trainer, module, settings, noise, runs)
+        redrawn = _trial(trainer, module, settings, steps, noise, runs)
         diverged = math.isfinite(original) and not math.isfinite(redrawn)
         if diverged:
             break
@@ -70,6 +72,7 @@ def _trial(
     trainer: Trainer,
     module: LightningModule,
     settings: OptimalVarianceSettings,
+    steps: int,
     noise_seed: int | None,
     runs: list[ProbeRun],
 ) -> float:
@@ -90,8 +93,8 @@ def _trial(
     if noise_seed is not None:  # the caller keeps the random state of the real run
         torch.manual_seed(noise_seed)
         random.seed(noise_seed)
-    limits = replace(settings.limits, max_steps=settings.guard_steps)
-    with ProbeProgress(trainer, settings.guard_steps, "Guard trial") as progress:
+    limits = replace(settings.limits, max_steps=steps)
+    with ProbeProgress(trainer, steps, "Guard trial") as progress:
         runs.append(run_probe(trainer, module, on_step, limits))
     last_half = torch.stack(losses[len(losses) // 2 :]).mean()
     return float(trainer.strategy.reduce(last_half, reduce_op="mean"))

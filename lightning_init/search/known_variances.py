@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.initialization.synchronization import synchronize
@@ -47,10 +49,15 @@ def apply_recipe(
     return drawn
 
 
-def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> None:
-    """Write ``init_recipe.json`` beside what the first logger with a local directory writes."""
+def write_beside_log(trainer: Trainer, recipe: InitRecipe) -> None:
+    """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
+
+    Without a logger it goes to the Trainer's root directory.
+    """
     if not trainer.is_global_zero:
         return
     folder = local_directory(trainer.loggers)
+    if folder is None and not trainer.loggers and "://" not in trainer.default_root_dir:
+        folder = Path(trainer.default_root_dir)
     if folder is not None:
         recipe.save(folder / RECIPE_FILE)

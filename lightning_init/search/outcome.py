@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lightning_init.inspection.weights import Weight
-from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.records import UNCHANGED_LOG_RATIO, LayerReport
 from lightning_init.search.probe_phase import ProbeResult
+from lightning_init.search.reasons import verdict_reason
 from lightning_init.search.settings import Granularity, OnUnsettled, OptimalVarianceSettings
-from lightning_init.stationarity import Decision, Verdict
+from lightning_init.stationarity import Decision, Ending, Verdict
 from lightning_init.theory.variance_bound import (
     SteadyState,
     excess_kl_per_weight,
@@ -36,42 +38,63 @@ def layer_reports(
         drawn: Variance that each layer was drawn with in an earlier round, None for a layer that
             still has its own first weights; None if there was no earlier round.
     """
-    monitor, decisions = result.monitor, result.monitor.decisions()
+    monitor = result.monitor
+    decisions = [
+        _judged(decision, result, index, settings.detector.tolerance)
+        for index, decision in enumerate(monitor.decisions())
+    ]
     pairs = [
-        _target(decision, start, settings.on_unsettled, settings.change_limit)
-        for decision, start in zip(decisions, result.initial, strict=True)
+        _target(decision, found, settings.on_unsettled)
+        for decision, found in zip(decisions, result.endings, strict=True)
     ]
     targets = _share(monitor.weights, [target for target, _ in pairs], settings.granularity)
     before = [None] * len(targets) if drawn is None else drawn
     return tuple(
-        _row(result, index, decision, targets[index] or before[index], pairs[index][1])
+        _row(
+            result,
+            index,
+            decision,
+            targets[index] or before[index],
+            pairs[index][1],
+            settings,
+            owned=before[index] is None,
+        )
         for index, decision in enumerate(decisions)
     )
 
 
+def _judged(decision: Decision, result: ProbeResult, index: int, tolerance: float) -> Decision:
+    """The verdict on a layer: not of a probe that diverged, nor below the run's peak rate."""
+    if result.divergence:
+        return replace(decision, verdict=Verdict.INVALID)
+    stationary = decision.verdict is Verdict.STATIONARY
+    if stationary and result.rates.is_below_peak(index, tolerance):
+        return replace(decision, verdict=Verdict.INCONCLUSIVE)
+    return decision
+
+
 def _target(
-    decision: Decision, initial: float, on_unsettled: OnUnsettled, largest_change: float
+    decision: Decision, found: Ending | None, on_unsettled: OnUnsettled
 ) -> tuple[float | None, str]:
     """Variance of the redraw, or None to keep the present weights, and a note."""
     variance = decision.estimate
+    if decision.verdict is Verdict.INVALID:
+        return None, ""
     if not (math.isfinite(variance) and variance > 0):
         return None, "no usable variance: initial weights kept"
-    note = ""
-    if decision.verdict is not Verdict.STATIONARY:
-        if on_unsettled == "keep":
-            return None, "not settled: initial weights kept"
-        if on_unsettled == "project":
-            variance, note = _projected(decision)
-    bounded = min(max(variance, initial / largest_change), initial * largest_change)
-    if bounded != variance:
-        note = f"change of variance limited to a factor of {largest_change:g}"
-    return bounded, note
+    if decision.verdict is Verdict.STATIONARY or found is Ending.UNCHANGED:
+        return variance, ""
+    if on_unsettled == "project":
+        return _projected(decision)
+    if on_unsettled == "use":
+        return variance, ""
+    return None, "not settled: initial weights kept"
 
 
-def _projected(decision: Decision) -> tuple[float, str]:
+def _projected(decision: Decision) -> tuple[float | None, str]:
     low, high = decision.projected_lower, decision.projected_upper
     if not (low > 0 and high / low < WIDEST_PROJECTION):
-        return decision.estimate, "projection too wide: V at the end of the probe used"
+        return None, "projection too wide: initial weights kept"
     return decision.projected, "projected to the end of the horizon"
 
 
@@ -80,25 +103,53 @@ def _share(
 ) -> list[float | None]:
     if granularity == "layer":
         return list(targets)
-    taken = [(w, v) for w, v in zip(weights, targets, strict=True) if v is not None]
+    # Without a fan-in there is no He variance to share a gain over.
+    shares = [w.knows_fan_in or granularity != "gain" for w in weights]
+    taken = [
+        (weight, target)
+        for weight, target, share in zip(weights, targets, shares, strict=True)
+        if target is not None and share
+    ]
     if not taken:
         return list(targets)
     states = [
-        SteadyState(math.prod(weight.shape), variance, base_variance=2.0 / weight.fan_in)
+        SteadyState(math.prod(weight.shape), variance, base_variance=2.0 / max(1, weight.fan_in))
         for weight, variance in taken
     ]
     optimum = iter(optimal_initial_variances(states, granularity).variances)
-    return [None if target is None else next(optimum) for target in targets]
+    return [
+        target if target is None or not share else next(optimum)
+        for target, share in zip(targets, shares, strict=True)
+    ]
+
+
+def _action(target: float | None, initial: float, found: Ending | None) -> str:
+    """What happens to a layer: weights that would be drawn at their own scale stay as they are."""
+    if target is None:
+        return "kept"
+    if found is Ending.UNCHANGED:
+        return "unchanged"
+    is_near = initial > 0 and abs(math.log(target / initial)) < UNCHANGED_LOG_RATIO
+    return "unchanged" if is_near else "redrawn"
 
 
 def _row(
-    result: ProbeResult, index: int, decision: Decision, target: float | None, note: str
+    result: ProbeResult,
+    index: int,
+    decision: Decision,
+    target: float | None,
+    note: str,
+    settings: OptimalVarianceSettings,
+    owned: bool,
 ) -> LayerReport:
     weight, initial = result.monitor.weights[index], result.initial[index]
     mean, variance = result.means[index], decision.estimate
     known = 0 < variance < math.inf
     mean_share = mean**2 / variance if known else math.nan
     is_raw = result.monitor.moment == "raw"
+    action = _action(target, initial, result.endings[index])
+    if action == "unchanged" and not owned:  # the probe began from another round's draw
+        action = "redrawn"
     return LayerReport(
         name=weight.name,
         shape=weight.shape,
@@ -114,12 +165,16 @@ def _row(
         projected=decision.projected,
         projected_lower=decision.projected_lower,
         projected_upper=decision.projected_upper,
-        sigma0=math.sqrt(initial if target is None else target),
-        action="kept" if target is None else "redrawn",
+        sigma0=math.sqrt(target if action == "redrawn" and target else initial),
+        action=action,
         note=_join(note, _mean_note(mean_share, is_raw)),
         mean_share=mean_share,
         kl_to_initial=_kl(variance - mean**2 if is_raw else variance, initial, mean),
         excess_kl=excess_kl_per_weight(initial, variance) if known and initial > 0 else math.nan,
+        reason=verdict_reason(result, index, decision, settings),
+        learning_rate=result.rates.rate(index),
+        peak_learning_rate=result.rates.peak(index),
+        forgotten_share=result.rates.forgotten_share(index),
         **result.monitor.layer_forces(index)._asdict(),
     )
 

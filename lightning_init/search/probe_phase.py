@@ -1,4 +1,4 @@
-"""One probe: train a copy, sample V, stop when every layer has settled."""
+"""One probe: train a copy, sample V, stop when no further step can change what a layer gets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.inspection.weights import Weight
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
-from lightning_init.probe import ProbeRun, run_probe
+from lightning_init.probe import ForeseenRun, ProbeRun, run_probe
+from lightning_init.search.health import ProbeHealth
+from lightning_init.search.layer_rates import LayerRates
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.settings import OptimalVarianceSettings
+from lightning_init.stationarity import Ending, ending
+
+
+class EndlessRun(Exception):
+    """A share of the planned steps was asked for, and the run plans no end."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,22 @@ class ProbeResult:
         run: How the probe went.
         initial: Realised V of each layer at the probe's start.
         means: Mean of each layer's weights at the probe's end.
+        endings: Why the probe could no longer change what each layer gets; None if it could.
+        budget: Most optimizer steps that the probe could have taken.
+        rates: Learning rates and decays of the layers, in the probe and foreseen for the run.
+        divergence: Why nothing of the probe can be trusted, as a clause; empty if it can.
+        losses: Mean training loss at the probe's start and at its end.
     """
 
     monitor: VarianceMonitor
     run: ProbeRun
     initial: tuple[float, ...]
     means: tuple[float, ...]
+    endings: tuple[Ending | None, ...]
+    budget: int
+    rates: LayerRates
+    divergence: str
+    losses: tuple[float, float]
 
 
 class VarianceProbe:
@@ -56,40 +72,64 @@ class VarianceProbe:
         self._trainer = trainer
         self._weights = weights
         self._settings = settings
-        self._stops_when_settled = exact_steps is None
-        self._steps = settings.limits.max_steps if exact_steps is None else exact_steps
-        self._progress = ProbeProgress(trainer, self._steps, description)
+        self._exact_steps = exact_steps
+        self._budget = 0
+        self._first_sample = 0
+        self._progress = ProbeProgress(trainer, description=description)
         self._monitor: VarianceMonitor | None = None
         self._initial: list[float] = []
-        self._healthy = True
+        self._health = ProbeHealth(trainer)
+        self._rates: LayerRates | None = None
+        self._endings: list[Ending | None] = [None] * len(weights)
+        self._checks: list[float] = [0.0] * len(weights)
 
     def run(self, module: LightningModule) -> ProbeResult:
         """Train a copy of ``module``, which stays as it is.
 
         Raises:
-            MisconfigurationException: If the loss or a variance was not finite, or no step taken.
+            EndlessRun: If the budget is a share and the run plans no end.
+            MisconfigurationException: If no step was taken.
         """
-        limits = replace(self._settings.limits, max_steps=self._steps)
+        steps = self._settings.limits.max_steps if self._exact_steps is None else self._exact_steps
+        limits = replace(self._settings.limits, max_steps=steps)
         with self._progress:
             run = run_probe(self._trainer, module, self._on_step, limits, self._on_start)
-        if self._monitor is None or run.steps == 0:
+        if self._monitor is None or self._rates is None or run.steps == 0:
             raise MisconfigurationException(
                 "OptimalVarianceInit: the probe took no optimizer step; check that the training"
                 " data are not empty and that `training_step` returns a loss."
             )
-        return ProbeResult(self._monitor, run, tuple(self._initial), tuple(self._monitor.means))
+        return ProbeResult(
+            monitor=self._monitor,
+            run=run,
+            initial=tuple(self._initial),
+            means=tuple(self._monitor.means),
+            endings=tuple(self._endings),
+            budget=self._budget,
+            rates=self._rates,
+            divergence=self._health.divergence,
+            losses=self._health.loss_ends(self._budget),
+        )
 
-    def _on_start(self, copied: LightningModule, planned_steps: float) -> None:
-        settings = self._settings
-        budget = settings.budget(planned_steps)
+    def _on_start(self, copied: LightningModule, foreseen: ForeseenRun) -> None:
+        settings, planned = self._settings, foreseen.planned_steps
+        budget = settings.budget(planned) if self._exact_steps is None else self._exact_steps
+        if budget == 0:
+            raise EndlessRun
+        self._budget = budget
+        self._progress.expect(budget)
+        self._rates = LayerRates.begin(copied, self._weights, self._trainer.optimizers, foreseen)
+        self._first_sample = self._rates.climb_steps(settings.limits.learning_rate, budget)
+        monitored = budget - self._first_sample
         self._monitor = VarianceMonitor(
             self._weights,
             settings.detector,
-            settings.horizon_steps(planned_steps),
-            budget,
-            settings.interval(budget),
+            max(settings.horizon_steps(planned), budget),
+            monitored,
+            settings.interval(monitored),
             settings.moment,
             dense_start=settings.sample_every_n_steps is None,
+            first_step=self._first_sample,
         )
         self._initial = self._monitor.measure(copied)
         self._monitor.entries_before = self._monitor.some_entries(copied)
@@ -97,44 +137,41 @@ class VarianceProbe:
     def _on_step(self, copied: LightningModule, step: int, outputs_of_step: Any) -> bool:
         monitor = self._monitor
         assert monitor is not None
-        self._healthy = self._healthy and finite_loss(outputs_of_step)
-        due = monitor.is_due(step)
-        if not due and step < self._steps:
+        assert self._rates is not None
+        self._health.follow(outputs_of_step)
+        is_sample = monitor.is_due(step)
+        climbs = step <= self._first_sample and step % monitor.interval == 0
+        if not (is_sample or climbs or step >= self._budget):
             return False
-        if due:
-            rates = learning_rates(self._trainer)
-            monitor.sample(copied, step, rates, self._trainer.optimizers)
-        self._refuse_divergence(monitor, step)
+        if is_sample:
+            optimizers = self._trainer.optimizers
+            monitor.sample(copied, step, self._rates.now(optimizers), optimizers)
+        diverged = self._health.check(monitor, self._initial, step, self._budget)
+        done = not diverged and is_sample and self._is_done(monitor)
         self._progress.advance(step, f"{monitor.settled}/{len(monitor.weights)} layers settled")
-        settled = monitor.all_settled and self._stops_when_settled
-        decision: bool = self._trainer.strategy.reduce_boolean_decision(settled)
-        if decision or step >= self._steps or step + monitor.interval > monitor.budget:
+        stops = self._trainer.strategy.reduce_boolean_decision(done) or diverged
+        if stops or step >= self._budget or step + monitor.interval > self._budget:
             monitor.entries_after = monitor.some_entries(copied)
-        return decision
+        return stops
 
-    def _refuse_divergence(self, monitor: VarianceMonitor, step: int) -> None:
-        lost = monitor.diverged_layers
-        broken = not self._healthy or bool(lost)
-        if self._trainer.strategy.reduce_boolean_decision(broken, all=False):
-            what = f"the variance of {lost[0]!r}" if self._healthy and lost else "the training loss"
-            raise MisconfigurationException(
-                f"OptimalVarianceInit: {what} was not finite by probe step {step}, so no variance"
-                " can be trusted; lower the learning rate or set `probe_lr`. Nothing was changed."
-            )
+    def _is_done(self, monitor: VarianceMonitor) -> bool:
+        """Whether every layer is done. The first that is not ends the question until its check."""
+        if self._exact_steps is not None:
+            return False
+        return all(self._layer_is_done(monitor, index) for index in range(len(self._endings)))
 
-
-def learning_rates(trainer: Trainer) -> list[float]:
-    """The learning rate of every parameter group; within a probe, of the probe's optimizers."""
-    return [float(g["lr"]) for optimizer in trainer.optimizers for g in optimizer.param_groups]
-
-
-def loss_of(outputs_of_step: Any) -> torch.Tensor | None:
-    """The loss among what `training_step` returned, or None if it returned none."""
-    loss = outputs_of_step.get("loss") if isinstance(outputs_of_step, dict) else outputs_of_step
-    return loss if isinstance(loss, torch.Tensor) else None
-
-
-def finite_loss(outputs_of_step: Any) -> bool:
-    """Whether the loss is finite; a step without one is taken for healthy."""
-    loss = loss_of(outputs_of_step)
-    return loss is None or bool(torch.isfinite(loss).all())
+    def _layer_is_done(self, monitor: VarianceMonitor, index: int) -> bool:
+        assert self._rates is not None
+        found, state = self._endings[index], monitor.states[index]
+        # What a check said holds until the next one; only a settled layer may begin to move again.
+        if state.next_check == self._checks[index] or (found and found is not Ending.SETTLED):
+            return found is not None
+        self._checks[index] = state.next_check
+        settings = self._settings
+        below = self._rates.is_below_peak(index, settings.detector.tolerance)
+        if below and settings.futile_ends and settings.limits.learning_rate != "schedule":
+            self._endings[index] = Ending.BELOW_PEAK
+        else:
+            found = ending(state, self._initial[index], settings.futile_ends)
+            self._endings[index] = None if below and found is Ending.SETTLED else found
+        return self._endings[index] is not None

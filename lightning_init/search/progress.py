@@ -13,12 +13,15 @@ class ProbeProgress:
 
     Args:
         trainer: Its progress bar callback and rank decide whether anything is shown.
-        total: Most optimizer steps.
+        total: Most optimizer steps; None where they are known later, see `expect`.
         description: What the steps are for.
     """
 
     def __init__(
-        self, trainer: Trainer, total: int, description: str = "Probing weight variance"
+        self,
+        trainer: Trainer,
+        total: int | None = None,
+        description: str = "Probing weight variance",
     ) -> None:
         bar = trainer.progress_bar_callback
         self._shown = (
@@ -34,6 +37,11 @@ class ProbeProgress:
 
             self._bar = tqdm(total=self._total, desc=self._description, leave=False)
         return self
+
+    def expect(self, total: int) -> None:
+        """Set the most optimizer steps."""
+        if self._bar is not None:
+            self._bar.reset(total=total)
 
     def advance(self, step: int, remark: str) -> None:
         """Show that ``step`` optimizer steps are done."""

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_
 from lightning_init.initialization.synchronization import synchronize
-from lightning_init.inspection.weights import Weight
+from lightning_init.inspection.reasons import whole_tensor
+from lightning_init.inspection.weights import Weight, effective_weight
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.reporting.records import LayerReport
+from lightning_init.search.settings import OptimalVarianceSettings
 
 
 class BorrowedWeights:
@@ -25,10 +27,14 @@ class BorrowedWeights:
     Args:
         module: The user's module.
         weights: The weights that may be written.
+        settings: How they are drawn.
     """
 
-    def __init__(self, module: LightningModule, weights: Sequence[Weight]) -> None:
+    def __init__(
+        self, module: LightningModule, weights: Sequence[Weight], settings: OptimalVarianceSettings
+    ) -> None:
         self._module = module
+        self._settings = settings
         self._weights = tuple(weights)
         self._originals: list[tuple[Tensor, Tensor]] = []
 
@@ -41,7 +47,7 @@ class BorrowedWeights:
         self._keep_originals()
         for weight, variance in zip(self._weights, variances, strict=True):
             if variance is not None:
-                fill_normal_(self._module, weight, variance**0.5, seed)
+                _write(self._module, weight, variance**0.5, seed, self._settings)
         synchronize(self._module)
 
     def scale(self, factor: float) -> None:
@@ -76,14 +82,35 @@ def redraw(
     module: LightningModule,
     weights: Sequence[Weight],
     rows: Sequence[LayerReport],
+    settings: OptimalVarianceSettings,
     seed: int,
 ) -> None:
     """Draw the first weights of the real run, on every rank and on the copies that follow them."""
     with shadows_follow(trainer, module):
         for weight, row in zip(weights, rows, strict=True):
             if row.action == "redrawn":
-                fill_normal_(module, weight, row.sigma0, seed)
+                _write(module, weight, row.sigma0, seed, settings)
         synchronize(module)
+
+
+def _write(
+    module: LightningModule,
+    weight: Weight,
+    std: float,
+    seed: int,
+    settings: OptimalVarianceSettings,
+) -> None:
+    """Draw a weight anew, or multiply what is there, so that its standard deviation is `std`."""
+    if settings.draw == "normal":
+        fill_normal_(module, weight, std, seed)
+        return
+    values = whole_tensor(effective_weight(module, weight)).detach().double()
+    mean = 0.0 if settings.moment == "raw" else float(values.mean())
+    present = float((values - mean).square().mean()) ** 0.5
+    if present > 0:
+        scale_(module, weight, std / present)
+    else:
+        fill_normal_(module, weight, std, seed)
 
 
 def derived_seed(seed: int, purpose: str) -> int:

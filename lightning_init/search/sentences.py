@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
@@ -11,36 +12,47 @@ from lightning_init.probe import ProbeEnd
 from lightning_init.reporting.records import GuardOutcome, LayerReport
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.outcome import LARGEST_MEAN_SHARE
-from lightning_init.search.probe_phase import ProbeResult, learning_rates
+from lightning_init.search.probe_phase import ProbeResult
+from lightning_init.search.reasons import divergence_advice
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.stationarity import Verdict
+from lightning_init.stationarity import Ending, Verdict
 
 
 def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
-    """Why the probe ended, as a full sentence."""
+    """Why the probe ended, as a full sentence, and how many steps that saved."""
     settled = sum(row.verdict is Verdict.STATIONARY for row in rows)
     layers = f"{settled} of {len(rows)} layers settled"
     horizon = f"a horizon of {round(result.monitor.horizon)} steps"
-    steps = result.run.steps
-    if result.run.end is ProbeEnd.SETTLED:
+    steps, saved = result.run.steps, result.budget - result.run.steps
+    if result.divergence:
+        return f"The probe stopped after {steps} optimizer steps, because {result.divergence}."
+    if result.run.end is ProbeEnd.STOPPED and settled == len(rows):
         return (
             f"The probe stopped after {steps} optimizer steps, because all {len(rows)} layers had"
-            f" settled over {horizon}."
+            f" settled over {horizon}; this saved {saved} steps."
         )
-    if result.run.end is ProbeEnd.BUDGET:
+    if result.run.end is ProbeEnd.STOPPED:
         return (
-            f"The probe stopped at its budget of {steps} optimizer steps, with {layers} over"
-            f" {horizon}."
+            f"The probe stopped after {steps} optimizer steps, because no further step could change"
+            f" what a layer gets: {_counted(result)}; this saved {saved} steps."
         )
-    return (
-        f"The probe stopped after {steps} optimizer steps at the run's own limit, with {layers}"
-        f" over {horizon}."
-    )
+    where = "its budget of" if result.run.end is ProbeEnd.BUDGET else "after"
+    limit = "" if result.run.end is ProbeEnd.BUDGET else " at the run's own limit"
+    at = f"at {where}" if result.run.end is ProbeEnd.BUDGET else where
+    return f"The probe stopped {at} {steps} optimizer steps{limit}, with {layers} over {horizon}."
 
 
-def model_notes(trainer: Trainer, result: ProbeResult) -> tuple[str, ...]:
+def _counted(result: ProbeResult) -> str:
+    counts = {one: sum(found is one for found in result.endings) for one in Ending}
+    total = len(result.endings)
+    return ", ".join(f"{n} of {total} {one.value}" for one, n in counts.items() if n)
+
+
+def model_notes(
+    trainer: Trainer, result: ProbeResult, settings: OptimalVarianceSettings
+) -> tuple[str, ...]:
     """What concerns every layer."""
-    notes = []
+    notes = [_rate_note(result, settings)]
     kinds = {type(optimizer).__name__ for optimizer in trainer.optimizers}
     if kinds - {"SGD"}:
         named = ", ".join(sorted(kinds))
@@ -51,7 +63,34 @@ def model_notes(trainer: Trainer, result: ProbeResult) -> tuple[str, ...]:
             "The learning rate changed during the probe: verdicts rest on the samples after step"
             f" {resets[-1]}, where the series began again (restarts: {len(resets)})."
         )
-    return tuple(notes)
+    return (*notes, *_forgetting_note(result))
+
+
+def _rate_note(result: ProbeResult, settings: OptimalVarianceSettings) -> str:
+    rates, wanted = result.rates, settings.limits.learning_rate
+    shown = _numbers(sorted(set(rates.rates)))
+    climbed = result.budget - result.monitor.budget
+    if isinstance(wanted, (int, float)):
+        how = "as `probe_lr` says"
+    elif rates.foreseen.unforeseen:
+        how = f"held from the start, because {rates.foreseen.unforeseen}"
+    elif wanted == "schedule":
+        how = "where the schedule had come"
+    else:
+        how = "the run's peak" + (f", reached after {climbed} steps" if climbed else "")
+    note = f"V was measured at learning rate {shown}: {how}."
+    if rates.foreseen.looked_steps < result.run.planned_steps < math.inf:
+        note += f" The schedule was foreseen for {rates.foreseen.looked_steps:.0f} steps only."
+    return note
+
+
+def _forgetting_note(result: ProbeResult) -> list[str]:
+    shares = [result.rates.forgotten_share(i) for i in range(len(result.endings))]
+    known = sorted({round(share, 3) for share in shares if math.isfinite(share)})
+    if not known:
+        return []
+    shown = f"{known[0]:.1%}" + (f" to {known[-1]:.1%}" if len(known) > 1 else "")
+    return [f"By the end of the planned run decay will have forgotten {shown} of the start's V."]
 
 
 def guard_sentence(guard: GuardOutcome) -> str:
@@ -67,24 +106,26 @@ def guard_sentence(guard: GuardOutcome) -> str:
     )
 
 
-def warn_of_zero_learning_rate(trainer: Trainer) -> None:
-    """Warn before a probe that cannot move."""
-    if any(rate == 0 for rate in learning_rates(trainer)):
-        rank_zero_warn(
-            "OptimalVarianceInit: the schedule starts at learning rate 0, at which the probe"
-            " cannot move; set `probe_lr` or `keep_schedule=True`."
-        )
+def divergence_warning(result: ProbeResult) -> str:
+    """One line for a probe that says nothing."""
+    return (
+        f"OptimalVarianceInit: {result.divergence}, so the probe says nothing and no weight was"
+        f" changed. {divergence_advice(result)}"
+    )
 
 
 def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> None:
     """Warn of layers whose variance had not settled, and of those whose mean is not small."""
-    unsettled = [row.name for row in report.layers if row.verdict is not Verdict.STATIONARY]
+    if report.divergence:
+        return
+    unsettled = [row for row in report.layers if _is_open(row)]
     if unsettled:
         rank_zero_warn(
             f"OptimalVarianceInit: {len(unsettled)} of {len(report.layers)} layers had not"
-            f" settled after {report.probe_steps} probe steps ({_shown(unsettled)});"
-            f" on_unsettled={settings.on_unsettled!r} decides what they get. Raise"
-            " `max_probe_steps` to probe for longer."
+            f" settled after {report.probe_steps} probe steps"
+            f" ({_shown([row.name for row in unsettled])});"
+            f" on_unsettled={settings.on_unsettled!r} decides what they get."
+            f" {unsettled[0].name}: {unsettled[0].reason}"
         )
     off_centre = [row.name for row in report.layers if row.mean_share > LARGEST_MEAN_SHARE]
     if off_centre and settings.moment == "central":
@@ -93,6 +134,16 @@ def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> No
             f" {len(off_centre)} of {len(report.layers)} layers ({_shown(off_centre)}); the bound"
             " is stated for the moment about 0: consider moment='raw'."
         )
+
+
+def _is_open(row: LayerReport) -> bool:
+    return row.verdict is not Verdict.STATIONARY and row.action != "unchanged"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "".join(f"{value:.3g}" for value in values) or "unknown"
+    return f"{values[0]:.3g} to {values[-1]:.3g}"
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
@@ -29,11 +30,22 @@ from lightning_init.search.guard import guard_trial
 from lightning_init.search.outcome import layer_reports
 from lightning_init.search.probe_phase import ProbeResult, VarianceProbe
 from lightning_init.search.redraw import BorrowedWeights, derived_seed
-from lightning_init.search.sentences import guard_sentence, model_notes, stop_reason
+from lightning_init.search.sentences import (
+    divergence_warning,
+    guard_sentence,
+    model_notes,
+    stop_reason,
+)
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Verdict
 
 Rows = tuple[LayerReport, ...]
+
+# A layer's variance changes by more than this factor only if the guard does not say worse. Its
+# trials then take as many steps as the guard's example, and together no more than the probe.
+UNGUARDED_FACTOR = 4.0
+USUAL_GUARD_STEPS = 50
+GUARD_TRIALS = 10
 
 
 @dataclass(frozen=True)
@@ -58,33 +70,43 @@ def search(
     """Find the variance of every layer; the module is as it was when this returns or raises.
 
     Raises:
+        EndlessRun: If the budget is a share and the run plans no end.
         MisconfigurationException: If the probe failed, or layers did not settle that had to.
     """
-    with BorrowedWeights(module, inventory.weights) as borrowed:
+    with BorrowedWeights(module, inventory.weights, settings) as borrowed:
         rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed)
         result, rows = rounds.result, rounds.rows
         reason = stop_reason(result, rows)
-        if settings.on_unsettled == "raise" and not _settled(rows):
+        if result.divergence:
+            rank_zero_warn(divergence_warning(result))
+        elif settings.on_unsettled == "raise" and not _settled(rows):
+            open_row = next(row for row in rows if row.verdict is not Verdict.STATIONARY)
             raise MisconfigurationException(
-                f"OptimalVarianceInit(on_unsettled='raise'): {reason} Raise"
-                " `max_probe_steps` or `tolerance`, or choose on_unsettled='keep'."
+                f"OptimalVarianceInit(on_unsettled='raise'): {reason} {open_row.name}:"
+                f" {open_row.reason} on_unsettled='keep' trains on."
             )
-        notes, other_steps = model_notes(trainer, result), rounds.earlier_steps
+        notes, other_steps = model_notes(trainer, result, settings), rounds.earlier_steps
         seconds = rounds.earlier_seconds + result.run.seconds
-        if settings.forgetting:
+        if settings.forgetting and not result.divergence:
             second = probe_from_another_scale(trainer, module, borrowed, settings, result)
-            rows = with_forgetting(rows, result, second, settings)
-            notes += (forgetting_sentence(rows),)
+            if second.divergence:
+                notes += (f"The probe from another start diverged: {second.divergence}.",)
+            else:
+                rows = with_forgetting(rows, result, second, settings)
+                notes += (forgetting_sentence(rows),)
             other_steps += second.run.steps
             seconds += second.run.seconds
         rows = trainer.strategy.broadcast(rows)
         guard: GuardOutcome | None = None
-        if settings.guard_steps and any(row.action == "redrawn" for row in rows):
+        guard_steps = _guard_steps(rows, rounds.original_variances, result.budget, settings)
+        if guard_steps > 1:
             variances = _variances(rows)
-            guard = guard_trial(trainer, module, borrowed, variances, settings, seed)
+            guard = guard_trial(trainer, module, borrowed, variances, settings, guard_steps, seed)
             notes += (guard_sentence(guard),)
             rows = _kept(rows, rounds.original_variances) if guard.worse else rows
             seconds += guard.seconds
+        if guard is None or guard.pairs < 2:
+            rows = _without_large_changes(rows, rounds.original_variances)
     monitor = result.monitor
     return InitReport(
         layers=rows,
@@ -101,7 +123,39 @@ def search(
         rounds=rounds.count,
         other_probe_steps=other_steps,
         guard=guard,
+        planned_steps=result.run.planned_steps,
+        losses=result.losses,
+        divergence=result.divergence,
         weight_samples=_weight_samples(monitor, rows),
+    )
+
+
+def _guard_steps(
+    rows: Rows, originals: Sequence[float], budget: int, settings: OptimalVarianceSettings
+) -> int:
+    """Optimizer steps of one guard trial; 0 for none."""
+    if not any(row.action == "redrawn" for row in rows):
+        return 0
+    if settings.guard_steps or not any(map(_is_large, rows, originals)):
+        return settings.guard_steps
+    return min(USUAL_GUARD_STEPS, budget // GUARD_TRIALS)
+
+
+def _is_large(row: LayerReport, original: float) -> bool:
+    """Whether a redraw changes the variance by more than a factor of four."""
+    if row.action != "redrawn" or not original > 0:
+        return False
+    return abs(math.log(row.sigma0**2 / original)) > math.log(UNGUARDED_FACTOR)
+
+
+def _without_large_changes(rows: Rows, originals: Sequence[float]) -> Rows:
+    """Keep what changes by more than a factor of four, where no guard has looked at it."""
+    note = f"changes by more than a factor of {UNGUARDED_FACTOR:g}, and the guard could not compare"
+    return tuple(
+        replace(row, action="kept", sigma0=math.sqrt(original), note=note)
+        if _is_large(row, original)
+        else row
+        for row, original in zip(rows, originals, strict=True)
     )
 
 
@@ -133,8 +187,11 @@ def _probe_in_rounds(
         name = "Probing weight variance" + (f" (round {count})" if settings.rounds > 1 else "")
         probe = VarianceProbe(trainer, inventory.weights, settings, description=name)
         result = probe.run(module)
-        rows = layer_reports(result, settings, drawn)
         originals = originals or result.initial
+        if result.divergence:
+            rows = _kept(layer_reports(result, settings), originals)
+            break
+        rows = layer_reports(result, settings, drawn)
         if count == settings.rounds or _at_fixed_point(rows):
             break
         steps, seconds = steps + result.run.steps, seconds + result.run.seconds
@@ -146,7 +203,7 @@ def _probe_in_rounds(
 def _at_fixed_point(rows: Rows) -> bool:
     """Whether another round would begin where this one began: |log(sigma0^2 / before)| < 0.05."""
     return all(
-        row.action == "kept"
+        row.action != "redrawn"
         or abs(math.log(row.sigma0**2 / row.initial_variance)) < UNCHANGED_LOG_RATIO
         for row in rows
     )

@@ -10,11 +10,11 @@ from lightning_init.probe import ProbeLimits
 from lightning_init.stationarity import DetectorSettings
 
 OnUnsettled = Literal["use", "keep", "raise", "project"]
+ProbeRate = Literal["peak", "schedule"]
+Draw = Literal["normal", "scale"]
 Granularity = Literal["layer", "global", "gain"]
 Moment = Literal["central", "raw"]
 
-# Between rounds a wild V would make the next probe start from wild weights.
-LARGEST_CHANGE_BETWEEN_ROUNDS = 16.0
 # One sample every twelve steps costs less than 1 % of the training (tests/benchmarks), and from 250
 # samples on more tell little. Below 80 the detector's batches, ten in half the series, would hold
 # fewer than four samples each.
@@ -32,46 +32,53 @@ class OptimalVarianceSettings:
 
     limits: ProbeLimits
     detector: DetectorSettings = field(default_factory=DetectorSettings)
-    on_unsettled: OnUnsettled = "use"
+    on_unsettled: OnUnsettled = "keep"
     horizon: Literal["run", "probe"] | int = "run"
     sample_every_n_steps: int | None = None
     granularity: Granularity = "layer"
     moment: Moment = "central"
-    largest_change: float | None = None
+    draw: Draw = "normal"
     rounds: int = 1
     forgetting: bool = False
     guard_steps: int = 0
 
     def __post_init__(self) -> None:
-        _at_least("max_probe_steps", self.limits.max_steps, 1)
+        self._check_limits()
         _one_of("on_unsettled", self.on_unsettled, ("use", "keep", "project", "raise"))
         _one_of("granularity", self.granularity, ("layer", "global", "gain"))
         _one_of("moment", self.moment, ("central", "raw"))
+        _one_of("draw", self.draw, ("normal", "scale"))
         if isinstance(self.horizon, str):
             _one_of("horizon", self.horizon, ("run", "probe"))
         else:
             _at_least("horizon", self.horizon, 1)
         if self.sample_every_n_steps is not None:
             _at_least("sample_every_n_steps", self.sample_every_n_steps, 1)
-        if self.largest_change is not None and not self.largest_change > 1:
-            raise ValueError(f"`largest_change` must be above 1, got {self.largest_change!r}.")
-        if self.limits.learning_rate is not None and not self.limits.learning_rate > 0:
-            raise ValueError(f"`probe_lr` must be above 0, got {self.limits.learning_rate!r}.")
         _at_least("rounds", self.rounds, 1)
         _at_least("guard_steps", self.guard_steps, 0)
         if self.guard_steps == 1:
             raise ValueError("`guard_steps` must be 0 (no guard) or at least 2, got 1.")
 
-    @property
-    def change_limit(self) -> float:
-        """Largest factor by which one round may change a layer's variance."""
-        if self.largest_change is not None:
-            return self.largest_change
-        return LARGEST_CHANGE_BETWEEN_ROUNDS if self.rounds > 1 else math.inf
+    def _check_limits(self) -> None:
+        steps, rate = self.limits.max_steps, self.limits.learning_rate
+        if isinstance(steps, bool) or (isinstance(steps, float) and not 0 <= steps <= 1):
+            raise ValueError(
+                "`max_probe_steps` must be a share of the run in [0.0, 1.0] or a whole number of"
+                f" optimizer steps, got {steps!r}; write {int(steps)} for a number of steps."
+                if math.isfinite(steps)
+                else f"`max_probe_steps` must be finite, got {steps!r}."
+            )
+        _at_least("max_probe_steps", steps, 0)
+        if isinstance(rate, str):
+            _one_of("probe_lr", rate, ("peak", "schedule"))
+        elif not (rate > 0 and math.isfinite(rate)):
+            raise ValueError(
+                f"`probe_lr` must be 'peak', 'schedule' or a learning rate above 0, got {rate!r}."
+            )
 
     def budget(self, planned_steps: float) -> int:
         """Most optimizer steps of a probe in a run of so many planned steps."""
-        return int(min(self.limits.max_steps, max(1.0, planned_steps)))
+        return int(min(self.limits.most_steps(planned_steps), max(1.0, planned_steps)))
 
     def horizon_steps(self, planned_steps: float) -> float:
         """Optimizer steps over which V must stay put."""
@@ -79,7 +86,12 @@ class OptimalVarianceSettings:
             return float(self.horizon)
         # A run without end is judged over the probe itself.
         endless = self.horizon == "probe" or math.isinf(planned_steps)
-        return float(self.limits.max_steps) if endless else planned_steps
+        return float(self.limits.most_steps(planned_steps)) if endless else planned_steps
+
+    @property
+    def futile_ends(self) -> bool:
+        """Whether a layer that will not settle gets the same however long it is watched."""
+        return self.on_unsettled != "use"
 
     def interval(self, budget: int) -> int:
         """Optimizer steps between two samples."""
@@ -94,21 +106,18 @@ class OptimalVarianceSettings:
             ("max_probe_steps", self.limits.max_steps),
             ("on_unsettled", self.on_unsettled),
             ("tolerance", self.detector.tolerance),
-            ("confidence", self.detector.confidence),
-            ("persistence", self.detector.persistence),
             ("horizon", self.horizon),
             ("granularity", self.granularity),
             ("moment", self.moment),
-            ("largest_change", self.largest_change),
+            ("draw", self.draw),
             ("rounds", self.rounds),
             ("forgetting", self.forgetting),
             ("guard_steps", self.guard_steps),
             ("probe_lr", self.limits.learning_rate),
-            ("keep_schedule", self.limits.keep_schedule),
         )
 
 
-def _at_least(name: str, value: int, smallest: int) -> None:
+def _at_least(name: str, value: float, smallest: int) -> None:
     if value < smallest:
         raise ValueError(f"`{name}` must be at least {smallest}, got {value!r}.")
 

@@ -2,12 +2,19 @@
 
 from lightning_init.stationarity.decision import Decision, Verdict
 from lightning_init.stationarity.detection import detect
+from lightning_init.stationarity.divergence import (
+    LARGEST_FACTOR,
+    LARGEST_WEIGHT,
+    loss_ends,
+    loss_rose,
+)
 from lightning_init.stationarity.forgetting import (
     Forgetting,
     ForgettingVerdict,
     ProbeEnd,
     compare_starts,
 )
+from lightning_init.stationarity.futility import Ending, ending, fewest_samples
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
     DetectorState,
@@ -19,9 +26,12 @@ from lightning_init.stationarity.verdict import (
 )
 
 __all__ = [
+    "LARGEST_FACTOR",
+    "LARGEST_WEIGHT",
     "Decision",
     "DetectorSettings",
     "DetectorState",
+    "Ending",
     "Forgetting",
     "ForgettingVerdict",
     "ProbeEnd",
@@ -29,7 +39,11 @@ __all__ = [
     "compare_starts",
     "decide",
     "detect",
+    "ending",
+    "fewest_samples",
     "glance",
+    "loss_ends",
+    "loss_rose",
     "reset",
     "start",
     "update",

@@ -14,7 +14,10 @@ from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same
 
 from lightning_init import InitRecipe, OptimalVarianceInit
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*had not settled"),
+    pytest.mark.usefixtures("draw_all"),
+]
 
 
 @pytest.fixture
@@ -23,7 +26,11 @@ def recipe_file(tmp_path: Path) -> str:
     path = tmp_path / "found" / "recipe.json"
     torch.manual_seed(0)
     model = Regression(mlp(16, 64, 64, 4), lr=0.2)
-    fit(model, OptimalVarianceInit(40, recipe_path=str(path), verbose=False), max_epochs=5)
+    fit(
+        model,
+        OptimalVarianceInit(40, recipe_path=str(path), verbose=False, on_unsettled="use"),
+        max_epochs=5,
+    )
     return str(path)
 
 
@@ -38,7 +45,7 @@ def apply(path: str, model: Regression, *callbacks: Callback, **arguments: Any) 
 class TestWritten:
     def test_the_file_holds_what_the_report_says(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "recipe.json"
-        callback = OptimalVarianceInit(8, recipe_path=str(path), verbose=False)
+        callback = OptimalVarianceInit(8, recipe_path=str(path), verbose=False, on_unsettled="use")
         fit(Regression(lr=0.05), callback)
         assert callback.report is not None
         recipe = InitRecipe.load(path)
@@ -58,7 +65,7 @@ class TestWritten:
         self, tmp_path: Path, kind: Any
     ) -> None:
         logger = kind(tmp_path)
-        callback = OptimalVarianceInit(8, verbose=False)
+        callback = OptimalVarianceInit(8, verbose=False, on_unsettled="use")
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*not empty.*")
             fit(Regression(), callback, logger=logger, log_every_n_steps=4)
@@ -69,7 +76,12 @@ class TestWritten:
         model = Regression()
         before = weights_of(model)
         with pytest.raises(OSError, match="file"):
-            fit(model, OptimalVarianceInit(8, recipe_path=str(tmp_path / "file" / "x.json")))
+            fit(
+                model,
+                OptimalVarianceInit(
+                    8, recipe_path=str(tmp_path / "file" / "x.json"), on_unsettled="use"
+                ),
+            )
         assert same(weights_of(model), before)
 
 
@@ -235,7 +247,7 @@ def test_layers_that_were_kept_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_settled_probe_says_so_in_its_recipe() -> None:
-    callback = OptimalVarianceInit(400, horizon="probe", verbose=False, seed=1)
+    callback = OptimalVarianceInit(400, horizon="probe", verbose=False, seed=1, on_unsettled="use")
     fit(NoisyQuadratic(), callback, max_epochs=8)
     assert callback.recipe is not None
     (layer,) = callback.recipe.layers

@@ -75,7 +75,7 @@ def test_a_printed_config_gives_the_same_run(
         "--trainer.callbacks.order=0.5",
         "--trainer.callbacks+=OptimalVarianceInit",
         "--trainer.callbacks.max_probe_steps=3",
-        "--trainer.callbacks.largest_change=1.5",
+        "--trainer.callbacks.tolerance=0.2",
     ]
     with pytest.raises(SystemExit):
         main(["fit", *flags, "--print_config"])

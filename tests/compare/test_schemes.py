@@ -127,7 +127,7 @@ def test_function_of_a_user_has_its_own_generator() -> None:
 def test_recipe_of_an_earlier_probe(tmp_path: str) -> None:
     from lightning_init import OptimalVarianceInit
 
-    probe = OptimalVarianceInit(max_probe_steps=6, seed=3, verbose=False, log_summary=False)
+    probe = OptimalVarianceInit(max_probe_steps=6, seed=3, verbose=False)
     seed_everything(0, verbose=False)
     Trainer(
         max_epochs=1, callbacks=[probe], logger=False, enable_checkpointing=False,
@@ -170,7 +170,7 @@ def test_schemes_travel_to_other_processes(name: str) -> None:
         ("fractional:order=3", r"`order` must be in \[0, 2\]"),
         ("fractional:ordre=1", "unexpected keyword argument 'ordre'"),
         ("scaled_he:factor=0", "`factor` must be above 0"),
-        ("optimal:max_probe_steps=0", "max_probe_steps"),
+        ("optimal:max_probe_steps=-1", "max_probe_steps"),
         ("optimal:start=nothing", "no scheme 'nothing'"),
         ("nowhere.function", "cannot be imported"),
         ("compared_model.nothing", "cannot be imported"),

@@ -37,7 +37,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.inspection.weights import find_weights
+from lightning_init.search import outcome
 
+# Layers that hardly change are drawn too, so that every scenario has a redraw.
+outcome.UNCHANGED_LOG_RATIO = 0.0
 PROBE_STEPS = 19  # 2.4 epochs: ends in the middle of one, after crossing two boundaries
 SECONDS_PER_RUN = 60.0
 
@@ -49,7 +52,7 @@ def probe(**changes: Any) -> OptimalVarianceInit:
     settings: dict[str, Any] = {
         "max_probe_steps": PROBE_STEPS,
         "sample_every_n_steps": 1,
-        "log_summary": False,
+        "on_unsettled": "use",
         "verbose": False,
         "seed": 11,
     }

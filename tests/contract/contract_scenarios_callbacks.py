@@ -231,7 +231,8 @@ def fractional(**options: Any) -> FractionalMomentInit:
 
 
 WARM_UP = scheduled(lambda o, _: schedules.LambdaLR(o, lambda step: min(1.0, step / 5)), "step")
-add("keep_schedule", model=WARM_UP, ours=lambda: [probe(keep_schedule=True)])
+add("probe_lr_schedule", model=WARM_UP, ours=lambda: [probe(probe_lr="schedule")])
+add("probe_lr_peak", model=WARM_UP)
 add("probe_lr", model=WARM_UP, ours=lambda: [probe(probe_lr=0.02)])
 add("granularity_gain", ours=lambda: [probe(granularity="gain")])
 add("only_one_layer", ours=lambda: [probe(include=["net.4"])])
@@ -242,7 +243,6 @@ add("unsettled_keep", ours=lambda: [probe(on_unsettled="keep")], redraws=False)
 add("unsettled_project", ours=lambda: [probe(on_unsettled="project")])
 add(
     "plain_logger_summary",
-    ours=lambda: [probe(log_summary=True)],
     trainer=lambda: {"logger": TensorBoardLogger(".")},
 )
 add("fractional", ours=lambda: [fractional()])

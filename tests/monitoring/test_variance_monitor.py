@@ -114,7 +114,13 @@ class Stepped(NoisyQuadratic):
 class TestOnARun:
     def test_a_schedule_that_is_kept_restarts_the_series(self) -> None:
         callback = OptimalVarianceInit(
-            300, keep_schedule=True, horizon=300, sample_every_n_steps=1, verbose=False, seed=1
+            300,
+            probe_lr="schedule",
+            horizon=300,
+            sample_every_n_steps=1,
+            verbose=False,
+            seed=1,
+            on_unsettled="use",
         )
         fit(Stepped(), callback, max_epochs=6)
         assert callback.report is not None
@@ -124,7 +130,7 @@ class TestOnARun:
         assert any("after step 60" in note for note in callback.report.notes)
 
     def test_a_rate_that_is_held_restarts_nothing(self) -> None:
-        callback = OptimalVarianceInit(80, verbose=False)
+        callback = OptimalVarianceInit(80, verbose=False, on_unsettled="use")
         fit(Stepped(), callback, max_epochs=2)
         assert callback.report is not None
         assert not callback.report.notes

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from lightning_init.probe import ProbeEnd, ProbeLimits, ProbeRun, run_probe
+from lightning_init.probe import ForeseenRun, ProbeEnd, ProbeLimits, ProbeRun, run_probe
 
 
 class Probes(Callback):
@@ -27,9 +27,9 @@ class Probes(Callback):
         self.planned: float | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        def on_start(copied: LightningModule, planned: float) -> None:
+        def on_start(copied: LightningModule, planned: ForeseenRun) -> None:
             assert copied is not pl_module
-            self.planned = planned
+            self.planned = planned.planned_steps
 
         def on_step(copied: LightningModule, step: int, outputs: Any) -> bool:
             assert outputs["loss"].isfinite()
@@ -75,8 +75,8 @@ def probed(probes: Any, model: BoringModel | None = None, **options: Any) -> Any
     ("limits", "stop_at", "end", "steps"),
     [
         (ProbeLimits(5), 10**9, ProbeEnd.BUDGET, 5),
-        (ProbeLimits(50), 3, ProbeEnd.SETTLED, 3),
-        (ProbeLimits(5), 5, ProbeEnd.SETTLED, 5),
+        (ProbeLimits(50), 3, ProbeEnd.STOPPED, 3),
+        (ProbeLimits(5), 5, ProbeEnd.STOPPED, 5),
         (ProbeLimits(50), 10**9, ProbeEnd.RUN_LIMIT, 8),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_probe_says_why_it_ended(
     [
         (ProbeLimits(3), {0.1}),
         (ProbeLimits(3, learning_rate=0.3), {0.3}),
-        (ProbeLimits(3, keep_schedule=True), {0.05, 0.025, 0.0125}),
+        (ProbeLimits(3, learning_rate="schedule"), {0.05, 0.025, 0.0125}),
     ],
 )
 def test_learning_rates_of_a_probe(limits: ProbeLimits, rates: set[float]) -> None:

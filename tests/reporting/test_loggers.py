@@ -141,7 +141,9 @@ class LoggingModel(BoringModel):
 
 
 def fit(loggers: list[Logger], **settings: Any) -> OptimalVarianceInit:
-    optimal = OptimalVarianceInit(max_probe_steps=6, verbose=False, seed=1, **settings)
+    optimal = OptimalVarianceInit(
+        max_probe_steps=6, verbose=False, seed=1, **settings, on_unsettled="use"
+    )
     trainer = Trainer(
         max_epochs=1,
         limit_train_batches=6,
@@ -190,7 +192,7 @@ def test_the_outcome_can_be_left_out(
     make: Callable[[Path], Logger], read: Callable[[Any], Rows], tmp_path: Path
 ) -> None:
     logger = make(tmp_path / "logs")
-    fit([logger], log_summary=False)
+    fit([logger])
     names = {name for _, row in read(logger) for name in row}
     assert {name for name in names if "Init/" in name} == PLAN
 

@@ -4,18 +4,21 @@ import json
 
 import pytest
 import torch
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from models import Regression, Silent, StateAtTrainStart, fit, mlp, same, weights_of
 from torch import nn
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.stationarity import ForgettingVerdict
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*had not settled"),
+    pytest.mark.usefixtures("draw_all"),
+]
 
 
 def test_a_quadratic_forgets_and_its_fixed_point_is_the_steady_state() -> None:
-    callback = OptimalVarianceInit(150, forgetting=True, verbose=False, seed=1)
-    fit(NoisyQuadratic(), callback, max_epochs=4)
+    callback = OptimalVarianceInit(150, forgetting=True, verbose=False, seed=1, on_unsettled="use")
+    fit(Silent(), callback, max_epochs=4)
     assert callback.report is not None
     layer = callback.report["layer"]
     assert layer.forgetting is ForgettingVerdict.FORGOTTEN
@@ -29,8 +32,10 @@ def test_the_fixed_point_is_found_long_before_the_steady_state() -> None:
     # 50 steps with lr h = 0.01: e = 0.99^100 = 0.37 of the start is left at the end, and V, of
     # which 20 000 weights give 1 %, is a third below the steady state.
     torch.manual_seed(0)
-    callback = OptimalVarianceInit(50, forgetting=True, verbose=False, seed=1)
-    fit(NoisyQuadratic(lr=0.01, momentum=0.0), callback, max_epochs=1)
+    callback = OptimalVarianceInit(50, forgetting=True, verbose=False, seed=1, on_unsettled="use")
+    model = Silent(lr=0.01, momentum=0.0)
+    nn.init.normal_(model.layer.weight, std=(0.25 * 0.01 / 1.99) ** 0.5)
+    fit(model, callback, max_epochs=1)
     assert callback.report is not None
     layer = callback.report["layer"]
     steady = 0.01 / 1.99
@@ -42,7 +47,7 @@ def test_the_fixed_point_is_found_long_before_the_steady_state() -> None:
 def test_an_mlp_without_decay_remembers() -> None:
     torch.manual_seed(0)
     model, recorder = Regression(lr=0.01), StateAtTrainStart()
-    callback = OptimalVarianceInit(60, forgetting=True, verbose=False, seed=1)
+    callback = OptimalVarianceInit(60, forgetting=True, verbose=False, seed=1, on_unsettled="use")
     fit(model, callback, recorder, max_epochs=8)
     assert callback.report is not None
     for layer in callback.report.layers:
@@ -63,7 +68,9 @@ def test_the_second_probe_changes_neither_the_outcome_nor_the_kept_weights() -> 
         recorder = StateAtTrainStart()
         net = mlp(16, 32, 4)
         nn.utils.parametrizations.weight_norm(net[0])
-        callback = OptimalVarianceInit(8, forgetting=forgetting, verbose=False, seed=1)
+        callback = OptimalVarianceInit(
+            8, forgetting=forgetting, verbose=False, seed=1, on_unsettled="use"
+        )
         fit(Regression(net), callback, recorder)
         nets.append(recorder.weights)
     assert same(*nets)

@@ -7,7 +7,10 @@ from models import QUIET, Regression, regression_loader
 
 from lightning_init import OptimalVarianceInit
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*had not settled"),
+    pytest.mark.usefixtures("draw_all"),
+]
 
 
 @pytest.mark.parametrize("budget", [8, 1000])
@@ -16,7 +19,7 @@ def test_entries_before_and_at_the_end_of_the_probe_are_kept_for_the_histograms(
 ) -> None:
     model = Regression()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    callback = OptimalVarianceInit(budget, verbose=False)
+    callback = OptimalVarianceInit(budget, verbose=False, on_unsettled="use")
     trainer = Trainer(max_epochs=3, callbacks=[callback], **QUIET)
     trainer.fit(model, regression_loader())
     assert callback.report is not None
@@ -37,7 +40,7 @@ def test_figure_shows_one_panel_per_layer() -> None:
     from lightning_init.reporting.figures import report_images
     from lightning_init.reporting.weight_figures import weight_panels
 
-    callback = OptimalVarianceInit(8, verbose=False)
+    callback = OptimalVarianceInit(8, verbose=False, on_unsettled="use")
     Trainer(max_epochs=1, callbacks=[callback], **QUIET).fit(Regression(), regression_loader())
     assert callback.report is not None
     figure = weight_panels(callback.report.weight_samples)

@@ -1,0 +1,74 @@
+"""Why a layer has its verdict, and what can be done about it in this run."""
+
+from __future__ import annotations
+
+import math
+
+from lightning_init.probe import ProbeEnd
+from lightning_init.search.probe_phase import ProbeResult
+from lightning_init.search.settings import OptimalVarianceSettings
+from lightning_init.stationarity import Decision, Ending, Verdict, fewest_samples
+
+
+def verdict_reason(
+    result: ProbeResult, index: int, decision: Decision, settings: OptimalVarianceSettings
+) -> str:
+    """One sentence on the verdict and one on the next step; empty for `stationary`."""
+    if decision.verdict is Verdict.STATIONARY:
+        return ""
+    if result.divergence:
+        return f"The probe diverged: {result.divergence}. {divergence_advice(result)}"
+    if decision.verdict is Verdict.INVALID:
+        return "V was zero, negative or not finite. Look for a layer whose weights collapsed."
+    if result.rates.is_below_peak(index, settings.detector.tolerance):
+        now, peak = result.rates.rate(index), result.rates.peak(index)
+        return (
+            f"V was measured at learning rate {now:.3g}, below the run's peak {peak:.3g}."
+            " Leave `probe_lr` at 'peak'."
+        )
+    if result.endings[index] is Ending.UNCHANGED:
+        return (
+            "V and its projection stay within the tolerance of the variance that the weights have."
+            " Nothing needs to be done."
+        )
+    needed = needed_steps(result, settings)
+    if decision.samples < settings.detector.minimum_samples or needed > result.budget:
+        found = (
+            f"{decision.samples} samples are too few: the earliest verdict comes after"
+            f" {needed} steps."
+        )
+        return f"{found} {_longer(result, needed)}"
+    if decision.verdict is Verdict.DRIFTING:
+        found = f"At its present rate log V would move by {decision.drift_index:.2g}"
+        return (
+            f"{found} over the horizon, and its projection confirms that it moves."
+            f" {_longer(result, 2 * result.budget)}"
+        )
+    return (
+        "The samples do not tell whether V has settled, or will without moving much."
+        f" {_longer(result, 2 * result.budget)}"
+    )
+
+
+def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
+    """Optimizer steps before which no layer of this probe can be stationary."""
+    monitor = result.monitor
+    climbed = result.budget - monitor.budget
+    interval = settings.sample_every_n_steps or 1
+    return climbed + interval * fewest_samples(settings.detector, monitor.budget / monitor.interval)
+
+
+def divergence_advice(result: ProbeResult) -> str:
+    """What to do about a probe that diverged."""
+    rates = [rate for rate in result.rates.rates if math.isfinite(rate)]
+    at = f" It trained at learning rate {max(rates):.3g}." if rates else ""
+    return f"Lower the learning rate, or set `probe_lr`.{at}"
+
+
+def _longer(result: ProbeResult, steps: int) -> str:
+    """A longer probe where the run has room for it, else a wider tolerance."""
+    planned = result.run.planned_steps
+    at_limit = result.run.end is ProbeEnd.RUN_LIMIT or result.budget >= planned
+    if at_limit or steps > planned:
+        return "A larger `tolerance` or a shorter `horizon` may settle it in so short a run."
+    return f"`max_probe_steps={steps}` may tell."

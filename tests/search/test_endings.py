@@ -1,0 +1,170 @@
+"""A probe fits the run: its length, its ends, and what it must not change."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from torch import Tensor, nn
+
+from lightning_init import OptimalVarianceInit, Verdict
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
+
+
+def report_of(model: Any, callback: OptimalVarianceInit, **options: Any) -> Any:
+    fit(model, callback, **options)
+    assert callback.report is not None
+    return callback.report
+
+
+@pytest.mark.parametrize(("epochs", "most"), [(5, 4), (25, 20)])
+def test_the_default_budget_is_a_tenth_of_the_run(epochs: int, most: int) -> None:
+    callback = OptimalVarianceInit(on_unsettled="use", verbose=False)
+    report = report_of(Regression(), callback, max_epochs=epochs)
+    assert report.probe_steps == most
+    assert f"Probe: {most} of {8 * epochs} steps, 10 % of the run" in report.table()
+    assert {row.verdict for row in report.layers} == {Verdict.INCONCLUSIVE}
+    assert all("samples are too few" in row.reason for row in report.layers)
+
+
+def test_a_probe_too_short_for_a_verdict_ends_at_once_where_unsettled_layers_are_kept() -> None:
+    report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
+    assert report.probe_steps == 1
+    assert "3 of 3 the probe is too short for a verdict; this saved 3 steps" in report.stop_reason
+
+
+def test_an_endless_run_is_told_and_trains_on() -> None:
+    callback, recorder = OptimalVarianceInit(verbose=False), StateAtTrainStart()
+    model = Regression()
+    before = weights_of(model)
+    with pytest.warns(UserWarning, match="set `max_probe_steps` to a number"):
+        trainer = fit(model, callback, recorder, max_epochs=-1, max_time="00:00:00:01")
+    assert same(recorder.weights, before)
+    assert trainer.global_step > 0
+    assert callback.report is None
+
+
+def test_no_probe_is_no_probe() -> None:
+    callback = OptimalVarianceInit(0, verbose=False)
+    fit(Regression(), callback)
+    assert callback.report is None
+
+
+def test_layers_that_stay_where_they_are_end_the_probe_and_keep_their_weights() -> None:
+    model, recorder = Regression(lr=1e-5), StateAtTrainStart()
+    before = weights_of(model)
+    callback = OptimalVarianceInit(verbose=False)
+    fit(model, callback, recorder, max_epochs=100)
+    report = callback.report
+    assert report is not None
+    assert {row.action for row in report.layers} == {"unchanged"}
+    assert same(recorder.weights, before)
+    assert report.probe_steps < 80
+    assert "nothing to change: 3 of 3 layers within" in report.table()
+
+
+def test_layers_that_drift_end_the_probe_early() -> None:
+    report = report_of(Regression(lr=0.2), OptimalVarianceInit(verbose=False), max_epochs=100)
+    assert report.probe_steps < 80
+    assert "will not settle within the probe" in report.stop_reason
+
+
+@pytest.mark.parametrize("lr", [5.0, 500.0])
+def test_a_learning_rate_far_too_high_changes_nothing(lr: float) -> None:
+    torch.manual_seed(0)
+    model, recorder = Regression(lr=lr), StateAtTrainStart()
+    before = weights_of(model)
+    callback = OptimalVarianceInit(100, on_unsettled="use", verbose=False)
+    with pytest.warns(UserWarning, match="so the probe says nothing and no weight was changed"):
+        fit(model, callback, recorder, max_epochs=20)
+    assert same(recorder.weights, before)
+    report = callback.report
+    assert report is not None
+    assert {row.verdict for row in report.layers} == {Verdict.INVALID}
+    assert report.probe_steps < 100
+    assert "the probe diverged, all 3 layers keep their weights" in report.table()
+
+
+def test_a_loss_that_rises_ends_the_probe() -> None:
+    class Ascending(NoisyQuadratic):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            return loss - loss.detach() + self.trainer.global_step
+
+    report = report_of(Ascending(), OptimalVarianceInit(50, verbose=False))
+    assert report.divergence.startswith("the training loss rose from")
+    assert report.losses[1] > report.losses[0]
+
+
+@pytest.mark.parametrize("lowest", [0.0, 0.001])
+def test_a_warm_up_is_climbed_and_the_peak_measured(lowest: float) -> None:
+    class WarmUp(NoisyQuadratic):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: lowest + (1 - lowest) * min(1.0, step / 100)
+            )
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    report = report_of(WarmUp(), OptimalVarianceInit(300, verbose=False, seed=1), max_epochs=20)
+    layer = report["layer"]
+    assert layer.learning_rate == layer.peak_learning_rate == 0.05
+    assert layer.variance == pytest.approx(0.05 / (0.1 * (2 - 0.05 / 1.9)), rel=0.03)
+    assert report.history.steps[1] > 30
+    assert "the run's peak, reached after 30 steps" in report.table()
+
+
+def test_below_the_peak_nothing_is_stationary() -> None:
+    callback = OptimalVarianceInit(200, probe_lr=0.02, verbose=False, on_unsettled="use")
+    layer = report_of(NoisyQuadratic(), callback, max_epochs=20)["layer"]
+    assert layer.verdict is Verdict.INCONCLUSIVE
+    assert "learning rate 0.02, below the run's peak 0.05" in layer.reason
+
+
+def test_a_scaled_draw_keeps_the_shape_of_what_is_there() -> None:
+    model, recorder = Regression(lr=0.2), StateAtTrainStart()
+    before = weights_of(model)
+    callback = OptimalVarianceInit(20, draw="scale", on_unsettled="use", verbose=False)
+    fit(model, callback, recorder)
+    assert callback.report is not None
+    row = next(row for row in callback.report.layers if row.action == "redrawn")
+    name = f"{row.name}.weight"
+    factor = recorder.weights[name] / before[name]
+    assert torch.allclose(factor, factor.mean().expand_as(factor), rtol=1e-4)
+    assert recorder.weights[name].double().var(correction=0).item() == pytest.approx(
+        row.sigma0**2, rel=1e-4
+    )
+
+
+def test_zeros_and_identities_are_kept_unless_they_are_named() -> None:
+    net = mlp(16, 16, 16, 4)
+    nn.init.constant_(net[2].weight, 0.1)
+    nn.init.eye_(net[0].weight)
+    report = report_of(Regression(net), OptimalVarianceInit(8, verbose=False, on_unsettled="use"))
+    reasons = {left.name: left.reason for left in report.left_out}
+    assert "without variance" in reasons["net.2"]
+    assert "identity" in reasons["net.0"]
+    named = OptimalVarianceInit(8, include=["net.2"], verbose=False, on_unsettled="use")
+    assert [row.name for row in report_of(Regression(net), named).layers] == ["net.2"]
+
+
+def test_the_share_that_decay_forgets() -> None:
+    report = report_of(
+        Regression(decay=0.01, lr=0.1), OptimalVarianceInit(8, verbose=False), max_epochs=10
+    )
+    assert report.layers[0].forgotten_share == pytest.approx(1 - math.exp(-2 * 80 * 0.001))
+
+
+def test_the_readme_model_is_left_alone_when_it_diverges() -> None:
+    model, recorder = BoringModel(), StateAtTrainStart()
+    before = weights_of(model)
+    callback = OptimalVarianceInit(60, verbose=False)
+    fit(model, callback, recorder, loader=model.train_dataloader(), max_epochs=2)
+    assert callback.report is not None
+    if callback.report.divergence:
+        assert same(recorder.weights, before)
