@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.real_batches import BatchComparison
+from lightning_init.probe.refusals import NothingToProbe
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting import outputs
 from lightning_init.reporting.report import InitReport
+from lightning_init.search.failures import (
+    OnProbeFailure,
+    skip_or_raise,
+    told_if_it_fails,
+    try_path,
+)
 from lightning_init.search.known_variances import apply_recipe, recipe_of, write_in_log_dir
 from lightning_init.search.redraw import redraw
-from lightning_init.search.sentences import warn_of_outcome, warn_of_zero_learning_rate
+from lightning_init.search.sentences import (
+    difference_of_batches,
+    warn_of_outcome,
+    warn_of_zero_learning_rate,
+)
 from lightning_init.search.sequence import search
 from lightning_init.search.settings import (
     Granularity,
@@ -78,6 +92,10 @@ class OptimalVarianceInit(_InitCallback):
         recipe: File that an earlier probe wrote: its variances are drawn, without a probe.
         recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
         recipe_path: Where to write what was found; it is also written to the log directory.
+        verify_steps: First steps of the probe that are run once more after everything was put
+            back, to see that nothing changed; 0 turns this and the comparison of batches off.
+        on_probe_failure: What becomes of a probe that fails: "skip" (a warning, the weights stay
+            as they are and the training goes on) or "raise" (the error).
         seed: Seed of the redraw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
         log_summary: Log the outcome to loggers other than TensorBoard, as one row at step 0.
@@ -132,6 +150,8 @@ class OptimalVarianceInit(_InitCallback):
         recipe: str | None = None,
         recipe_by_width: bool = False,
         recipe_path: str | None = None,
+        verify_steps: int = 2,
+        on_probe_failure: OnProbeFailure = "skip",
         seed: int | None = None,
         log_summary: bool = True,
         verbose: bool = True,
@@ -144,6 +164,7 @@ class OptimalVarianceInit(_InitCallback):
                 keep_schedule=keep_schedule,
                 isolate_dataset=isolate_dataset,
                 dataloaders=probe_dataloaders,
+                verify_steps=verify_steps,
             ),
             detector=DetectorSettings(
                 tolerance=tolerance, confidence=confidence, persistence=persistence
@@ -157,6 +178,7 @@ class OptimalVarianceInit(_InitCallback):
             rounds=rounds,
             forgetting=forgetting,
             guard_steps=guard_steps,
+            on_probe_failure=on_probe_failure,
         )
         if recipe_by_width and recipe is None:
             raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")
@@ -170,6 +192,7 @@ class OptimalVarianceInit(_InitCallback):
         self.report: InitReport | None = None
         self.recipe: InitRecipe | None = None
         self._to_log = False
+        self._real_batches = BatchComparison(())
 
     @property
     def state_key(self) -> str:
@@ -183,10 +206,14 @@ class OptimalVarianceInit(_InitCallback):
             self.report = None
             self.recipe = None
             self._to_log = False
+            self._real_batches = BatchComparison(())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, put everything back, redraw; or draw a recipe."""
         if not self._is_fresh(trainer):
+            rank_zero_info(
+                "OptimalVarianceInit: this run resumes, so it is neither probed nor redrawn."
+            )
             return
         skipped = _reason_to_skip(trainer) if self.recipe_file is None else None
         if skipped:
@@ -207,30 +234,80 @@ class OptimalVarianceInit(_InitCallback):
         self._to_log = False
         with preserved_random_state():
             if self.recipe is not None:
-                write_in_log_dir(trainer, self.recipe)
+                with told_if_it_fails("write the recipe to the log directory"):
+                    path = write_in_log_dir(trainer, self.recipe)
+                    if path is not None and self.verbose:
+                        rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:
-                outputs.log_probe(trainer, self.report, summary=self.log_summary)
+                with told_if_it_fails("log the report"):
+                    outputs.log_probe(trainer, self.report, summary=self.log_summary)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Compare the run's first batches with the probe's."""
+        if not self._real_batches.closed:
+            self._real_batches.see(batch)
+            self._take_score(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the comparison of batches: a probe does not validate."""
+        if not (self._real_batches.closed or trainer.sanity_checking):
+            self._real_batches.close()
+            self._take_score(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the comparison of batches, if the run was shorter than the probe."""
+        self.on_validation_start(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
         return {"report": None if self.report is None else self.report.to_dict()}
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the report of the run that is resumed."""
+        content = state_dict.get("report")
+        self.report = None if content is None else InitReport.from_dict(content)
+
     def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
-        inventory = find_weights(module, self.include, self.exclude)
-        require_weights(type(self).__name__, inventory)
-        limits = self.settings.limits
-        if not limits.keep_schedule and limits.learning_rate is None:
-            warn_of_zero_learning_rate(trainer)
         seed = self._resolve_seed(trainer)
-        report = search(trainer, module, inventory, self.settings, seed)
-        recipe = recipe_of(report, trainer)
         if self.recipe_path is not None and trainer.is_global_zero:
-            recipe.save(self.recipe_path)
+            try_path(self.recipe_path)
+        try:
+            inventory = find_weights(module, self.include, self.exclude)
+            require_weights(type(self).__name__, inventory)
+            limits = self.settings.limits
+            if not limits.keep_schedule and limits.learning_rate is None:
+                warn_of_zero_learning_rate(trainer)
+            report, probe = search(trainer, module, inventory, self.settings, seed)
+        except NothingToProbe as reason:
+            rank_zero_info(f"OptimalVarianceInit: probe skipped, because {reason}.")
+            return
+        except Exception as error:
+            skip_or_raise(trainer, error, self.settings.on_probe_failure)
+            return
+        recipe = recipe_of(report, trainer)
         warn_of_outcome(report, self.settings)
+        if probe.replay.warning:
+            rank_zero_warn(probe.replay.warning)
         redraw(trainer, module, inventory.weights, report.layers, seed)
         self.report, self.recipe = report, recipe
-        if self.verbose and trainer.is_global_zero:
-            outputs.show(report.table())
+        self._real_batches = BatchComparison(probe.batches)
+        if trainer.is_global_zero:
+            with told_if_it_fails(f"write the recipe to {self.recipe_path!r}"):
+                if self.recipe_path is not None:
+                    recipe.save(self.recipe_path)
+            with told_if_it_fails("show the report"):
+                if self.verbose:
+                    outputs.show(report.table())
+
+    def _take_score(self, trainer: Trainer) -> None:
+        comparison, report = self._real_batches, self.report
+        if comparison.news:
+            warnings.warn(difference_of_batches(comparison.news, trainer), stacklevel=1)
+        if comparison.closed and report is not None:
+            same, compared = comparison.identical, comparison.compared
+            self.report = replace(report, same_batches=same, compared_batches=compared)
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_weights(module, self.include, self.exclude)

@@ -168,6 +168,10 @@ class ProbeRecord:
         other_probe_steps: Optimizer steps of the earlier rounds and of the test of forgetting.
         guard: What the guard's trial said, or None without one.
         weight_samples: Entries of the layers that drift most, for a histogram; not in `to_dict`.
+        restart: Whether the first steps of the probe, run once more after everything was put back,
+            were the same; empty if that was not asked.
+        same_batches: Of the batches with which the real run began, how many were the probe's.
+        compared_batches: How many were compared.
 
     `record["net.0"]` is one layer.
     """
@@ -187,6 +191,9 @@ class ProbeRecord:
     other_probe_steps: int = 0
     guard: GuardOutcome | None = None
     weight_samples: tuple[WeightSample, ...] = field(default=(), compare=False, repr=False)
+    restart: str = ""
+    same_batches: int = 0
+    compared_batches: int = 0
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:

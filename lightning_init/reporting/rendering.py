@@ -117,7 +117,15 @@ def _heading(report: ProbeRecord) -> list[str]:
         report.stop_reason,
         f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
         f"one sample every {report.sample_interval}.",
+        *_restart(report),
     ]
+
+
+def _restart(report: ProbeRecord) -> list[str]:
+    if not report.compared_batches:
+        return [f"{report.restart}."] if report.restart else []
+    same, compared = report.same_batches, report.compared_batches
+    return [f"{report.restart}; {same} of the run's first {compared} batches are the probe's."]
 
 
 def _rounds(report: ProbeRecord) -> list[str]:

@@ -45,12 +45,17 @@ def apply_recipe(
     return drawn
 
 
-def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> None:
-    """Write ``init_recipe.json`` beside what the first logger with a local directory writes."""
+def write_in_log_dir(trainer: Trainer, recipe: InitRecipe) -> Path | None:
+    """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
+
+    Returns:
+        The file, or None where there is no such directory.
+    """
     if not trainer.is_global_zero:
-        return
+        return None
     for logger in trainer.loggers:
         log_dir = getattr(logger, "log_dir", None)
         if isinstance(log_dir, (str, os.PathLike)) and "://" not in str(log_dir):
             recipe.save(Path(log_dir) / RECIPE_FILE)
-            return
+            return Path(log_dir) / RECIPE_FILE
+    return None

@@ -51,6 +51,7 @@ class VarianceProbe:
         settings: What to do.
         exact_steps: Train for so many optimizer steps, settled or not; None to stop when settled.
         description: Text of the progress bar.
+        verifies: Whether its first steps are run once more, to see that everything came back.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class VarianceProbe:
         settings: OptimalVarianceSettings,
         exact_steps: int | None = None,
         description: str = "Probing weight variance",
+        verifies: bool = False,
     ) -> None:
         self._trainer = trainer
         self._weights = weights
         self._settings = settings
         self._stops_when_settled = exact_steps is None
+        self._verify_steps = settings.limits.verify_steps if verifies else 0
         self._steps = settings.limits.max_steps if exact_steps is None else exact_steps
         self._progress = ProbeProgress(trainer, self._steps, description)
         self._monitor: VarianceMonitor | None = None
@@ -78,7 +81,9 @@ class VarianceProbe:
         Raises:
             MisconfigurationException: If the loss or a variance was not finite, or no step taken.
         """
-        limits = replace(self._settings.limits, max_steps=self._steps)
+        limits = replace(
+            self._settings.limits, max_steps=self._steps, verify_steps=self._verify_steps
+        )
         with self._progress:
             run = run_probe(self._trainer, module, self._on_step, limits, self._on_start)
         if self._monitor is None or run.steps == 0:

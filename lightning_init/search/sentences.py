@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.probe import ProbeEnd
+from lightning_init.probe.limits import SHARE_OF_MAX_TIME
 from lightning_init.reporting.records import GuardOutcome, LayerReport
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.outcome import LARGEST_MEAN_SHARE
@@ -31,6 +32,11 @@ def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
         return (
             f"The probe stopped at its budget of {steps} optimizer steps, with {layers} over"
             f" {horizon}."
+        )
+    if result.run.end is ProbeEnd.TIME_LIMIT:
+        return (
+            f"The probe stopped after {steps} optimizer steps, because {SHARE_OF_MAX_TIME:.0%} of"
+            f" Trainer(max_time=...) was spent, with {layers} over {horizon}."
         )
     return (
         f"The probe stopped after {steps} optimizer steps at the run's own limit, with {layers}"
@@ -64,6 +70,17 @@ def guard_sentence(guard: GuardOutcome) -> str:
         f"Guard, {guard.pairs} paired trials, {guard.steps} optimizer steps: training loss of the"
         f" redraw minus the original's {guard.difference:+.3g} [{guard.lower:+.3g},"
         f" {guard.upper:+.3g}], each limit at confidence {guard.confidence:g}, so {done}."
+    )
+
+
+def difference_of_batches(batch: int, trainer: Trainer) -> str:
+    """That the real run drew another batch than the probe, and what may be behind it."""
+    rank = f" of rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+    return (
+        f"OptimalVarianceInit: batch {batch}{rank} of the run holds other data than in the probe,"
+        " though everything was put back: the sanity check, another callback or the data's own"
+        " state drew or changed something in between. Where nothing but the probe can have done"
+        " that, pass `isolate_dataset=True` or `probe_dataloaders=`."
     )
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.probe import ProbeRun
 from lightning_init.reporting.records import (
     SHOWN_HISTOGRAMS,
     UNCHANGED_LOG_RATIO,
@@ -20,6 +20,7 @@ from lightning_init.reporting.records import (
     WeightSample,
 )
 from lightning_init.reporting.report import InitReport
+from lightning_init.search.failures import LayersNotSettled
 from lightning_init.search.forgetting import (
     forgetting_sentence,
     probe_from_another_scale,
@@ -46,6 +47,7 @@ class _Rounds:
     count: int
     earlier_steps: int
     earlier_seconds: float
+    first_run: ProbeRun
 
 
 def search(
@@ -54,22 +56,27 @@ def search(
     inventory: WeightInventory,
     settings: OptimalVarianceSettings,
     seed: int,
-) -> InitReport:
+) -> tuple[InitReport, ProbeRun]:
     """Find the variance of every layer; the module is as it was when this returns or raises.
 
+    Returns:
+        What was found, and how the first probe went: the one from the module's own weights.
+
     Raises:
-        MisconfigurationException: If the probe failed, or layers did not settle that had to.
+        LayersNotSettled: If layers did not settle that had to.
+        MisconfigurationException: If the probe failed.
     """
     with BorrowedWeights(module, inventory.weights) as borrowed:
         rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed)
         result, rows = rounds.result, rounds.rows
         reason = stop_reason(result, rows)
         if settings.on_unsettled == "raise" and not _settled(rows):
-            raise MisconfigurationException(
+            raise LayersNotSettled(
                 f"OptimalVarianceInit(on_unsettled='raise'): {reason} Raise"
                 " `max_probe_steps` or `tolerance`, or choose on_unsettled='keep'."
             )
         notes, other_steps = model_notes(trainer, result), rounds.earlier_steps
+        notes += (rounds.first_run.note,) if rounds.first_run.note else ()
         seconds = rounds.earlier_seconds + result.run.seconds
         if settings.forgetting:
             second = probe_from_another_scale(trainer, module, borrowed, settings, result)
@@ -86,7 +93,7 @@ def search(
             rows = _kept(rows, rounds.original_variances) if guard.worse else rows
             seconds += guard.seconds
     monitor = result.monitor
-    return InitReport(
+    report = InitReport(
         layers=rows,
         left_out=inventory.left_out,
         stop_reason=reason,
@@ -102,7 +109,9 @@ def search(
         other_probe_steps=other_steps,
         guard=guard,
         weight_samples=_weight_samples(monitor, rows),
+        restart=rounds.first_run.replay.sentence,
     )
+    return report, rounds.first_run
 
 
 def _weight_samples(monitor: VarianceMonitor, rows: Rows) -> tuple[WeightSample, ...]:
@@ -129,10 +138,13 @@ def _probe_in_rounds(
     drawn: list[float | None] = [None] * len(inventory.weights)
     originals: tuple[float, ...] = ()
     steps, seconds = 0, 0.0
+    first_run: ProbeRun | None = None
     for count in range(1, settings.rounds + 1):
         name = "Probing weight variance" + (f" (round {count})" if settings.rounds > 1 else "")
-        probe = VarianceProbe(trainer, inventory.weights, settings, description=name)
+        first = count == 1
+        probe = VarianceProbe(trainer, inventory.weights, settings, None, name, verifies=first)
         result = probe.run(module)
+        first_run = first_run or result.run
         rows = layer_reports(result, settings, drawn)
         originals = originals or result.initial
         if count == settings.rounds or _at_fixed_point(rows):
@@ -140,7 +152,8 @@ def _probe_in_rounds(
         steps, seconds = steps + result.run.steps, seconds + result.run.seconds
         drawn = _variances(rows)
         borrowed.draw(drawn, derived_seed(seed, f"round {count}"))
-    return _Rounds(result, rows, originals, count, steps, seconds)
+    assert first_run is not None
+    return _Rounds(result, rows, originals, count, steps, seconds, first_run)
 
 
 def _at_fixed_point(rows: Rows) -> bool:

@@ -1,0 +1,76 @@
+"""What becomes of a probe that failed, and of an outcome that could not be written down."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+OnProbeFailure = Literal["skip", "raise"]
+
+
+class LayersNotSettled(MisconfigurationException):
+    """Layers did not settle, and the user asked for an error then."""
+
+
+def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeFailure) -> None:
+    """Warn that a probe failed and was skipped, or raise its error with a note of the probe.
+
+    In a distributed run only what every rank finds alike can be skipped: a rank that failed alone
+    would train on while the others wait in the probe.
+    """
+    alike = trainer.world_size == 1 or isinstance(error, MisconfigurationException)
+    asked_for = isinstance(error, LayersNotSettled)
+    if on_probe_failure == "raise" or asked_for or not alike:
+        if hasattr(error, "add_note") and not asked_for:  # from Python 3.11 on
+            error.add_note(
+                "A probe of OptimalVarianceInit was running, not the training itself;"
+                " max_probe_steps=0 turns it off."
+            )
+        raise error
+    rank_zero_warn(
+        f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} The weights are"
+        " what they were and the training goes on; on_probe_failure='raise' stops here."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The message, and for an error of the user's code what it was and where."""
+    lines = str(error).strip().splitlines() or [""]
+    message = lines[0].removeprefix("OptimalVarianceInit: ")
+    if isinstance(error, MisconfigurationException):
+        return message
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"while the probe was running, {type(error).__name__}({message}){where}."
+
+
+@contextmanager
+def told_if_it_fails(what: str) -> Iterator[None]:
+    """Warn when something that only reports fails: it ends no training and loses no outcome."""
+    try:
+        yield
+    except Exception as error:
+        rank_zero_warn(
+            f"OptimalVarianceInit: could not {what} ({type(error).__name__}: {error}); the outcome"
+            " is on `callback.report` and `callback.recipe`."
+        )
+
+
+def try_path(path: str) -> None:
+    """Warn before a probe whose recipe could not be written there."""
+    with told_if_it_fails(f"write to `recipe_path` {path!r}, as the probe is about to begin"):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder")
+        folder = next(parent for parent in target.parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
