@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_init.callbacks.base import _InitCallback, require_weights
+from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
+from lightning_init.callbacks.restart_check import _ChecksRestart
 from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.real_batches import BatchComparison
 from lightning_init.probe.refusals import NothingToProbe
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
@@ -28,11 +26,7 @@ from lightning_init.search.failures import (
 )
 from lightning_init.search.known_variances import apply_recipe, recipe_of, write_in_log_dir
 from lightning_init.search.redraw import redraw
-from lightning_init.search.sentences import (
-    difference_of_batches,
-    warn_of_outcome,
-    warn_of_zero_learning_rate,
-)
+from lightning_init.search.sentences import warn_of_outcome, warn_of_zero_learning_rate
 from lightning_init.search.sequence import search
 from lightning_init.search.settings import (
     Granularity,
@@ -43,7 +37,7 @@ from lightning_init.search.settings import (
 from lightning_init.stationarity import DetectorSettings
 
 
-class OptimalVarianceInit(_InitCallback):
+class OptimalVarianceInit(_ChecksRestart):
     """Redraw the first weights with the variance that training itself settles at, then restart.
 
     Before the first step a copy of the model is trained for a probe phase with the run's own
@@ -189,10 +183,8 @@ class OptimalVarianceInit(_InitCallback):
         self.recipe_path = recipe_path
         self.log_summary = log_summary
         self.verbose = verbose
-        self.report: InitReport | None = None
         self.recipe: InitRecipe | None = None
         self._to_log = False
-        self._real_batches = BatchComparison(())
 
     @property
     def state_key(self) -> str:
@@ -206,7 +198,6 @@ class OptimalVarianceInit(_InitCallback):
             self.report = None
             self.recipe = None
             self._to_log = False
-            self._real_batches = BatchComparison(())
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, put everything back, redraw; or draw a recipe."""
@@ -242,24 +233,6 @@ class OptimalVarianceInit(_InitCallback):
                 with told_if_it_fails("log the report"):
                     outputs.log_probe(trainer, self.report, summary=self.log_summary)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Compare the run's first batches with the probe's."""
-        if not self._real_batches.closed:
-            self._real_batches.see(batch)
-            self._take_score(trainer)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the comparison of batches: a probe does not validate."""
-        if not (self._real_batches.closed or trainer.sanity_checking):
-            self._real_batches.close()
-            self._take_score(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the comparison of batches, if the run was shorter than the probe."""
-        self.on_validation_start(trainer, pl_module)
-
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
         return {"report": None if self.report is None else self.report.to_dict()}
@@ -288,11 +261,9 @@ class OptimalVarianceInit(_InitCallback):
             return
         recipe = recipe_of(report, trainer)
         warn_of_outcome(report, self.settings)
-        if probe.replay.warning:
-            rank_zero_warn(probe.replay.warning)
         redraw(trainer, module, inventory.weights, report.layers, seed)
         self.report, self.recipe = report, recipe
-        self._real_batches = BatchComparison(probe.batches)
+        self._compare_batches_with(probe)
         if trainer.is_global_zero:
             with told_if_it_fails(f"write the recipe to {self.recipe_path!r}"):
                 if self.recipe_path is not None:
@@ -300,14 +271,6 @@ class OptimalVarianceInit(_InitCallback):
             with told_if_it_fails("show the report"):
                 if self.verbose:
                     outputs.show(report.table())
-
-    def _take_score(self, trainer: Trainer) -> None:
-        comparison, report = self._real_batches, self.report
-        if comparison.news:
-            warnings.warn(difference_of_batches(comparison.news, trainer), stacklevel=1)
-        if comparison.closed and report is not None:
-            same, compared = comparison.identical, comparison.compared
-            self.report = replace(report, same_batches=same, compared_batches=compared)
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_weights(module, self.include, self.exclude)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from lightning_init.probe import lightning_internals as internals
@@ -37,6 +38,27 @@ def begins_with_the_probes_batches(trainer: Trainer, limits: ProbeLimits) -> boo
     )
 
 
+def standing_of_data(trainer: Trainer) -> tuple[Any, ...]:
+    """A summary of what datamodule, loaders and their datasets refer to, one level deep."""
+    source, _ = internals.train_data_source(trainer)
+    loaders = list(source) if isinstance(source, (list, tuple)) else [source]
+    held = [getattr(loader, name, None) for loader in loaders for name in ("dataset", "generator")]
+    return tuple(map(_standing, [getattr(trainer, "datamodule", None), *loaders, *held]))
+
+
+def _standing(item: Any) -> Any:
+    if isinstance(item, torch.Generator):
+        return item.get_state().numpy().tobytes()
+    return [
+        value if isinstance(value, (bool, int, float, str)) else (id(value), _length(value))
+        for value in getattr(item, "__dict__", {}).values()
+    ]
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (list, dict, set, bytearray)) else 0
+
+
 class BatchComparison:
     """Compares batches of the real run with those of the probe, in order.
 
@@ -56,7 +78,6 @@ class BatchComparison:
         self._first_difference: int | None = None
         self.closed = not expected
 
-    @property
     def news(self) -> int:
         """Number of the first batch that differed, once; 0 if there is nothing to tell."""
         found, self._first_difference = self._first_difference or 0, self._first_difference and 0

@@ -72,7 +72,7 @@ def test_both_trials_of_a_pair_see_the_same_batches_and_pairs_see_others() -> No
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(0)
-    callback = OptimalVarianceInit(4, guard_steps=4, verbose=False, seed=1)
+    callback = OptimalVarianceInit(4, guard_steps=4, verbose=False, seed=1, verify_steps=0)
     fit(Watched(), callback, max_epochs=1)
     trials = orders[1:11]
     pairs = [(trials[2 * i], trials[2 * i + 1]) for i in range(5)]
@@ -100,6 +100,13 @@ def test_a_redraw_that_diverges_is_worse() -> None:
     assert math.isnan(outcome.difference)
 
 
+def strict_guard() -> OptimalVarianceInit:
+    """A guard whose failure ends the fit, without a replay of the probe."""
+    return OptimalVarianceInit(
+        8, guard_steps=4, verbose=False, verify_steps=0, on_probe_failure="raise"
+    )
+
+
 def test_without_a_loss_there_is_nothing_to_compare() -> None:
     class Manual(Regression):
         def __init__(self) -> None:
@@ -115,7 +122,7 @@ def test_without_a_loss_there_is_nothing_to_compare() -> None:
     model = Manual()
     before = weights_of(model)
     with pytest.raises(MisconfigurationException, match="`guard_steps` compares training losses"):
-        fit(model, OptimalVarianceInit(8, guard_steps=4, verbose=False))
+        fit(model, strict_guard())
     assert same(weights_of(model), before)
 
 
@@ -132,5 +139,5 @@ def test_a_failure_in_a_trial_changes_nothing() -> None:
     model = FailsLater()
     before = weights_of(model)
     with pytest.raises(RuntimeError, match="planted"):
-        fit(model, OptimalVarianceInit(8, guard_steps=4, verbose=False))
+        fit(model, strict_guard())
     assert same(weights_of(model), before)
