@@ -71,7 +71,7 @@ def _groups(optimizers: Sequence[Optimizer]) -> dict[int, tuple[dict[str, Any], 
             continue
         for group in optimizer.param_groups:
             other_rule = group["dampening"] or group["nesterov"] or group["maximize"]
-            if other_rule or not float(group["lr"]) > 0:
+            if other_rule or not float(group["lr"] or 0.0) > 0:
                 continue
             for parameter in group["params"]:
                 found[id(parameter)] = (group, optimizer.state.get(parameter, {}))

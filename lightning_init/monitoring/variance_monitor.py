@@ -79,7 +79,7 @@ class VarianceMonitor:
         Args:
             module: The copy that the probe trains.
             step: Optimizer steps so far.
-            learning_rates: One per parameter group of the probe's optimizers.
+            learning_rates: One per parameter group of the probe's optimizers; nan if unknown.
         """
         self._follow_learning_rates(tuple(learning_rates), step)
         values = self.measure(module)
@@ -150,8 +150,10 @@ class VarianceMonitor:
     def _follow_learning_rates(self, rates: tuple[float, ...], step: int) -> None:
         if self._learning_rates is None:
             self._learning_rates = rates
-        pairs = zip(self._learning_rates, rates, strict=True)
-        if not any(abs(now - then) > self._rate_change * min(now, then) for then, now in pairs):
+        pairs = zip(self._learning_rates, rates, strict=False)
+        changed = any(abs(now - then) > self._rate_change * min(now, then) for then, now in pairs)
+        # A group of parameters may join during the training.
+        if not changed and len(rates) == len(self._learning_rates):
             return
         self._learning_rates = rates
         self._states = [reset(state) for state in self._states]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ class TracedBatch:
 
     Args:
         loss: The loss, or None where `training_step` returned none.
-        rates: Learning rate of every parameter group, after the batch.
+        rates: Learning rate of every parameter group after the batch, as text: nan equals nan.
         weights: Some entries of every parameter after the batch, where there is no loss.
     """
 
     loss: float | None
-    rates: tuple[float, ...]
+    rates: str
     weights: tuple[Tensor, ...] = ()
 
 
@@ -120,7 +121,7 @@ class Observer(Callback):
         return decision
 
     def _keep_trace(self, trainer: Trainer, module: LightningModule, loss: Tensor | None) -> None:
-        rates = tuple(float(g["lr"]) for o in trainer.optimizers for g in o.param_groups)
+        rates = repr(learning_rates(trainer))
         if loss is not None:
             self.trace.append(TracedBatch(float(loss.detach().float().mean()), rates))
             return
@@ -142,6 +143,16 @@ def seconds_of_a_probe(trainer: Trainer) -> float | None:
     left = [timer.time_remaining() for timer in timers]  # type: ignore[attr-defined]
     shortest = min((seconds for seconds in left if seconds is not None), default=None)
     return None if shortest is None else SHARE_OF_MAX_TIME * shortest
+
+
+def learning_rates(trainer: Trainer) -> list[float]:
+    """The learning rate of every parameter group, nan where the optimizer chooses it itself.
+
+    Within a probe they are those of the probe's optimizers.
+    """
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    rates = [group.get("lr") for group in groups]
+    return [math.nan if rate is None else float(rate) for rate in rates]
 
 
 def _some_values(parameter: Any) -> Tensor:

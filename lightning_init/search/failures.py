@@ -14,6 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_init.probe.lightning_packages import module_for
+
 OnProbeFailure = Literal["skip", "raise"]
 
 
@@ -30,6 +32,9 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
     alike = trainer.world_size == 1 or isinstance(error, MisconfigurationException)
     asked_for = isinstance(error, LayersNotSettled)
     if on_probe_failure == "raise" or asked_for or not alike:
+        own = module_for(trainer, "utilities.exceptions").MisconfigurationException
+        if isinstance(error, MisconfigurationException) and not isinstance(error, own):
+            raise own(str(error)) from error
         if hasattr(error, "add_note") and not asked_for:  # from Python 3.11 on
             error.add_note(
                 "A probe of OptimalVarianceInit was running, not the training itself;"

@@ -22,6 +22,7 @@ def recipe_of(report: InitReport, trainer: Trainer) -> InitRecipe:
         (type(optimizer).__name__, float(group["lr"]))
         for optimizer in trainer.optimizers
         for group in optimizer.param_groups
+        if group.get("lr") is not None
     ]
     return InitRecipe.from_report(report, optimizers)
 

@@ -14,6 +14,7 @@ from lightning_init.inspection.weights import Weight
 from lightning_init.monitoring.balance_monitor import BalanceMonitor
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ProbeRun, run_probe
+from lightning_init.probe.observer import learning_rates
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.fluctuation_dissipation import Balance
@@ -142,11 +143,6 @@ class VarianceProbe:
                 f"OptimalVarianceInit: {what} was not finite by probe step {step}, so no variance"
                 " can be trusted; lower the learning rate or set `probe_lr`. Nothing was changed."
             )
-
-
-def learning_rates(trainer: Trainer) -> list[float]:
-    """The learning rate of every parameter group; within a probe, of the probe's optimizers."""
-    return [float(g["lr"]) for optimizer in trainer.optimizers for g in optimizer.param_groups]
 
 
 def loss_of(outputs_of_step: Any) -> torch.Tensor | None:

@@ -9,10 +9,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.probe import ProbeEnd
 from lightning_init.probe.limits import SHARE_OF_MAX_TIME
+from lightning_init.probe.observer import learning_rates
 from lightning_init.reporting.records import GuardOutcome, LayerReport
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.outcome import LARGEST_MEAN_SHARE
-from lightning_init.search.probe_phase import ProbeResult, learning_rates
+from lightning_init.search.probe_phase import ProbeResult
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Verdict
 
