@@ -20,9 +20,9 @@ from lightning_init.reporting import outputs
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.failures import (
     OnProbeFailure,
+    can_be_written,
     skip_or_raise,
     told_if_it_fails,
-    try_path,
 )
 from lightning_init.search.known_variances import apply_recipe, recipe_of, write_in_log_dir
 from lightning_init.search.redraw import redraw
@@ -244,8 +244,9 @@ class OptimalVarianceInit(_ChecksRestart):
 
     def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
         seed = self._resolve_seed(trainer)
-        if self.recipe_path is not None and trainer.is_global_zero:
-            try_path(self.recipe_path)
+        path = self.recipe_path if trainer.is_global_zero else None
+        if path is not None and not can_be_written(path):
+            path = None
         try:
             inventory = find_weights(module, self.include, self.exclude)
             require_weights(type(self).__name__, inventory)
@@ -265,9 +266,9 @@ class OptimalVarianceInit(_ChecksRestart):
         self.report, self.recipe = report, recipe
         self._compare_batches_with(probe)
         if trainer.is_global_zero:
-            with told_if_it_fails(f"write the recipe to {self.recipe_path!r}"):
-                if self.recipe_path is not None:
-                    recipe.save(self.recipe_path)
+            with told_if_it_fails(f"write the recipe to {path!r}"):
+                if path is not None:
+                    recipe.save(path)
             with told_if_it_fails("show the report"):
                 if self.verbose:
                     outputs.show(report.table())

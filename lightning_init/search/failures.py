@@ -51,11 +51,12 @@ def _reason(error: Exception) -> str:
     """The message, and for an error of the user's code what it was and where."""
     lines = str(error).strip().splitlines() or [""]
     message = lines[0].removeprefix("OptimalVarianceInit: ")
-    if isinstance(error, MisconfigurationException):
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parents[1])
+    if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
         return message
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"while the probe was running, {type(error).__name__}({message}){where}."
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return f"while the probe was running, {type(error).__name__}({message}) in {where}."
 
 
 @contextmanager
@@ -70,12 +71,13 @@ def told_if_it_fails(what: str) -> Iterator[None]:
         )
 
 
-def try_path(path: str) -> None:
-    """Warn before a probe whose recipe could not be written there."""
+def can_be_written(path: str) -> bool:
+    """Whether the recipe of a probe can be written there; warns before the probe if not."""
     with told_if_it_fails(f"write to `recipe_path` {path!r}, as the probe is about to begin"):
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
         folder = next(parent for parent in target.parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return True
+    return False

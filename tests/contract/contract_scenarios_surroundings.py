@@ -364,4 +364,3 @@ class SavesByHand(Net):
 
 
 add("saves_by_hand", model=SavesByHand, callbacks=lambda: [ModelCheckpoint(".")])
-

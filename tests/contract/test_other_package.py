@@ -57,7 +57,10 @@ def test_a_resumed_run_keeps_its_weights(route: Callable[[Any], None], ours: str
 @pytest.mark.parametrize("kind", faults.KINDS)
 @pytest.mark.parametrize(
     "place",
-    [pytest.param(p, marks=() if p == "training_step" else pytest.mark.slow) for p in faults.PLACES],
+    [
+        pytest.param(p, marks=() if p == "training_step" else pytest.mark.slow)
+        for p in faults.PLACES
+    ],
 )
 def test_a_failed_probe_leaves_no_trace(kind: str, place: str) -> None:
     state, following, wrong = harness.in_own_process(faults.failing_run, (kind, place, 1), False)
