@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import lightning_utilities.core.rank_zero as rank_zero_module
+from lightning.fabric.utilities.rank_zero import rank_zero_module  # type: ignore[attr-defined]
 
 from lightning_init.probe.lightning_packages import module_for
 from lightning_init.probe.snapshot import preserved_random_state

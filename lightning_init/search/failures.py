@@ -29,7 +29,7 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
     In a distributed run only what every rank finds alike can be skipped: a rank that failed alone
     would train on while the others wait in the probe.
     """
-    alike = trainer.world_size == 1 or isinstance(error, MisconfigurationException)
+    alike = trainer.world_size == 1 or _is_a_refusal(error)
     asked_for = isinstance(error, LayersNotSettled)
     if on_probe_failure == "raise" or asked_for or not alike:
         own = module_for(trainer, "utilities.exceptions").MisconfigurationException
@@ -38,7 +38,7 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
         if hasattr(error, "add_note") and not asked_for:  # from Python 3.11 on
             error.add_note(
                 "A probe of OptimalVarianceInit was running, not the training itself;"
-                " max_probe_steps=0 turns it off."
+                " on_probe_failure='skip' trains on without it."
             )
         raise error
     rank_zero_warn(
@@ -51,12 +51,18 @@ def _reason(error: Exception) -> str:
     """The message, and for an error of the user's code what it was and where."""
     lines = str(error).strip().splitlines() or [""]
     message = lines[0].removeprefix("OptimalVarianceInit: ")
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parents[1])
-    if isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError)):
+    if _is_a_refusal(error):
         return message
+    last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     return f"while the probe was running, {type(error).__name__}({message}) in {where}."
+
+
+def _is_a_refusal(error: Exception) -> bool:
+    """Whether this package raised it, on grounds that are the same on every rank."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parents[1])
+    return isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError))
 
 
 @contextmanager
@@ -73,11 +79,12 @@ def told_if_it_fails(what: str) -> Iterator[None]:
 
 def can_be_written(path: str) -> bool:
     """Whether the recipe of a probe can be written there; warns before the probe if not."""
+    works = False
     with told_if_it_fails(f"write to `recipe_path` {path!r}, as the probe is about to begin"):
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise IsADirectoryError(f"{target} is a folder")
         folder = next(parent for parent in target.parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
-            return True
-    return False
+            works = True
+    return works

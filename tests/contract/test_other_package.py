@@ -1,4 +1,4 @@
-"""Exact restart, resume and faults under `pytorch_lightning`, with its modules, data and callbacks."""
+"""Exact restart, resume and faults, with Trainer and modules of `pytorch_lightning`."""
 
 from __future__ import annotations
 
