@@ -76,7 +76,7 @@ class ProbeRun:
         seconds: Wall time, without the replay.
         replay: What the replay found.
         batches: Fingerprints of the batches that the real run should begin with; empty where it
-            draws others.
+            draws others. None stands for a batch that is not looked at.
         note: What the reader of the outcome should know about the probe, or nothing.
     """
 
@@ -85,5 +85,5 @@ class ProbeRun:
     planned_steps: float
     seconds: float
     replay: Replay = Replay()
-    batches: tuple[Fingerprint, ...] = field(default=(), compare=False, repr=False)
+    batches: tuple[Fingerprint | None, ...] = field(default=(), compare=False, repr=False)
     note: str = ""

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.fingerprints import Fingerprint, sampled_entries
+from lightning_init.probe.fingerprints import Fingerprint, fingerprint_of, sampled_entries
 from lightning_init.probe.lightning_packages import is_a
 from lightning_init.probe.limits import SHARE_OF_MAX_TIME, ProbeEnd, ProbeLimits, ProbeRefused
 
@@ -63,7 +63,7 @@ class Observer(Callback):
         self.end = ProbeEnd.RUN_LIMIT
         self.steps = 0
         self.planned_steps = float("inf")
-        self.batches: list[Fingerprint] = []
+        self.batches: list[Fingerprint | None] = []
         self.trace: list[TracedBatch] = []
         self.batches_seen = 0
         self.lost_losses = 0
@@ -81,7 +81,7 @@ class Observer(Callback):
     ) -> None:
         """Keep what identifies the batch."""
         if self.limits.verify_steps:
-            self.batches.append(Fingerprint(batch))
+            self.batches.append(fingerprint_of(batch, len(self.batches)))
 
     def on_train_batch_end(
         self,

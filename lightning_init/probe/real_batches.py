@@ -69,9 +69,10 @@ class BatchComparison:
         expected: Fingerprints of the probe's batches.
     """
 
-    def __init__(self, expected: Sequence[Fingerprint]) -> None:
+    def __init__(self, expected: Sequence[Fingerprint | None]) -> None:
         self._expected = expected
-        self._seen: list[Fingerprint] = []
+        self._seen: list[tuple[int, Fingerprint, Fingerprint]] = []
+        self._number = 0
         self.compared = 0
         self.identical = 0
         # Number of the first batch that differed, until it was told.
@@ -87,11 +88,13 @@ class BatchComparison:
         """Look at the next batch of the real run."""
         if self.closed:
             return
-        self._seen.append(Fingerprint(batch))
-        known = self.compared + len(self._seen)
-        if known >= len(self._expected):
+        expected = self._expected[self._number]
+        self._number += 1
+        if expected is not None:
+            self._seen.append((self._number, expected, Fingerprint(batch)))
+        if self._number == len(self._expected):
             self.close()
-        elif known == 1 or len(self._seen) >= _AT_ONCE:
+        elif self._number == 1 or len(self._seen) >= _AT_ONCE:
             self._compare()
 
     def close(self) -> None:
@@ -100,10 +103,10 @@ class BatchComparison:
         self.closed = True
 
     def _compare(self) -> None:
-        for fingerprint in self._seen:
-            if fingerprint.equals(self._expected[self.compared]):
+        for number, expected, found in self._seen:
+            if found.equals(expected):
                 self.identical += 1
             elif self._first_difference is None:
-                self._first_difference = self.compared + 1
+                self._first_difference = number
             self.compared += 1
         self._seen.clear()

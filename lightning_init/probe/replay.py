@@ -62,7 +62,8 @@ def _first_difference(probe: Observer, again: Observer, tolerance: float) -> tup
     largest = 0.0
     for index, (first, second) in enumerate(zip(probe.trace, again.trace, strict=False)):
         where = f"batch {index + 1}"
-        if not probe.batches[index].equals(again.batches[index]):
+        before, after = probe.batches[index], again.batches[index]
+        if before is not None and after is not None and not before.equals(after):
             return f"{where} held other data", 0.0
         if first.rates != second.rates:
             return f"the learning rate after {where} differed", 0.0

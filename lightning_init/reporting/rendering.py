@@ -125,7 +125,7 @@ def _restart(report: ProbeRecord) -> list[str]:
     if not report.compared_batches:
         return [f"{report.restart}."] if report.restart else []
     same, compared = report.same_batches, report.compared_batches
-    return [f"{report.restart}; {same} of the run's first {compared} batches are the probe's."]
+    return [f"{report.restart}; {same} of {compared} compared batches of the run are the probe's."]
 
 
 def _rounds(report: ProbeRecord) -> list[str]:
