@@ -36,7 +36,8 @@ def _silent_logger(trainer: Trainer, logger: Any) -> Any:
     } | {name: getattr(twin, name, None) for name in ("name", "version")}
     answers["experiment"] = dummy.experiment
     methods = {name for name in dir(kind) if name.startswith(("log_", "watch", "unwatch"))}
-    silent: dict[str, Any] = {"__module__": kind.__module__}
+    # A private path keeps the class out of what a command line offers by name.
+    silent: dict[str, Any] = {"__module__": f"{kind.__module__}._silent"}
     silent |= {name: _nothing for name in {*_LOGS, *methods} if callable(getattr(kind, name, None))}
     silent |= {name: _constant(value) for name, value in answers.items()}
     try:
