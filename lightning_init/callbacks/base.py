@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_init.inspection.reasons import ON_META_DEVICE
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.lightning_packages import also_a_callback_of_the_other_name
 
 
 class _InitCallback(Callback):
@@ -41,6 +42,9 @@ class _InitCallback(Callback):
         # Reading the seed draws nothing; ranks may have been seeded differently, rank zero decides.
         seed = torch.initial_seed() if self.seed is None else self.seed
         return int(trainer.strategy.broadcast(seed))
+
+
+also_a_callback_of_the_other_name(_InitCallback)
 
 
 def require_weights(name: str, inventory: WeightInventory) -> None:

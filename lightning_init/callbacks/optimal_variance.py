@@ -5,19 +5,26 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_init.callbacks.base import _InitCallback, require_weights
+from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
+from lightning_init.callbacks.watched_run import _WatchesRun
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.refusals import NothingToProbe
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting import outputs
 from lightning_init.reporting.report import InitReport
+from lightning_init.search.failures import (
+    OnProbeFailure,
+    can_be_written,
+    skip_or_raise,
+    told_if_it_fails,
+)
 from lightning_init.search.known_variances import apply_recipe, recipe_of, write_beside_log
-from lightning_init.search.probe_phase import EndlessRun
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
@@ -33,7 +40,7 @@ from lightning_init.search.settings import (
 from lightning_init.stationarity import DetectorSettings
 
 
-class OptimalVarianceInit(_InitCallback):
+class OptimalVarianceInit(_WatchesRun):
     """Redraw the first weights with the variance that training itself settles at, then restart.
 
     Before the first step a copy of the model is trained for a probe phase with the run's own
@@ -87,6 +94,11 @@ class OptimalVarianceInit(_InitCallback):
         recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
         recipe_path: Where to write what was found; the default is `init_recipe.json` in the log
             directory, or in the Trainer's `default_root_dir` without a logger.
+        verify_steps: First steps of the probe that are run once more after everything was put
+            back, to see that nothing changed; 0 turns this and the comparison of batches off.
+        on_probe_failure: What becomes of a probe that fails: "skip" (a warning, the weights stay
+            as they are and the training goes on) or "raise" (the error).
+        watch: Follow V of every layer through the real run, and leave a recipe of what it ended at.
         seed: Seed of the redraw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
         verbose: Print the report.
@@ -137,6 +149,9 @@ class OptimalVarianceInit(_InitCallback):
         recipe: str | None = None,
         recipe_by_width: bool = False,
         recipe_path: str | None = None,
+        verify_steps: int = 2,
+        on_probe_failure: OnProbeFailure = "skip",
+        watch: bool = True,
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
@@ -147,6 +162,7 @@ class OptimalVarianceInit(_InitCallback):
                 learning_rate=probe_lr,
                 isolate_dataset=isolate_dataset,
                 dataloaders=probe_dataloaders,
+                verify_steps=verify_steps,
             ),
             detector=DetectorSettings(tolerance=tolerance),
             on_unsettled=on_unsettled,
@@ -158,6 +174,7 @@ class OptimalVarianceInit(_InitCallback):
             rounds=rounds,
             forgetting=forgetting,
             guard_steps=guard_steps,
+            on_probe_failure=on_probe_failure,
         )
         if recipe_by_width and recipe is None:
             raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")
@@ -166,8 +183,8 @@ class OptimalVarianceInit(_InitCallback):
         self.recipe_file = recipe
         self.recipe_by_width = recipe_by_width
         self.recipe_path = recipe_path
+        self.watch = watch
         self.verbose = verbose
-        self.report: InitReport | None = None
         self.recipe: InitRecipe | None = None
         self._to_log = False
 
@@ -187,6 +204,9 @@ class OptimalVarianceInit(_InitCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe, put everything back, redraw; or draw a recipe."""
         if not self._is_fresh(trainer):
+            rank_zero_info(
+                "OptimalVarianceInit: this run resumes, so it is neither probed nor redrawn."
+            )
             return
         skipped = self._reason_to_skip(trainer)
         if skipped:
@@ -201,43 +221,60 @@ class OptimalVarianceInit(_InitCallback):
         self._to_log = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the outcome, now that the real run's loggers have opened their files."""
+        """Log the outcome, now that the real run's loggers have opened their files; watch."""
+        self._begin_to_watch(trainer, pl_module)
         if not self._to_log:
             return
         self._to_log = False
         with preserved_random_state():
             if self.recipe is not None and self.recipe_path is None:
-                write_beside_log(trainer, self.recipe)
+                with told_if_it_fails("write the recipe to the log directory"):
+                    path = write_beside_log(trainer, self.recipe)
+                    if path is not None and self.verbose:
+                        rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:
-                outputs.log_probe(trainer, self.report)
+                with told_if_it_fails("log the report"):
+                    outputs.log_probe(trainer, self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
-        return {"report": None if self.report is None else self.report.to_dict()}
+        report = None if self.report is None else self.report.to_dict()
+        return {"report": report, "run_variances": self._watched()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the report and the series of the run that is resumed."""
+        self._saved_series = state_dict.get("run_variances")
+        content = state_dict.get("report")
+        self.report = None if content is None else InitReport.from_dict(content)
 
     def _probe_and_redraw(self, trainer: Trainer, module: LightningModule) -> None:
-        inventory = weights_to_probe(module, self.include, self.exclude)
-        require_weights(type(self).__name__, inventory)
         seed = self._resolve_seed(trainer)
+        path = self.recipe_path if trainer.is_global_zero else None
+        if path is not None and not can_be_written(path):
+            path = None
         try:
-            report = search(trainer, module, inventory, self.settings, seed)
-        except EndlessRun:
-            rank_zero_warn(
-                "OptimalVarianceInit: no probe, because a run without a planned end has no"
-                f" share of {self.settings.limits.max_steps:g}; set `max_probe_steps` to a number"
-                " of steps, such as 200."
-            )
+            inventory = weights_to_probe(module, self.include, self.exclude)
+            require_weights(type(self).__name__, inventory)
+            report, probe = search(trainer, module, inventory, self.settings, seed)
+        except NothingToProbe as reason:
+            rank_zero_info(f"OptimalVarianceInit: probe skipped, because {reason}.")
+            return
+        except Exception as error:
+            skip_or_raise(trainer, error, self.settings.on_probe_failure)
             return
         self.report = report
         if not report.divergence:
-            recipe = recipe_of(report, trainer)
-            if self.recipe_path is not None and trainer.is_global_zero:
-                recipe.save(self.recipe_path)
+            self.recipe = recipe_of(report, trainer)
             warn_of_outcome(report, self.settings)
             redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
-            self.recipe = recipe
-        if self.verbose and trainer.is_global_zero:
-            outputs.show(report.table())
+        self._compare_batches_with(probe)
+        if trainer.is_global_zero:
+            with told_if_it_fails(f"write the recipe to {path!r}"):
+                if path is not None and self.recipe is not None:
+                    self.recipe.save(path)
+            with told_if_it_fails("show the report"):
+                if self.verbose:
+                    outputs.show(report.table())
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_every_weight(module, self.include, self.exclude)

@@ -103,7 +103,7 @@ class VarianceMonitor:
         Args:
             module: What is trained.
             step: Optimizer steps so far.
-            learning_rates: One per parameter group of its optimizers.
+            learning_rates: One per parameter group of its optimizers; nan if unknown.
             optimizers: What trains it; without them the forces stay unknown.
         """
         self._follow_learning_rates(tuple(learning_rates), step)
@@ -196,8 +196,10 @@ class VarianceMonitor:
     def _follow_learning_rates(self, rates: tuple[float, ...], step: int) -> None:
         if self._learning_rates is None:
             self._learning_rates = rates
-        pairs = zip(self._learning_rates, rates, strict=True)
-        if not any(abs(now - then) > self._rate_change * min(now, then) for then, now in pairs):
+        pairs = zip(self._learning_rates, rates, strict=False)
+        changed = any(abs(now - then) > self._rate_change * min(now, then) for then, now in pairs)
+        # A group of parameters may join during the training.
+        if not changed and len(rates) == len(self._learning_rates):
             return
         self._learning_rates = rates
         self._states = [reset(state) for state in self._states]

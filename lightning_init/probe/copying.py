@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.lightning_packages import is_a
 
 Copied = TypeVar("Copied")
 
@@ -161,7 +162,7 @@ def _copy_graph(
     copied_module = copy.deepcopy(module, memo)
     copied_schedulers = copy.deepcopy(schedulers, memo)
     for submodule in copied_module.modules():
-        if isinstance(submodule, LightningModule):
+        if is_a(submodule, "LightningModule"):
             internals.forget_metric_attributes(submodule)
     return TrainingCopy(copied_module, copied_optimizers, copied_schedulers)
 

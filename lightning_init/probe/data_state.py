@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.lightning_packages import classes, is_a
 
 Restore = Callable[[], object]
 
@@ -137,9 +138,11 @@ def _position(iterator: Any) -> Any:
 
 
 def _keeps_state(item: Any) -> bool:
-    if isinstance(item, (Trainer, LightningModule, FunctionType, MethodType, BuiltinMethodType)):
+    if isinstance(item, (FunctionType, MethodType, BuiltinMethodType)):
         return False
-    if isinstance(item, (CombinedLoader, Dataset, Sampler)):
+    if is_a(item, "Trainer", "LightningModule"):
+        return False
+    if isinstance(item, (Dataset, Sampler)) or is_a(item, "utilities.CombinedLoader"):
         return True
     package = type(item).__module__.partition(".")[0]
     return hasattr(item, "__dict__") and package not in _MACHINERY
@@ -170,7 +173,7 @@ def _reachable(roots: Iterable[object]) -> Iterator[object]:
 
 
 def _children(item: object) -> Iterable[object]:
-    if isinstance(item, (Trainer, LightningModule, Tensor, np.ndarray)):
+    if isinstance(item, (Tensor, np.ndarray)) or is_a(item, "Trainer", "LightningModule"):
         return ()
     if isinstance(item, dict):
         return list(item.values()) if len(item) <= _LARGEST_RESTORED else ()
@@ -184,8 +187,8 @@ def _children(item: object) -> Iterable[object]:
         children += [item.func, *item.args, *item.keywords.values()]
     if isinstance(item, FunctionType):
         children += [cell.cell_contents for cell in item.__closure__ or () if _is_filled(cell)]
-    if isinstance(item, CombinedLoader):
-        children += list(item.flattened)
+    if is_a(item, "utilities.CombinedLoader"):
+        children += list(item.flattened)  # type: ignore[attr-defined]
     return children
 
 
@@ -198,7 +201,7 @@ def _is_filled(cell: Any) -> bool:
 
 def data_held_by(module: LightningModule) -> list[object]:
     """Datasets, samplers and loaders in the attributes of ``module``, also in lists and dicts."""
-    kinds = (Dataset, Sampler, DataLoader, CombinedLoader)
+    kinds = (Dataset, Sampler, DataLoader, *classes("utilities.CombinedLoader"))
     found: list[object] = []
     for submodule in module.modules():
         for value in vars(submodule).values():

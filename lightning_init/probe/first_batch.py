@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.lightning_packages import is_a, module_for
+from lightning_init.probe.refusals import is_read_once
 from lightning_init.probe.snapshot import capture_attributes, preserved_random_state
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -39,20 +40,20 @@ def first_batch(trainer: Trainer, module: LightningModule) -> Any:
         roots = [instance, datamodule, internals.prepared_loader(trainer), *data_held_by(module)]
         stack.callback(capture_data_state(roots))
         stack.callback(capture_attributes(module))
-        hook = isinstance(instance, (LightningModule, LightningDataModule))
+        hook = is_a(instance, "LightningModule", "LightningDataModule")
         loaders = getattr(instance, name)() if hook else instance
-        combined = _combined(loaders)
-        if any(isinstance(loader, Iterator) for loader in combined.flattened):
+        if is_read_once(loaders):
             return None
+        combined = _combined(trainer, loaders)
         stack.callback(capture_data_state([loaders]))
         batch = next(iter(combined), (None,))[0]
         return None if batch is None else _transferred(trainer, module, batch)
 
 
-def _combined(loaders: Any) -> CombinedLoader:
-    if isinstance(loaders, CombinedLoader):
+def _combined(trainer: Trainer, loaders: Any) -> Any:
+    if is_a(loaders, "utilities.CombinedLoader"):
         return loaders
-    return CombinedLoader(loaders, "max_size_cycle")
+    return module_for(trainer, "utilities").CombinedLoader(loaders, "max_size_cycle")
 
 
 def _transferred(trainer: Trainer, module: LightningModule, batch: Any) -> Any:

@@ -17,6 +17,9 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from lightning_init.probe.lightning_packages import classes, is_a, module_for
+from lightning_init.probe.probe_loops import build_probe_loop
+
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.strategies import Strategy
@@ -51,26 +54,40 @@ def _require(holder: object, name: str) -> Any:
 
 
 # ---------------------------------------------------------------------------------------- loops
-def probe_fit_loop(trainer: Trainer, instance: Any, name: str) -> Any:
+def probe_fit_loop(
+    trainer: Trainer, instance: Any, name: str, validation: tuple[Any, str] | None = None
+) -> Any:
     """A fresh fit loop with the user's own limits, drawing its batches from ``instance``.
 
     ``max_epochs`` and ``max_steps`` stay the user's, because user code and
-    ``estimated_stepping_batches`` read them; the minima go, because a probe may stop early.
+    ``estimated_stepping_batches`` read them; the minima go, because a probe may stop early. The
+    validation loaders come from ``validation``, when the module looks at them.
     """
-    from lightning.pytorch import loops
-
-    fit_loop_class = _require(loops, "_FitLoop")
-    epoch_loop_class = _require(loops, "_TrainingEpochLoop")
-
-    class ProbeFitLoop(fit_loop_class):  # type: ignore[misc, valid-type]
-        def on_run_end(self) -> None:
-            """The probe is not a training that ended: `on_train_end` exports, uploads, notifies."""
-
-    loop = ProbeFitLoop(trainer, min_epochs=0, max_epochs=trainer.max_epochs)
-    loop.epoch_loop = epoch_loop_class(trainer, min_steps=None, max_steps=trainer.max_steps)
+    loops = module_for(trainer, "loops")
+    names = ("_FitLoop", "_TrainingEpochLoop", "_EvaluationLoop")
+    loop = build_probe_loop(trainer, *(_require(loops, name) for name in names))
     source = _require(loop, "_data_source")
     source.instance, source.name = instance, name
+    if validation is not None:
+        source = _require(loop.epoch_loop.val_loop, "_data_source")
+        source.instance, source.name = validation
     return loop
+
+
+def end_after_this_batch(trainer: Trainer) -> None:
+    """Leave the probe's loop once every hook of the present batch has run."""
+    trainer.fit_loop.epoch_loop.over = True
+
+
+def validation_data_source(trainer: Trainer) -> tuple[Any, str]:
+    """Where the validation loaders come from."""
+    source = _require(trainer.fit_loop.epoch_loop.val_loop, "_data_source")
+    return source.instance, source.name
+
+
+def train_loader_has_batches(trainer: Trainer) -> bool:
+    """Within a probe: whether the training loaders yielded anything to train on."""
+    return bool(_require(trainer.fit_loop, "max_batches"))
 
 
 def train_data_source(trainer: Trainer) -> tuple[Any, str]:
@@ -88,9 +105,9 @@ def enter_training_state(
     trainer: Trainer, module: LightningModule, datamodule: Any, callbacks: list[Callback]
 ) -> None:
     """Give ``trainer`` fresh bookkeeping objects (the caller puts the old ones back)."""
-    from lightning.pytorch.profilers import PassThroughProfiler
-    from lightning.pytorch.trainer.connectors import data_connector
-    from lightning.pytorch.trainer.connectors.logger_connector import logger_connector
+    profilers = module_for(trainer, "profilers")
+    data_connector = module_for(trainer, "trainer.connectors.data_connector")
+    logger_connector = module_for(trainer, "trainer.connectors.logger_connector.logger_connector")
 
     connector = copy.copy(_require(trainer, "_data_connector"))
     connector._datahook_selector = _require(data_connector, "_DataHookSelector")(module, datamodule)
@@ -99,12 +116,11 @@ def enter_training_state(
         _logger_connector=_require(logger_connector, "_LoggerConnector")(trainer),
         callbacks=callbacks,
         datamodule=datamodule,
-        profiler=PassThroughProfiler(),
+        profiler=profilers.PassThroughProfiler(),
         state=dataclasses.replace(trainer.state),
         save_checkpoint=_save_no_checkpoint,
     )
     _require(trainer, "_logger_connector").reset_results()
-    trainer.limit_val_batches = 0
     trainer.should_stop = False
     trainer.training = True
 
@@ -132,8 +148,7 @@ def run_loop(trainer: Trainer) -> None:
 
 def call_module_hook(trainer: Trainer, name: str) -> None:
     """Call a hook of the connected module the way the Trainer does."""
-    from lightning.pytorch.trainer import call
-
+    call = module_for(trainer, "trainer.call")
     _require(call, "_call_lightning_module_hook")(trainer, name)
 
 
@@ -150,7 +165,7 @@ def planned_steps(trainer: Trainer) -> float:
     """
     try:
         steps = float(trainer.estimated_stepping_batches)
-    except MisconfigurationException:
+    except classes("utilities.exceptions.MisconfigurationException"):
         # Gradient accumulation on a schedule: count the batches as if the present factor stayed.
         batches = float(trainer.num_training_batches) * max(trainer.max_epochs or 1, 1)
         steps = batches / trainer.accumulate_grad_batches
@@ -165,17 +180,14 @@ def precision_plugin_name() -> str:
 
 def distributed_with_copies(strategy: Strategy) -> bool:
     """Whether ``strategy`` replicates whole parameters, so that a deep copy can be trained."""
-    from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
-
-    replicates = isinstance(strategy, (SingleDeviceStrategy, DDPStrategy))
-    return replicates and not isinstance(strategy, DeepSpeedStrategy)  # a subclass of DDPStrategy
+    replicates = is_a(strategy, "strategies.SingleDeviceStrategy", "strategies.DDPStrategy")
+    # DeepSpeedStrategy is a subclass of DDPStrategy.
+    return replicates and not is_a(strategy, "strategies.DeepSpeedStrategy")
 
 
 def trains_in_place(strategy: Strategy) -> bool:
     """Whether ``strategy`` shards parameters as FSDP2 does: no copy, but readable, local shards."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    return isinstance(strategy, ModelParallelStrategy)
+    return is_a(strategy, "strategies.ModelParallelStrategy")
 
 
 def reshard(module: nn.Module) -> None:
@@ -200,21 +212,20 @@ def uncompile(module: LightningModule) -> bool:
     return True
 
 
-def forget_metric_attributes(module: LightningModule) -> None:
+def forget_metric_attributes(module: nn.Module) -> None:
     """Clear the cache of metric identities: on a copy it would name the original's metrics."""
-    module._metric_attributes = None
+    vars(module)["_metric_attributes"] = None
 
 
 def shadow_modules(callback: Callback) -> list[nn.Module]:
     """Modules on which ``callback`` keeps a second copy of the weights (EMA, SWA, and the like)."""
-    from lightning.pytorch import LightningModule
     from torch.optim.swa_utils import AveragedModel
 
     found: list[nn.Module] = []
     for value in vars(callback).values():
         if isinstance(value, AveragedModel):
             found.append(value.module)
-        elif isinstance(value, LightningModule):
+        elif is_a(value, "LightningModule"):
             found.append(value)
     return found
 
@@ -257,6 +268,16 @@ def register_signal_handlers(trainer: Trainer) -> None:
 def restore_signal_handlers(trainer: Trainer) -> None:
     """Put back the handlers that were installed before the probe."""
     _require(trainer, "_signal_connector").teardown()
+
+
+def leave_signals_to_teardown(trainer: Trainer) -> None:
+    """Let the Trainer's teardown put the present handlers back, as at the end of a training.
+
+    On Ctrl-C Lightning ignores further interrupts while it shuts down, and counts on what
+    ``register_signal_handlers`` kept to undo that.
+    """
+    connector = _require(trainer, "_signal_connector")
+    connector._original_handlers = _require(connector, "_get_current_signal_handlers")()
 
 
 # ----------------------------------------------------------------------------------------- resume

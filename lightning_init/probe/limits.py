@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from lightning_init.probe.fingerprints import Fingerprint
+
+# Share of `Trainer(max_time=...)` that a probe may take: the run's own time is not shortened.
+SHARE_OF_MAX_TIME = 0.1
+
+
+class ProbeRefused(MisconfigurationException):
+    """A probe that cannot be made, or whose outcome cannot be used; every rank says the same."""
 
 
 class ProbeEnd(Enum):
@@ -12,6 +23,7 @@ class ProbeEnd(Enum):
 
     STOPPED = "whoever watched it had seen enough"
     BUDGET = "the probe's budget of optimizer steps was spent"
+    TIME_LIMIT = "the probe's share of Trainer(max_time=...) was spent"
     RUN_LIMIT = "the run's own limit (max_epochs, max_steps or the data) came before the budget"
 
 
@@ -27,12 +39,15 @@ class ProbeLimits:
         isolate_dataset: Let the probe read a deep copy of the data, for datasets that count calls.
         dataloaders: Loaders for the probe in place of the run's own, for data that can be read
             only once.
+        verify_steps: Steps of the probe that are run once more afterwards, to see that everything
+            was put back.
     """
 
     max_steps: int | float
     learning_rate: Literal["peak", "schedule"] | float = "peak"
     isolate_dataset: bool = False
     dataloaders: Any = None
+    verify_steps: int = 0
 
     def most_steps(self, planned_steps: float) -> int:
         """Most optimizer steps in a run of so many planned steps; 0 for a share of no end."""
@@ -44,6 +59,19 @@ class ProbeLimits:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """What came of running the first steps of a probe once more.
+
+    Args:
+        sentence: What was found, for the report.
+        warning: What differed and the way out; empty where nothing did.
+    """
+
+    sentence: str = ""
+    warning: str = ""
+
+
+@dataclass(frozen=True)
 class ProbeRun:
     """What a probe did.
 
@@ -51,10 +79,17 @@ class ProbeRun:
         end: Why it stopped.
         steps: Optimizer steps that it took.
         planned_steps: Optimizer steps that the real run plans (``inf`` when it has no end).
-        seconds: Wall time.
+        seconds: Wall time, without the replay.
+        replay: What the replay found.
+        batches: Fingerprints of the batches that the real run should begin with; empty where it
+            draws others. None stands for a batch that is not looked at.
+        note: What the reader of the outcome should know about the probe, or nothing.
     """
 
     end: ProbeEnd
     steps: int
     planned_steps: float
     seconds: float
+    replay: Replay = Replay()
+    batches: tuple[Fingerprint | None, ...] = field(default=(), compare=False, repr=False)
+    note: str = ""

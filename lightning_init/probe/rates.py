@@ -81,6 +81,8 @@ class ProbeRates:
 
 
 def _set(group: dict[str, Any], name: str, value: float) -> None:
+    if group[name] is None:  # the optimizer chooses it itself
+        return
     if isinstance(group[name], torch.Tensor):
         group[name] = torch.full_like(group[name], value)
     else:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.limits import ProbeLimits
+from lightning_init.probe.limits import ProbeLimits, ProbeRefused
+
+
+class NothingToProbe(ProbeRefused):
+    """There is nothing to train on, which is no failure."""
 
 
 def refuse_what_cannot_be_probed(
@@ -18,30 +22,48 @@ def refuse_what_cannot_be_probed(
     """Refuse lazy parameters, models that cannot be put back, data that can be read only once."""
     for name, parameter in module.named_parameters():
         if nn.parameter.is_lazy(parameter):
-            raise MisconfigurationException(
+            raise ProbeRefused(
                 f"{name!r} is not initialized yet, so it can be neither probed nor redrawn; run a"
                 " batch through the module once in `setup`."
             )
     strategy = trainer.strategy
     if not (internals.distributed_with_copies(strategy) or internals.trains_in_place(strategy)):
-        raise MisconfigurationException(
+        raise ProbeRefused(
             f"A probe can neither copy nor restore a model sharded by {type(strategy).__name__};"
             " probe once on one device, with DDP or with ModelParallelStrategy, and apply the"
             " recipe here: OptimalVarianceInit(recipe='init_recipe.json')."
         )
     instance, _ = internals.train_data_source(trainer)
-    if limits.dataloaders is None and isinstance(instance, Iterator):
-        raise MisconfigurationException(
+    if limits.dataloaders is None and is_read_once(instance):
+        raise ProbeRefused(
             "The training data are a one-shot iterator, which a probe would use up; pass a loader"
             " that can be read again, or `probe_dataloaders=`."
         )
 
 
-def refuse_false_probe(has_moved: bool) -> None:
+def is_read_once(loaders: Any) -> bool:
+    """Whether reading ``loaders``, or one of several in a container, uses it up.
+
+    An object that is its own iterator may well be read again, as a ``CombinedLoader`` is; what
+    keeps its position where nobody can put it back (generators, `map`, `zip`, files) may not.
+    """
+    if isinstance(loaders, Mapping):
+        return any(map(is_read_once, loaders.values()))
+    if isinstance(loaders, (list, tuple)):
+        return any(map(is_read_once, loaders))
+    return isinstance(loaders, Iterator) and not hasattr(loaders, "__dict__")
+
+
+def refuse_false_probe(has_moved: bool, batches: int, lost_losses: int) -> None:
     """Refuse a probe after which every weight is where it was."""
     if has_moved:
         return
-    raise MisconfigurationException(
+    if batches and lost_losses == batches:
+        raise ProbeRefused(
+            f"The probe took optimizer steps but no weight moved, because `training_step` returned"
+            f" no loss in all of {batches} batches; check when it returns None."
+        )
+    raise ProbeRefused(
         "The probe took optimizer steps but no weight moved; check that the learning rate is not 0"
         " throughout (`probe_lr=` sets the probe's own) and that the optimizer holds the module's"
         " parameters."

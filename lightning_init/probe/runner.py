@@ -17,28 +17,27 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
 from lightning_init.probe.copying import CopiedTraining
 from lightning_init.probe.data_state import capture_data_state, data_held_by
 from lightning_init.probe.in_place import TrainingInPlace
-from lightning_init.probe.limits import ProbeEnd, ProbeLimits, ProbeRun
+from lightning_init.probe.lightning_packages import is_a, module_for
+from lightning_init.probe.limits import ProbeLimits, ProbeRefused, ProbeRun, Replay
+from lightning_init.probe.observer import Observer, OnStart, OnStep, seconds_of_a_probe
+from lightning_init.probe.probe_loops import ProbeOver
 from lightning_init.probe.rates import ProbeRates
-from lightning_init.probe.refusals import refuse_false_probe, refuse_what_cannot_be_probed
-from lightning_init.probe.schedule import ForeseenRun
-
-# Batches without any optimizer step after which a probe is taken for stuck (a manual optimization
-# that never steps, a `training_step` that always returns None).
-_STUCK_AFTER_BATCHES = 1000
-
-
-OnStart = Callable[[LightningModule, ForeseenRun], None]
-OnStep = Callable[[LightningModule, int, Any], bool]
+from lightning_init.probe.real_batches import begins_with_the_probes_batches
+from lightning_init.probe.refusals import (
+    NothingToProbe,
+    is_read_once,
+    refuse_false_probe,
+    refuse_what_cannot_be_probed,
+)
+from lightning_init.probe.replay import compare_replay, watch_for_leaks
+from lightning_init.probe.stand_ins import is_users_own, silent_callbacks, silent_loggers
 
 
 def run_probe(
@@ -64,49 +63,154 @@ def run_probe(
             plans: optimizer steps, learning rates, weight decays.
 
     Returns:
-        Why the probe ended and what it took.
+        Why the probe ended, what it took, and what running its first steps again showed.
 
     Raises:
-        MisconfigurationException: If the strategy shards parameters out of reach (FSDP1,
-            DeepSpeed), a parameter is lazy, the data can be read only once, no weight moved (the
+        ProbeRefused: If the strategy shards parameters out of reach (FSDP1, DeepSpeed), a
+            parameter is lazy, the data can be read only once or are empty, no weight moved (the
             probe trained nothing), or the user's module is not as it was.
     """
     refuse_what_cannot_be_probed(trainer, module, limits)
     started = time.perf_counter()
-    with ExitStack() as stack:
-        stack.callback(snapshot.capture_random_state())
-        observer = _Observer(on_step, on_start, limits)
-        training = _enter(trainer, module, limits, observer, stack)
-        loop = trainer.fit_loop
+    find_leaks = watch_for_leaks(trainer)
+    comparable = begins_with_the_probes_batches(trainer, limits)
+    probe = _Probe(trainer, module, limits)
+    observer = probe.train(on_step, on_start)
+    seconds = time.perf_counter() - started
+    replay = Replay()
+    if limits.verify_steps and observer.steps and not is_read_once(limits.dataloaders):
+        replay = probe.replay(observer, find_leaks)
+    return ProbeRun(
+        observer.end,
+        observer.steps,
+        observer.planned_steps,
+        seconds,
+        replay,
+        tuple(observer.batches) if comparable else (),
+        probe.note,
+    )
+
+
+class _Probe:
+    """Trains and puts back, as often as needed: the probe, and the replay of its first steps."""
+
+    def __init__(self, trainer: Trainer, module: LightningModule, limits: ProbeLimits) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.limits = limits
+        self.note = ""
+        # Objects behind the data that changed and could not be put back.
+        self.suspects: list[str] = []
+        self._prepares = False
+
+    def train(self, on_step: OnStep, on_start: OnStart | None) -> Observer:
+        """Run the probe; once more with the user's callbacks if a first step needs them."""
+        seconds = seconds_of_a_probe(self.trainer)
+        observer = Observer(on_step, on_start, self.limits, seconds)
+        try:
+            self._run(observer)
+        except Exception as error:
+            own = [c for c in internals.callbacks(self.trainer) if is_users_own(c)]
+            refused = isinstance(error, MisconfigurationException)
+            if refused or observer.steps or not own or self.trainer.world_size > 1:
+                raise
+            self._prepares = True
+            observer = Observer(on_step, on_start, self.limits, seconds)
+            try:
+                self._run(observer)
+            except Exception:
+                raise error from None
+            self.note = (
+                "The probe ran with copies of your callbacks"
+                f" ({', '.join(type(c).__name__ for c in own)}), because the module failed without"
+                f" them ({type(error).__name__}): their hooks before each step took part."
+            )
+        return observer
+
+    def replay(self, observer: Observer, find_leaks: Callable[[], list[str]]) -> Replay:
+        """Run the first steps again, from what was put back, and compare."""
+        steps = min(self.limits.verify_steps, observer.steps)
+        again = Observer(lambda *_: False, None, self.limits, steps_to_replay=steps)
+        leaks = find_leaks()
+        try:
+            self._run(again)
+        except Exception as error:
+            again.trace.clear()
+            leaks.append(f"the replay failed with {type(error).__name__} ({error}): something")
+        leaks += find_leaks()
+        return compare_replay(self.trainer, observer, again, leaks, self.suspects)
+
+    def _run(self, observer: Observer) -> None:
+        """Train in a nested loop, put everything back, and see that it is."""
+        trainer = self.trainer
+        try:
+            with ExitStack() as stack:
+                stack.callback(snapshot.capture_random_state())
+                training = _enter(
+                    trainer, self.module, self.limits, observer, stack, self._prepares
+                )
+                self._run_loop(training)
+                _refuse_together(trainer, lambda: _refuse_nothing(training, trainer, observer))
+        except KeyboardInterrupt:
+            internals.leave_signals_to_teardown(trainer)
+            raise
+        _refuse_together(trainer, training.verify_restored)
+
+    def _run_loop(self, training: CopiedTraining | TrainingInPlace) -> None:
+        trainer, loop = self.trainer, self.trainer.fit_loop
+        if self._prepares:
+            for callback in filter(is_users_own, internals.callbacks(trainer)):
+                callback.on_fit_start(trainer, training.module)
         internals.call_module_hook(trainer, "on_fit_start")
         try:
             internals.run_loop(trainer)
-        except _ProbeOver:
+        except ProbeOver:
             pass
         finally:
             loop.teardown()
         if trainer.received_sigterm:
-            raise SIGTERMException
-        if observer.steps:
-            refuse_false_probe(training.has_moved(trainer))
-    training.verify_restored()
-    seconds = time.perf_counter() - started
-    return ProbeRun(observer.end, observer.steps, observer.planned_steps, seconds)
+            raise module_for(trainer, "utilities.exceptions").SIGTERMException
+
+
+def _refuse_nothing(
+    training: CopiedTraining | TrainingInPlace, trainer: Trainer, observer: Observer
+) -> None:
+    """Refuse a probe without data, and one in which no weight moved."""
+    if not internals.train_loader_has_batches(trainer):
+        raise NothingToProbe("the training loaders hold no batch")
+    if observer.steps:
+        refuse_false_probe(training.has_moved(trainer), observer.batches_seen, observer.lost_losses)
+
+
+def _refuse_together(trainer: Trainer, check: Callable[[], None]) -> None:
+    """Let every rank raise where one does: those that go on would wait for it."""
+    problem: MisconfigurationException | None = None
+    try:
+        check()
+    except MisconfigurationException as error:
+        problem = error
+    if trainer.strategy.reduce_boolean_decision(problem is not None, all=False):
+        kind = NothingToProbe if isinstance(problem, NothingToProbe) else ProbeRefused
+        raise kind(str(problem or "Another rank refused the probe.")) from None
 
 
 def _enter(
     trainer: Trainer,
     module: LightningModule,
     limits: ProbeLimits,
-    observer: _Observer,
+    observer: Observer,
     stack: ExitStack,
+    prepares: bool,
 ) -> CopiedTraining | TrainingInPlace:
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
     strategy = trainer.strategy
     instance, name = internals.train_data_source(trainer)
+    validation = internals.validation_data_source(trainer)
     datamodule = getattr(trainer, "datamodule", None)
     held = data_held_by(module)
     roots = [instance, datamodule, internals.prepared_loader(trainer), *held]
+    roots += [validation[0], limits.dataloaders]
+    roots += filter(is_users_own, internals.callbacks(trainer)) if prepares else ()
     stack.callback(capture_data_state(roots))
     stack.callback(snapshot.capture_optimizers(strategy.optimizers))
     stack.callback(snapshot.capture_attributes(strategy))
@@ -117,20 +221,22 @@ def _enter(
     shared = [] if limits.isolate_dataset else held
     kind = TrainingInPlace if internals.trains_in_place(strategy) else CopiedTraining
     training = kind(trainer, module, shared, stack)
+    twins: dict[int, Any] = {id(module): training.module, id(trainer): trainer}
+    if limits.isolate_dataset and limits.dataloaders is None and instance is not module:
+        instance = _isolated(instance, twins)
+        twins[id(datamodule)] = instance if is_a(instance, "LightningDataModule") else datamodule
     if limits.dataloaders is not None:
         instance, name = limits.dataloaders, "train_dataloader"
-    elif instance is module:
-        instance = training.module
-    elif limits.isolate_dataset:
-        instance = copy.deepcopy(instance, {id(trainer): trainer, id(module): training.module})
-        datamodule = instance if isinstance(instance, LightningDataModule) else datamodule
+    datamodule = twins.get(id(datamodule), datamodule)
 
-    log_dir = trainer.log_dir  # on every rank: it broadcasts
-    trainer.loggers = [_ProbeLogger(log_dir)] if trainer.loggers else []
+    trainer.loggers = silent_loggers(trainer)
     training.module.trainer = trainer
-    callbacks = [*_accumulation_schedulers(internals.callbacks(trainer)), observer]
+    callbacks = [*silent_callbacks(internals.callbacks(trainer), prepares), observer]
     internals.enter_training_state(trainer, training.module, datamodule, callbacks)
-    trainer.fit_loop = internals.probe_fit_loop(trainer, instance, name)
+    source = twins.get(id(validation[0]), validation[0])
+    trainer.fit_loop = internals.probe_fit_loop(
+        trainer, twins.get(id(instance), instance), name, (source, validation[1])
+    )
     precision = internals.precision_plugin_name()
     vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
     observer.rates = ProbeRates(training, limits)
@@ -141,75 +247,11 @@ def _enter(
     return training
 
 
-def _accumulation_schedulers(callbacks: list[Callback]) -> list[Callback]:
-    """The only user callbacks that a probe needs: they set how many batches make one step."""
-    return [copy.copy(c) for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-
-
-class _ProbeOver(BaseException):
-    """Leaves the nested loop at once; not an ``Exception``, so that no user code swallows it."""
-
-
-class _Observer(Callback):
-    """Counts optimizer steps, asks ``on_step``, and leaves the loop."""
-
-    rates: ProbeRates
-
-    def __init__(self, on_step: OnStep, on_start: OnStart | None, limits: ProbeLimits) -> None:
-        self.on_step = on_step
-        self.on_start = on_start
-        self.limits = limits
-        self.max_steps = 0
-        self.end = ProbeEnd.RUN_LIMIT
-        self.steps = 0
-        self.planned_steps = float("inf")
-        self._idle_batches = 0
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.planned_steps = internals.planned_steps(trainer)
-        self.max_steps = self.limits.most_steps(self.planned_steps)
-        foreseen = self.rates.begin(trainer, self.planned_steps, self.max_steps)
-        if self.on_start is not None:
-            self.on_start(pl_module, foreseen)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if trainer.global_step == self.steps:
-            self._idle_batches += 1
-            if self._idle_batches > _STUCK_AFTER_BATCHES * trainer.accumulate_grad_batches:
-                raise MisconfigurationException(
-                    f"The probe saw no optimizer step in {self._idle_batches} batches; check that"
-                    " `training_step` returns a loss (or steps, in manual optimization)."
-                )
-            return
-        self._idle_batches = 0
-        self.steps = trainer.global_step
-        self.rates.before_step(self.steps)
-        if self.on_step(pl_module, self.steps, outputs):
-            self.end = ProbeEnd.STOPPED
-            raise _ProbeOver
-        if self.steps >= self.max_steps:
-            self.end = ProbeEnd.BUDGET
-            raise _ProbeOver
-
-
-class _ProbeLogger(DummyLogger):
-    """Swallows what the module logs; answers with the probe's own directory."""
-
-    def __init__(self, log_dir: str | None) -> None:
-        super().__init__()
-        self._log_dir = None if log_dir is None else f"{log_dir}/probe"
-
-    @property
-    def log_dir(self) -> str | None:
-        return self._log_dir
-
-    @property
-    def save_dir(self) -> str | None:
-        return self._log_dir
+def _isolated(data: Any, twins: dict[int, Any]) -> Any:
+    try:
+        return copy.deepcopy(data, dict(twins))
+    except Exception as error:
+        raise ProbeRefused(
+            f"`isolate_dataset=True` cannot copy the data ({error}); leave it out, or pass"
+            " `probe_dataloaders=`."
+        ) from error

@@ -191,6 +191,10 @@ class ProbeRecord:
         losses: Mean training loss at the probe's start and at its end; nan without one.
         divergence: Why nothing of the probe can be trusted, as a clause; empty if it can.
         weight_samples: Entries of the layers that drift most, for a histogram; not in `to_dict`.
+        restart: Whether the first steps of the probe, run once more after everything was put back,
+            were the same; empty if that was not asked.
+        same_batches: Of the batches with which the real run began, how many were the probe's.
+        compared_batches: How many were compared.
 
     `record["net.0"]` is one layer.
     """
@@ -213,6 +217,9 @@ class ProbeRecord:
     losses: tuple[float, float] = (math.nan, math.nan)
     divergence: str = ""
     weight_samples: tuple[WeightSample, ...] = field(default=(), compare=False, repr=False)
+    restart: str = ""
+    same_batches: int = 0
+    compared_batches: int = 0
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:

@@ -124,6 +124,7 @@ def _heading(report: ProbeRecord) -> list[str]:
         report.stop_reason,
         f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
         f"one sample every {report.sample_interval}.",
+        *_restart(report),
     ]
 
 
@@ -174,6 +175,13 @@ def _losses(report: ProbeRecord) -> str:
 
 def _spaced(steps: int) -> str:
     return f"{steps:,}".replace(",", " ")
+
+
+def _restart(report: ProbeRecord) -> list[str]:
+    if not report.compared_batches:
+        return [f"{report.restart}."] if report.restart else []
+    same, compared = report.same_batches, report.compared_batches
+    return [f"{report.restart}; {same} of {compared} compared batches of the run are the probe's."]
 
 
 def _rounds(report: ProbeRecord) -> list[str]:

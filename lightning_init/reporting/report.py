@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_init.reporting import rendering
 from lightning_init.reporting.figures import record_trajectories
 from lightning_init.reporting.records import LayerReport, ProbeRecord
+from lightning_init.reporting.restoring import record_from_dict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +57,11 @@ class InitReport(ProbeRecord):
                 "total_steps": self.total_steps,
             }.items()
         }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> InitReport:
+        """Make a report from what `to_dict` returned, as a checkpoint keeps it."""
+        return record_from_dict(cls, content)
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with one row per layer, indexed by layer name.

@@ -93,7 +93,7 @@ def _trial(
     if noise_seed is not None:  # the caller keeps the random state of the real run
         torch.manual_seed(noise_seed)
         random.seed(noise_seed)
-    limits = replace(settings.limits, max_steps=steps)
+    limits = replace(settings.limits, max_steps=steps, verify_steps=0)
     with ProbeProgress(trainer, steps, "Guard trial") as progress:
         runs.append(run_probe(trainer, module, on_step, limits))
     last_half = torch.stack(losses[len(losses) // 2 :]).mean()

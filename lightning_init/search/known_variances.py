@@ -27,6 +27,7 @@ def optimizers_of(trainer: Trainer) -> list[tuple[str, float]]:
         (type(optimizer).__name__, float(group["lr"]))
         for optimizer in trainer.optimizers
         for group in optimizer.param_groups
+        if group.get("lr") is not None
     ]
 
 
@@ -49,15 +50,20 @@ def apply_recipe(
     return drawn
 
 
-def write_beside_log(trainer: Trainer, recipe: InitRecipe) -> None:
+def write_beside_log(trainer: Trainer, recipe: InitRecipe) -> Path | None:
     """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
 
     Without a logger it goes to the Trainer's root directory.
+
+    Returns:
+        The file, or None where there is no such directory.
     """
     if not trainer.is_global_zero:
-        return
+        return None
     folder = local_directory(trainer.loggers)
     if folder is None and not trainer.loggers and "://" not in trainer.default_root_dir:
         folder = Path(trainer.default_root_dir)
-    if folder is not None:
-        recipe.save(folder / RECIPE_FILE)
+    if folder is None:
+        return None
+    recipe.save(folder / RECIPE_FILE)
+    return folder / RECIPE_FILE

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_init.inspection.weights import Weight
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ForeseenRun, ProbeRun, run_probe
+from lightning_init.probe.limits import ProbeRefused
 from lightning_init.search.health import ProbeHealth
 from lightning_init.search.layer_rates import LayerRates
 from lightning_init.search.progress import ProbeProgress
@@ -19,8 +20,14 @@ from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Ending, ending
 
 
-class EndlessRun(Exception):
+class EndlessRun(ProbeRefused):
     """A share of the planned steps was asked for, and the run plans no end."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(
+            f"a run without a planned end has no share of {share:g}; set `max_probe_steps` to a"
+            " number of steps, such as 200."
+        )
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class VarianceProbe:
         settings: What to do.
         exact_steps: Train for so many optimizer steps, settled or not; None to stop when settled.
         description: Text of the progress bar.
+        verifies: Whether its first steps are run once more, to see that everything came back.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class VarianceProbe:
         settings: OptimalVarianceSettings,
         exact_steps: int | None = None,
         description: str = "Probing weight variance",
+        verifies: bool = False,
     ) -> None:
         self._trainer = trainer
         self._weights = weights
@@ -76,6 +85,7 @@ class VarianceProbe:
         self._budget = 0
         self._first_sample = 0
         self._progress = ProbeProgress(trainer, description=description)
+        self._verify_steps = settings.limits.verify_steps if verifies else 0
         self._monitor: VarianceMonitor | None = None
         self._initial: list[float] = []
         self._health = ProbeHealth(trainer)
@@ -91,7 +101,7 @@ class VarianceProbe:
             MisconfigurationException: If no step was taken.
         """
         steps = self._settings.limits.max_steps if self._exact_steps is None else self._exact_steps
-        limits = replace(self._settings.limits, max_steps=steps)
+        limits = replace(self._settings.limits, max_steps=steps, verify_steps=self._verify_steps)
         with self._progress:
             run = run_probe(self._trainer, module, self._on_step, limits, self._on_start)
         if self._monitor is None or self._rates is None or run.steps == 0:
@@ -115,7 +125,7 @@ class VarianceProbe:
         settings, planned = self._settings, foreseen.planned_steps
         budget = settings.budget(planned) if self._exact_steps is None else self._exact_steps
         if budget == 0:
-            raise EndlessRun
+            raise EndlessRun(settings.limits.max_steps)
         self._budget = budget
         self._progress.expect(budget)
         self._rates = LayerRates.begin(copied, self._weights, self._trainer.optimizers, foreseen)

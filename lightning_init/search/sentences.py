@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.probe import ProbeEnd
+from lightning_init.probe.limits import SHARE_OF_MAX_TIME
 from lightning_init.reporting.records import GuardOutcome, LayerReport
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.outcome import LARGEST_MEAN_SHARE
@@ -36,10 +37,14 @@ def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
             f"The probe stopped after {steps} optimizer steps, because no further step could change"
             f" what a layer gets: {_counted(result)}; this saved {saved} steps."
         )
-    where = "its budget of" if result.run.end is ProbeEnd.BUDGET else "after"
-    limit = "" if result.run.end is ProbeEnd.BUDGET else " at the run's own limit"
-    at = f"at {where}" if result.run.end is ProbeEnd.BUDGET else where
-    return f"The probe stopped {at} {steps} optimizer steps{limit}, with {layers} over {horizon}."
+    if result.run.end is ProbeEnd.BUDGET:
+        where = f"at its budget of {steps} optimizer steps"
+    elif result.run.end is ProbeEnd.TIME_LIMIT:
+        spent = f"{SHARE_OF_MAX_TIME:.0%} of Trainer(max_time=...) was spent"
+        where = f"after {steps} optimizer steps, because {spent}"
+    else:
+        where = f"after {steps} optimizer steps at the run's own limit"
+    return f"The probe stopped {where}, with {layers} over {horizon}."
 
 
 def _counted(result: ProbeResult) -> str:
@@ -111,6 +116,17 @@ def divergence_warning(result: ProbeResult) -> str:
     return (
         f"OptimalVarianceInit: {result.divergence}, so the probe says nothing and no weight was"
         f" changed. {divergence_advice(result)}"
+    )
+
+
+def difference_of_batches(batch: int, trainer: Trainer) -> str:
+    """That the real run drew another batch than the probe, and what may be behind it."""
+    rank = f" of rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+    return (
+        f"OptimalVarianceInit: batch {batch}{rank} of the run holds other data than in the probe,"
+        " though everything was put back: the sanity check, another callback or the data's own"
+        " state drew or changed something in between. Where nothing but the probe can have done"
+        " that, pass `isolate_dataset=True` or `probe_dataloaders=`."
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.probe import ProbeRun
 from lightning_init.reporting.records import (
     SHOWN_HISTOGRAMS,
     UNCHANGED_LOG_RATIO,
@@ -21,6 +21,7 @@ from lightning_init.reporting.records import (
     WeightSample,
 )
 from lightning_init.reporting.report import InitReport
+from lightning_init.search.failures import LayersNotSettled
 from lightning_init.search.forgetting import (
     forgetting_sentence,
     probe_from_another_scale,
@@ -58,6 +59,7 @@ class _Rounds:
     count: int
     earlier_steps: int
     earlier_seconds: float
+    first_run: ProbeRun
 
 
 def search(
@@ -66,12 +68,16 @@ def search(
     inventory: WeightInventory,
     settings: OptimalVarianceSettings,
     seed: int,
-) -> InitReport:
+) -> tuple[InitReport, ProbeRun]:
     """Find the variance of every layer; the module is as it was when this returns or raises.
+
+    Returns:
+        What was found, and how the first probe went: the one from the module's own weights.
 
     Raises:
         EndlessRun: If the budget is a share and the run plans no end.
-        MisconfigurationException: If the probe failed, or layers did not settle that had to.
+        LayersNotSettled: If layers did not settle that had to.
+        MisconfigurationException: If the probe failed.
     """
     with BorrowedWeights(module, inventory.weights, settings) as borrowed:
         rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed)
@@ -81,11 +87,12 @@ def search(
             rank_zero_warn(divergence_warning(result))
         elif settings.on_unsettled == "raise" and not _settled(rows):
             open_row = next(row for row in rows if row.verdict is not Verdict.STATIONARY)
-            raise MisconfigurationException(
+            raise LayersNotSettled(
                 f"OptimalVarianceInit(on_unsettled='raise'): {reason} {open_row.name}:"
                 f" {open_row.reason} on_unsettled='keep' trains on."
             )
         notes, other_steps = model_notes(trainer, result, settings), rounds.earlier_steps
+        notes += (rounds.first_run.note,) if rounds.first_run.note else ()
         seconds = rounds.earlier_seconds + result.run.seconds
         if settings.forgetting and not result.divergence:
             second = probe_from_another_scale(trainer, module, borrowed, settings, result)
@@ -108,7 +115,7 @@ def search(
         if guard is None or guard.pairs < 2:
             rows = _without_large_changes(rows, rounds.original_variances)
     monitor = result.monitor
-    return InitReport(
+    report = InitReport(
         layers=rows,
         left_out=inventory.left_out,
         stop_reason=reason,
@@ -127,7 +134,9 @@ def search(
         losses=result.losses,
         divergence=result.divergence,
         weight_samples=_weight_samples(monitor, rows),
+        restart=rounds.first_run.replay.sentence,
     )
+    return report, rounds.first_run
 
 
 def _guard_steps(
@@ -183,10 +192,13 @@ def _probe_in_rounds(
     drawn: list[float | None] = [None] * len(inventory.weights)
     originals: tuple[float, ...] = ()
     steps, seconds = 0, 0.0
+    first_run: ProbeRun | None = None
     for count in range(1, settings.rounds + 1):
         name = "Probing weight variance" + (f" (round {count})" if settings.rounds > 1 else "")
-        probe = VarianceProbe(trainer, inventory.weights, settings, description=name)
+        first = count == 1
+        probe = VarianceProbe(trainer, inventory.weights, settings, None, name, verifies=first)
         result = probe.run(module)
+        first_run = first_run or result.run
         originals = originals or result.initial
         if result.divergence:
             rows = _kept(layer_reports(result, settings), originals)
@@ -197,7 +209,8 @@ def _probe_in_rounds(
         steps, seconds = steps + result.run.steps, seconds + result.run.seconds
         drawn = _variances(rows)
         borrowed.draw(drawn, derived_seed(seed, f"round {count}"))
-    return _Rounds(result, rows, originals, count, steps, seconds)
+    assert first_run is not None
+    return _Rounds(result, rows, originals, count, steps, seconds, first_run)
 
 
 def _at_fixed_point(rows: Rows) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_init.probe import ProbeLimits
+from lightning_init.search.failures import OnProbeFailure
 from lightning_init.stationarity import DetectorSettings
 
 OnUnsettled = Literal["use", "keep", "raise", "project"]
@@ -41,10 +42,12 @@ class OptimalVarianceSettings:
     rounds: int = 1
     forgetting: bool = False
     guard_steps: int = 0
+    on_probe_failure: OnProbeFailure = "skip"
 
     def __post_init__(self) -> None:
         self._check_limits()
         _one_of("on_unsettled", self.on_unsettled, ("use", "keep", "project", "raise"))
+        _one_of("on_probe_failure", self.on_probe_failure, ("skip", "raise"))
         _one_of("granularity", self.granularity, ("layer", "global", "gain"))
         _one_of("moment", self.moment, ("central", "raw"))
         _one_of("draw", self.draw, ("normal", "scale"))
@@ -56,6 +59,7 @@ class OptimalVarianceSettings:
             _at_least("sample_every_n_steps", self.sample_every_n_steps, 1)
         _at_least("rounds", self.rounds, 1)
         _at_least("guard_steps", self.guard_steps, 0)
+        _at_least("verify_steps", self.limits.verify_steps, 0)
         if self.guard_steps == 1:
             raise ValueError("`guard_steps` must be 0 (no guard) or at least 2, got 1.")
 
@@ -114,6 +118,7 @@ class OptimalVarianceSettings:
             ("forgetting", self.forgetting),
             ("guard_steps", self.guard_steps),
             ("probe_lr", self.limits.learning_rate),
+            ("verify_steps", self.limits.verify_steps),
         )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +299,10 @@ class TestOtherEntryPoints:
         )
         trainer = Trainer(max_epochs=4, callbacks=[second, recorder], **QUIET)
         trainer.fit(Regression(), regression_loader(), ckpt_path=str(path))
-        assert second.report is None
+        found = next(c for c in first.callbacks if isinstance(c, OptimalVarianceInit)).report
+        assert second.recipe is None
+        assert second.report is not None
+        assert second.report.to_dict() == found.to_dict()
         assert recorder.position == (16, 2)
         saved = torch.load(path, weights_only=False)["state_dict"]
         assert all(torch.equal(saved[k], v) for k, v in recorder.weights.items())
@@ -394,6 +398,7 @@ class TestRefusals:
         assert "\n" not in str(caught.value)
 
     def refused(self, model: Regression, callback: OptimalVarianceInit, **options: Any) -> str:
+        callback.settings = replace(callback.settings, on_probe_failure="raise")
         trainer = Trainer(callbacks=[callback], **{**QUIET, "max_epochs": 2, **options})
         before = {k: v.clone() for k, v in model.state_dict().items() if not v.is_meta}
         attributes = {k: v for k, v in vars(trainer).items() if k != "state"}

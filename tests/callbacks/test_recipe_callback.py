@@ -71,18 +71,16 @@ class TestWritten:
             fit(Regression(), callback, logger=logger, log_every_n_steps=4)
         assert InitRecipe.load(Path(logger.log_dir) / "init_recipe.json") == callback.recipe
 
-    def test_a_file_that_cannot_be_written_changes_no_weight(self, tmp_path: Path) -> None:
+    def test_a_file_that_cannot_be_written_is_told_first(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
-        model = Regression()
-        before = weights_of(model)
-        with pytest.raises(OSError, match="file"):
-            fit(
-                model,
-                OptimalVarianceInit(
-                    8, recipe_path=str(tmp_path / "file" / "x.json"), on_unsettled="use"
-                ),
-            )
-        assert same(weights_of(model), before)
+        # It is tried before the probe, and neither probe nor training are lost.
+        callback = OptimalVarianceInit(
+            8, recipe_path=str(tmp_path / "file" / "x.json"), verbose=False, on_unsettled="use"
+        )
+        with pytest.warns(UserWarning, match="`recipe_path`.*as the probe is about to begin"):
+            trainer = fit(Regression(), callback)
+        assert trainer.global_step == 24
+        assert callback.recipe is not None
 
 
 class TestApplied:

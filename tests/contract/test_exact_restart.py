@@ -5,6 +5,7 @@ from __future__ import annotations
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_surroundings as contract_scenarios_surroundings
 import contract_scenarios_training as contract_scenarios_training
 import pytest
 from contract_harness import Ahead

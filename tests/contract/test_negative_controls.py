@@ -9,6 +9,7 @@ from typing import Any
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_surroundings as contract_scenarios_surroundings
 import contract_scenarios_training as contract_scenarios_training
 import pytest
 import torch
@@ -140,7 +141,9 @@ def test_an_omission_shows(sabotage: Callable[[], None], name: str) -> None:
     found = compare(SCENARIOS[name], sabotage)
     assert found
     # A difference of the two runs, or of the weights they start from; not an error of the sabotage.
-    by_harness = "lightning_init/probe" in found[0] or "set(self.redrawn)" in found[0]
+    by_harness = any(
+        text in found[0] for text in ("lightning_init/probe", "set(self.redrawn)", "setup.redraws")
+    )
     assert found[0].startswith("/") or by_harness, found[0]
 
 

@@ -109,7 +109,8 @@ class Run:
 
     @property
     def probes(self) -> int:
-        return sum(isinstance(c, OptimalVarianceInit) and c.report is not None for c in self.ours)
+        # A resumed run takes over the report of the run before it; a recipe comes from a probe.
+        return sum(isinstance(c, OptimalVarianceInit) and c.recipe is not None for c in self.ours)
 
     @property
     def curve(self) -> dict[int, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe import runner
+from lightning_init.probe import observer
 
 
 def told(make: Callable[[], Setup]) -> str:
@@ -84,7 +84,7 @@ class NeverSteps(Net):
 
 
 def never_steps() -> Setup:
-    runner._STUCK_AFTER_BATCHES = 10
+    observer._STUCK_AFTER_BATCHES = 10
     return Setup(NeverSteps(), train=loader())
 
 

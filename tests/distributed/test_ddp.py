@@ -156,6 +156,10 @@ def test_ranks_agree_and_the_restart_is_exact(tmp_path: Path, kind: str, accumul
     first, second = states(tmp_path / "probed", "start")
     assert_equal_states(first, second, parameters_only=False)
     assert probed[0]["report"]["layers"] == probed[1]["report"]["layers"]
+    for rank in probed:
+        found = rank["report"]
+        assert found["restart"] == "restart verified: first 2 steps identical"
+        assert found["same_batches"] == found["compared_batches"] > 0
     end = states(tmp_path / "probed", "end")
     assert_equal_states(*end, parameters_only=True)
 
@@ -182,9 +186,42 @@ def test_ranks_with_unlike_seeds_get_the_same_weights(tmp_path: Path) -> None:
 def test_nan_on_one_rank_ends_all_ranks(tmp_path: Path, rank: int) -> None:
     started = time.monotonic()
     with pytest.raises(Exception, match=r"loss was not finite|terminated|exit"):
-        run(tmp_path / "run", probe(), nan_on_rank=rank)
+        run(tmp_path / "run", probe(on_probe_failure="raise"), nan_on_rank=rank)
     assert time.monotonic() - started < 60
     assert not (tmp_path / "run" / "start_0.pt").exists()
+
+
+def test_what_every_rank_refuses_is_skipped_on_every_rank(tmp_path: Path) -> None:
+    ranks = run(tmp_path / "run", probe(include=["nothing.*"]))
+    assert [rank["report"] for rank in ranks] == [None, None]
+    assert_equal_states(*states(tmp_path / "run", "end"), parameters_only=True)
+
+
+def test_the_other_package_on_two_ranks(tmp_path: Path) -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+    from pytorch_lightning.demos.boring_classes import BoringModel
+
+    report = tmp_path / "report.txt"
+
+    class Writes(pl.Callback):  # type: ignore[misc]
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.is_global_zero:
+                report.write_text(trainer.callbacks[0].report.table())
+
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_fork",
+        max_steps=20,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[probe(on_probe_failure="raise"), Writes()],
+    )
+    trainer.fit(BoringModel())
+    assert "restart verified: first 2 steps identical" in report.read_text()
 
 
 def test_an_exception_on_one_rank_ends_all_ranks(tmp_path: Path) -> None:

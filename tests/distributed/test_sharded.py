@@ -78,6 +78,8 @@ def test_the_restart_is_exact_and_the_redraw_that_of_one_process(
     (first, _, report), (second, _, other_report) = ranks
     assert first["losses"] != second["losses"]  # either rank has its own batches
     assert report["layers"] == other_report["layers"]
+    assert report["restart"] == other_report["restart"]
+    assert report["restart"] == "restart verified: first 2 steps identical"
     for moment in ("start", "end"):
         names = [name for name in first[moment] if "running" not in name]
         for name in names:
@@ -187,12 +189,13 @@ def resumed(path: str) -> Any:
     trainer.save_checkpoint(path)
     callback = probe()
     rest = fit(net(), callback, ckpt_path=path, max_epochs=3)
-    return uninterrupted, rest, callback.report
+    # A resumed run takes over the report of the run before it; a recipe comes from a probe.
+    return uninterrupted, rest, callback.recipe
 
 
 def test_a_resumed_run_is_not_probed_and_continues_the_curve(tmp_path: Path) -> None:
-    for uninterrupted, rest, report in on_two_ranks(resumed, str(tmp_path / "sharded.ckpt")):
-        assert report is None
+    for uninterrupted, rest, recipe in on_two_ranks(resumed, str(tmp_path / "sharded.ckpt")):
+        assert recipe is None
         assert rest["losses"] == uninterrupted["losses"][12:]
         assert_same(
             {n: v for n, v in rest["end"].items() if "running" not in n},

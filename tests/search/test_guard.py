@@ -85,7 +85,9 @@ def test_both_trials_of_a_pair_see_the_same_batches_and_pairs_see_others() -> No
             return super().training_step(batch, batch_idx)
 
     torch.manual_seed(0)
-    callback = OptimalVarianceInit(4, guard_steps=4, verbose=False, seed=1, on_unsettled="use")
+    callback = OptimalVarianceInit(
+        4, guard_steps=4, verbose=False, seed=1, verify_steps=0, on_unsettled="use"
+    )
     fit(Watched(), callback, max_epochs=1)
     trials = orders[1:11]
     pairs = [(trials[2 * i], trials[2 * i + 1]) for i in range(5)]
@@ -113,6 +115,13 @@ def test_a_redraw_that_diverges_is_worse() -> None:
     assert math.isnan(outcome.difference)
 
 
+def strict_guard() -> OptimalVarianceInit:
+    """A guard whose failure ends the fit, without a replay of the probe."""
+    return OptimalVarianceInit(
+        8, guard_steps=4, verbose=False, verify_steps=0, on_probe_failure="raise"
+    )
+
+
 def test_without_a_loss_there_is_nothing_to_compare() -> None:
     class Manual(Regression):
         def __init__(self) -> None:
@@ -128,7 +137,7 @@ def test_without_a_loss_there_is_nothing_to_compare() -> None:
     model = Manual()
     before = weights_of(model)
     with pytest.raises(MisconfigurationException, match="`guard_steps` compares training losses"):
-        fit(model, OptimalVarianceInit(8, guard_steps=4, verbose=False, on_unsettled="use"))
+        fit(model, strict_guard())
     assert same(weights_of(model), before)
 
 
@@ -145,5 +154,5 @@ def test_a_failure_in_a_trial_changes_nothing() -> None:
     model = FailsLater()
     before = weights_of(model)
     with pytest.raises(RuntimeError, match="planted"):
-        fit(model, OptimalVarianceInit(8, guard_steps=4, verbose=False, on_unsettled="use"))
+        fit(model, strict_guard())
     assert same(weights_of(model), before)

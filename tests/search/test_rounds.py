@@ -96,7 +96,14 @@ class TestRounds:
 
         model = FailsLater(lr=0.5)
         before = weights_of(model)
-        callback = OptimalVarianceInit(8, rounds=4, verbose=False, on_unsettled="use")
+        callback = OptimalVarianceInit(
+            8,
+            rounds=4,
+            verbose=False,
+            verify_steps=0,
+            on_probe_failure="raise",
+            on_unsettled="use",
+        )
         with pytest.raises((error, SystemExit)):
             fit(model, callback)
         assert len(steps) == 12

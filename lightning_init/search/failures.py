@@ -1,0 +1,90 @@
+"""What becomes of a probe that failed, and of an outcome that could not be written down."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_init.probe.lightning_packages import module_for
+
+OnProbeFailure = Literal["skip", "raise"]
+
+
+class LayersNotSettled(MisconfigurationException):
+    """Layers did not settle, and the user asked for an error then."""
+
+
+def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeFailure) -> None:
+    """Warn that a probe failed and was skipped, or raise its error with a note of the probe.
+
+    In a distributed run only what every rank finds alike can be skipped: a rank that failed alone
+    would train on while the others wait in the probe.
+    """
+    alike = trainer.world_size == 1 or _is_a_refusal(error)
+    asked_for = isinstance(error, LayersNotSettled)
+    if on_probe_failure == "raise" or asked_for or not alike:
+        own = module_for(trainer, "utilities.exceptions").MisconfigurationException
+        if isinstance(error, MisconfigurationException) and not isinstance(error, own):
+            raise own(str(error)) from error
+        if hasattr(error, "add_note") and not asked_for:  # from Python 3.11 on
+            error.add_note(
+                "A probe of OptimalVarianceInit was running, not the training itself;"
+                " on_probe_failure='skip' trains on without it."
+            )
+        raise error
+    rank_zero_warn(
+        f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} The weights are"
+        " what they were and the training goes on; on_probe_failure='raise' stops here."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The message, and for an error of the user's code what it was and where."""
+    lines = str(error).strip().splitlines() or [""]
+    message = lines[0].removeprefix("OptimalVarianceInit: ")
+    if _is_a_refusal(error):
+        return message
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return f"while the probe was running, {type(error).__name__}({message}) in {where}."
+
+
+def _is_a_refusal(error: Exception) -> bool:
+    """Whether this package raised it, on grounds that are the same on every rank."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(last.filename).is_relative_to(Path(__file__).parents[1])
+    return isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError))
+
+
+@contextmanager
+def told_if_it_fails(what: str) -> Iterator[None]:
+    """Warn when something that only reports fails: it ends no training and loses no outcome."""
+    try:
+        yield
+    except Exception as error:
+        rank_zero_warn(
+            f"OptimalVarianceInit: could not {what} ({type(error).__name__}: {error}); the outcome"
+            " is on `callback.report` and `callback.recipe`."
+        )
+
+
+def can_be_written(path: str) -> bool:
+    """Whether the recipe of a probe can be written there; warns before the probe if not."""
+    works = False
+    with told_if_it_fails(f"write to `recipe_path` {path!r}, as the probe is about to begin"):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise IsADirectoryError(f"{target} is a folder")
+        folder = next(parent for parent in target.parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            works = True
+    return works

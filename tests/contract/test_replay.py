@@ -1,0 +1,148 @@
+"""The replay tells in the user's own run what the comparison with a reference run tells here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import contract_scenarios_callbacks as contract_scenarios_callbacks
+import contract_scenarios_data as contract_scenarios_data
+import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_surroundings as contract_scenarios_surroundings
+import contract_scenarios_training as contract_scenarios_training
+import pytest
+import torch
+from contract_harness import Setup, in_own_process, is_alarm, probe, run
+from contract_models import Net, adam, loader, table
+from contract_registry import SCENARIOS
+from test_negative_controls import CONTROLS
+from torch.utils.data import Dataset
+
+from lightning_init import OptimalVarianceInit
+
+# Not to be seen by running the probe again: what goes wrong when weights are drawn, or after it.
+AFTER_THE_PROBE = {"no_shadows", "trained_buffers"}
+
+
+def alarms(scenario: Callable[[], Setup], sabotage: Callable[[], None] | None = None) -> list[str]:
+    """What the user is told about the restart."""
+
+    def told() -> list[str]:
+        if sabotage is not None:
+            sabotage()
+        _, _, said = run(scenario, None)
+        return said
+
+    return [text for text in in_own_process(told) if is_alarm(text)]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "name"),
+    [pair for pair in CONTROLS if pair[0].__name__ not in AFTER_THE_PROBE],
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_an_omission_is_told_at_run_time(sabotage: Callable[[], None], name: str) -> None:
+    def scenario() -> Setup:
+        setup = SCENARIOS[name]()
+        # There the strategy goes on with the probe's copy, and the redraw does not reach it.
+        setup.redraws = sabotage.__name__ != "no_strategy_attributes"
+        return setup
+
+    assert alarms(scenario, sabotage)
+
+
+def fitted(setup: Setup, **options: Any) -> OptimalVarianceInit:
+    from contract_harness import build_trainer, fit
+    from lightning.pytorch import seed_everything
+
+    seed_everything(7, verbose=False)
+    callback = probe(**options)
+    trainer = build_trainer(setup, [callback])
+    fit(trainer, setup)
+    return callback
+
+
+def verified() -> Any:
+    callback = fitted(Setup(Net(adam), train=loader()))
+    report = callback.report
+    assert report is not None
+    return report.restart, report.same_batches, report.compared_batches, report.table()
+
+
+def test_a_verified_restart_and_the_score_stand_in_the_report() -> None:
+    sentence, same, compared, text = in_own_process(verified)
+    assert sentence == "restart verified: first 2 steps identical"
+    # No validation: the whole probe can be compared.
+    assert (same, compared) == (19, 19)
+    assert "restart verified: first 2 steps identical; 19 of 19 compared batches of the run" in text
+
+
+def off() -> Any:
+    report = fitted(Setup(Net(adam), train=loader()), verify_steps=0).report
+    assert report is not None
+    return report.restart, report.compared_batches
+
+
+def test_it_can_be_turned_off() -> None:
+    assert in_own_process(off) == ("", 0)
+
+
+class GrowsInMainMemory(Dataset[Any]):
+    """Changes a tensor too large to be copied, which its samples depend on."""
+
+    def __init__(self) -> None:
+        self.seen = torch.zeros(5000)
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> Any:
+        self.seen[0] += 1
+        x, y = table()[index]
+        return x + 1e-3 * self.seen[0], y
+
+
+class Jitters(Net):
+    """As kernels do that add in another order each time."""
+
+    size = 1e-6
+    calls_of_all = [0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.calls_of_all[0] += 1
+        return super().training_step(batch, batch_idx) * (1 + self.size * self.calls_of_all[0])
+
+
+class Jumps(Jitters):
+    """Depends on something outside the process."""
+
+    size = 1e-2
+
+
+def large_state() -> Setup:
+    return Setup(Net(adam), train=loader(dataset=GrowsInMainMemory()))
+
+
+def jumping() -> Setup:
+    return Setup(Jumps(adam), train=loader())
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [(large_state, "batch 1 held other data"), (jumping, "the loss of batch 1 differed by")],
+)
+def test_the_first_difference_is_named(make: Callable[[], Setup], words: str) -> None:
+    told = [text for text in alarms(make) if "the restart is not exact" in text]
+    assert len(told) == 1
+    assert words in told[0]
+    assert "`isolate_dataset=True`" in told[0]
+
+
+def jittering() -> Any:
+    report = fitted(Setup(Jitters(adam), train=loader())).report
+    assert report is not None
+    return report.restart
+
+
+def test_rounding_is_told_apart() -> None:
+    assert in_own_process(jittering).startswith("restart verified up to rounding")
