@@ -28,7 +28,9 @@ def recipe_file(tmp_path: Path) -> str:
     model = Regression(mlp(16, 64, 64, 4), lr=0.2)
     fit(
         model,
-        OptimalVarianceInit(40, recipe_path=str(path), verbose=False, on_unsettled="use"),
+        OptimalVarianceInit(
+            40, recipe_path=str(path), verbose=False, on_unsettled="use", tolerance=0.01
+        ),
         max_epochs=5,
     )
     return str(path)

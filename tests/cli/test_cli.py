@@ -168,6 +168,7 @@ def test_both_callbacks_run_from_flags() -> None:
         "--trainer.callbacks.order=1.0",
         "--trainer.callbacks+=lightning_init.OptimalVarianceInit",
         "--trainer.callbacks.max_probe_steps=3",
+        "--trainer.callbacks.on_unsettled=use",
     )
     cli.trainer.fit(cli.model, cli.datamodule)
     report = callback_of(cli, OptimalVarianceInit).report

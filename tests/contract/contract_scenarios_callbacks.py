@@ -232,7 +232,7 @@ def fractional(**options: Any) -> FractionalMomentInit:
 
 WARM_UP = scheduled(lambda o, _: schedules.LambdaLR(o, lambda step: min(1.0, step / 5)), "step")
 add("probe_lr_schedule", model=WARM_UP, ours=lambda: [probe(probe_lr="schedule")])
-add("probe_lr_peak", model=WARM_UP)
+add("probe_lr_peak", model=WARM_UP, ours=lambda: [probe(max_probe_steps=40)])
 add("probe_lr", model=WARM_UP, ours=lambda: [probe(probe_lr=0.02)])
 add("granularity_gain", ours=lambda: [probe(granularity="gain")])
 add("only_one_layer", ours=lambda: [probe(include=["net.4"])])
@@ -240,7 +240,7 @@ add("two_instances", ours=lambda: [probe(include=["net.0"]), probe(include=["net
 add("seed_of_the_run", ours=lambda: [probe(seed=None)])
 add("sampling_now_and_then", ours=lambda: [probe(sample_every_n_steps=None)])
 add("unsettled_keep", ours=lambda: [probe(on_unsettled="keep")], redraws=False)
-add("unsettled_project", ours=lambda: [probe(on_unsettled="project")])
+add("unsettled_project", ours=lambda: [probe(on_unsettled="project")], redraws=False)
 add(
     "plain_logger_summary",
     trainer=lambda: {"logger": TensorBoardLogger(".")},

@@ -106,17 +106,6 @@ def lazy_layer() -> Setup:
     return Setup(net, train=loader())
 
 
-class Hopeless(Net):
-    """The loss is not finite."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        return super().training_step(batch, batch_idx) / 0.0
-
-
-def diverging() -> Setup:
-    return Setup(Hopeless(), train=loader())
-
-
 def unsettled() -> Setup:
     return Setup(Net(), train=loader(), ours=[probe(on_unsettled="raise")])
 
@@ -129,7 +118,6 @@ REFUSALS: dict[Callable[[], Setup], str] = {
     never_steps: "no optimizer step in 11 batches",
     foreign_optimizer: "no weight moved.*optimizer holds the module's parameters",
     lazy_layer: "'net.0.weight' is not initialized yet.*`setup`",
-    diverging: "training loss.*not finite.*Nothing was changed",
     unsettled: "on_unsettled='raise'",
 }
 
