@@ -30,10 +30,16 @@ from lightning_init.theory.elementwise import ELEMENTWISE, registered
 from lightning_init.theory.function_table import ElementwiseFunction, function_table
 from lightning_init.theory.slopes import NO_SLOPE, slope_law
 from lightning_init.theory.special import FloatArray
-from lightning_init.theory.squared_activations import ChiSquareMixture, Component, UniformSlope
+from lightning_init.theory.squared_activations import (
+    ChiSquareMixture,
+    Component,
+    FixedSquare,
+    UniformSlope,
+)
 from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
 
 HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
+NORMALIZED = "normalized"
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,8 @@ def activation_law(
             gated products phi(a) b "glu", "swiglu", "geglu", "geglu_tanh", "reglu", "bilinear",
             or "gated_" before any other activation; "max_pool" for the largest of k draws, with
             an activation in front of it "relu_max_pool"; "sampled" for a function known by its
-            values, see `recognition.rule_of_values`.
+            values, see `recognition.rule_of_values`; "normalized" for a signal straight out of a
+            layer or RMS norm, whose rows have the same norm at every draw.
         param: leaky_relu: the negative slope, any sign (default 0.01). prelu: one slope or one per
             channel (default 0.25); the slope of a coordinate is then drawn uniformly from the
             channels, which is exact at order 2 and for equal slopes. rrelu: (lower, upper) of the
@@ -154,6 +161,8 @@ def activation_law(
     name = "linear" if nonlinearity == "identity" else nonlinearity
     if name in HOMOGENEOUS:
         return _homogeneous_law(name, values, float(dropout))
+    if name == NORMALIZED:
+        return _normalized_law(values, float(dropout))
     activation = composed_activation(name, values)
     if activation is None:
         raise ValueError(_unknown(name))
@@ -192,7 +201,7 @@ def register_activation(
 
 def built_in_names() -> tuple[str, ...]:
     """Every name that `activation_law` knows, but for those composed of two."""
-    return (*HOMOGENEOUS, *ELEMENTWISE, *GATES, POOLED, SAMPLED)
+    return (*HOMOGENEOUS, NORMALIZED, *ELEMENTWISE, *GATES, POOLED, SAMPLED)
 
 
 def _as_tuple(param: float | Sequence[float] | None) -> tuple[float, ...]:
@@ -229,6 +238,23 @@ def _tabulated_law(
         alive_probability=component.weight,
         homogeneous=degree == 1,
         scale_exponent=component.scale_exponent if degree is None else float(degree),
+    )
+
+
+@lru_cache(maxsize=64)
+def _normalized_law(param: tuple[float, ...], dropout: float) -> ActivationLaw:
+    """Behind a norm every order asks for 1 / sqrt(m), and no error of the scale is passed on."""
+    if param:
+        raise ValueError(f"{NORMALIZED!r} takes no `param`, got {param}; pass None.")
+    keep = 1.0 - dropout
+    return ActivationLaw(
+        nonlinearity=NORMALIZED,
+        param=(),
+        dropout=dropout,
+        components=(FixedSquare(keep**-2, keep),),
+        alive_probability=keep,
+        homogeneous=False,
+        scale_exponent=0.0,
     )
 
 

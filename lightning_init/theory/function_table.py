@@ -117,6 +117,23 @@ def scale_exponent(function: ElementwiseFunction, window: float = 1.0) -> float:
     return float((mass @ change) / (2.0 * mass.sum()))
 
 
+def largest_second_moment(function: ElementwiseFunction, window: float) -> float:
+    """E phi^2 of the largest of ``window`` draws, from the table of one draw; quick for any window.
+
+    Example:
+        >>> round(largest_second_moment(ElementwiseFunction(np.positive), 3.0), 6)
+        1.275664
+    """
+    table = function_table(function)
+    density = window * _node_cdf(function) ** (window - 1.0)
+    return float((table.weights * density) @ table.squares)
+
+
+@lru_cache(maxsize=64)
+def _node_cdf(function: ElementwiseFunction) -> FloatArray:
+    return _normal_cdf(function_table(function).nodes)
+
+
 def _normal_cdf(z: FloatArray) -> FloatArray:
     return np.array([normal_cdf(value) for value in z.tolist()])
 

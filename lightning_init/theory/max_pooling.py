@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_init.theory.activation_laws import activation_law
+from lightning_init.theory.composed_activations import composed_activation
+from lightning_init.theory.function_table import largest_second_moment
 
 _MOST_DRAWS = 1e6
 _HALVINGS = 60
@@ -49,20 +50,22 @@ def effective_draws(
         ValueError: If the activation has no law of pooling.
 
     Example:
+        >>> from lightning_init.theory.activation_laws import activation_law
         >>> law = activation_law("relu_max_pool", 4.0)
         >>> round(effective_draws("relu", None, law.mean), 9)
         4.0
     """
-    name = pooled_name(nonlinearity)
     before = () if param is None else tuple(param) if isinstance(param, Sequence) else (param,)
-
-    def too_few(draws: float) -> bool:
-        return bool(activation_law(name, (*before, draws)).mean < second_moment)
-
+    activation = composed_activation(pooled_name(nonlinearity), (*before, 1.0))
+    if activation is None:
+        raise ValueError(
+            f"`nonlinearity` must be an activation with pooling, got {nonlinearity!r}."
+        )
     low, high = 1.0, _MOST_DRAWS
-    if not too_few(low):
+    if largest_second_moment(activation.function, low) >= second_moment:
         return low
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if too_few(middle) else (low, middle)
+        too_few = largest_second_moment(activation.function, middle) < second_moment
+        low, high = (middle, high) if too_few else (low, middle)
     return math.sqrt(low * high)

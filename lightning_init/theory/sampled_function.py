@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,8 @@ _FEWEST = 64
 _SMALLEST_KINK = 0.02  # jump of the slope, relative to its root mean square
 _SHARPNESS = 4.0  # how far a kink's second difference stands above those beside it
 _BESIDE = 3
+_AT_A_NODE = 1e-4  # of a step
+_CORRECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -80,27 +83,40 @@ class SampledFunction:
         kinks: list[float] = []
         nodes = len(self.values)
         left_node = 0
-        for low, high in [*_kinks(self._array), (nodes - 1, nodes - 1)]:
+        for low, high, place in [*map(self._placed, _kinks(self._array)), _end(nodes)]:
             cells = np.arange(left_node, low)
             edges += (self.left + self._step * cells).tolist()
             starts += np.clip(cells - 1, left_node, low - _STENCIL + 1).tolist()
-            if high > low:  # the cell of the kink: its right part belongs to the next segment
-                kinks.append(self._meeting_point(low, high))
-                edges += [self.left + self._step * low, kinks[-1]]
+            if high > low:  # the cells of the kink: their right part belongs to the next segment
+                edges += [self.left + self._step * low, place]
                 starts += [low - _STENCIL + 1, high]
-            elif low < nodes - 1:
-                kinks.append(self.left + self._step * low)
+            kinks.append(place)
             left_node = high
-        return np.array(edges), np.array(starts), kinks
+        return np.array(edges), np.array(starts), kinks[:-1]
+
+    def _placed(self, kink: tuple[int, int]) -> tuple[int, int, float]:
+        """The last node to the left of a kink, the first to its right, and where it is."""
+        low, high = kink
+        if low < high:
+            return low, high, self._meeting_point(low, high)
+        place, node = self._meeting_point(low - 1, low + 1), self.left + self._step * low
+        if abs(place - node) < _AT_A_NODE * self._step:
+            return low, low, node
+        return low - 1, low + 1, place
 
     def _meeting_point(self, low: int, high: int) -> float:
-        """Where the cubics of both sides are equal, or the middle of the cell."""
-        ends = np.array([low, high])
-        before = _cubic(self._array, low - _STENCIL + 1, ends - (low - _STENCIL + 1))
-        gap = before - _cubic(self._array, high, ends - high)
-        crosses = gap[0] * gap[1] < 0.0
-        share = float(gap[0] / (gap[0] - gap[1])) if crosses else 0.5
-        return self.left + self._step * (low + share)
+        """Where the cubics of both sides are equal, or the middle between the two nodes."""
+
+        def gap(node: float) -> float:
+            before = _cubic(self._array, low - _STENCIL + 1, np.array(node - low + _STENCIL - 1))
+            return float(before - _cubic(self._array, high, np.array(node - high)))
+
+        at_low, at_high = gap(low), gap(high)
+        node = (low + high) / 2.0
+        if at_low * at_high < 0.0:
+            for _ in range(_CORRECTIONS):  # nearly linear: each takes two or more digits
+                node -= gap(node) * (high - low) / (at_high - at_low)
+        return self.left + self._step * min(max(node, low), high)
 
 
 def _cubic(values: FloatArray, start: np.ndarray | int, u: FloatArray) -> FloatArray:
@@ -121,7 +137,7 @@ def _kinks(values: FloatArray) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     last = 0
     for run in np.split(marked, np.flatnonzero(np.diff(marked) > 1) + 1):
-        if not len(run) or run[0] - last < _STENCIL or len(values) - run[-1] <= _STENCIL:
+        if not len(run) or run[0] - last <= _STENCIL or len(values) - run[-1] <= _STENCIL + 1:
             continue
         low, high = int(run[0]), int(run[-1])
         if high - low > 1:  # too sharp to be resolved: one cubic ends, another begins
@@ -129,6 +145,10 @@ def _kinks(values: FloatArray) -> list[tuple[int, int]]:
         found.append((low, high))
         last = high
     return found
+
+
+def _end(nodes: int) -> tuple[int, int, float]:
+    return nodes - 1, nodes - 1, math.inf
 
 
 def _bent(values: FloatArray) -> np.ndarray:

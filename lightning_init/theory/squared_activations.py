@@ -1,6 +1,6 @@
 """Laplace transforms of the building blocks of X = phi(z)^2, z ~ N(0, 1).
 
-Every activation is a mixture of a dead atom (X = 0) and components: the two below, in closed form,
+Every activation is a mixture of a dead atom (X = 0) and components: those below, in closed form,
 and those of `tabulated_components`. For each, with
 ``w`` its probability, a component gives at t >= 0
 
@@ -133,3 +133,21 @@ def _slope_series(terms: int) -> FloatArray:
 
 _TERMS = 18  # 0.35^38 is below 1e-17
 _SERIES = _slope_series(_TERMS)
+
+
+@dataclass(frozen=True)
+class FixedSquare:
+    """X = scale: a row of a normalized signal, whose m squares add up to m at every draw."""
+
+    scale: float
+    weight: float
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power``."""
+        return self.weight * self.scale**power
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        x = self.scale * t
+        value = np.exp(-x)
+        return self.weight * np.array([-np.expm1(-x), value, x * value, x * x * value])
