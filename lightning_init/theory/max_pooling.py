@@ -36,7 +36,7 @@ def effective_draws(
     Args:
         nonlinearity: Activation before or behind the pooling, "linear" for none; it must rise from
             0 on. A falling part below 0, as of GELU, is taken as if it were rising: at k = 2
-            that changes the second moment by less than 1 %.
+            that changes the second moment by less than 0.2 %.
         param: Its parameters.
         second_moment: Mean square of the pooled activations over the mean square of the
             pre-activations (those of one channel, at unit scale unless the activation is
