@@ -33,7 +33,7 @@ _TAIL = 1e-18
 _TINY = 1e-300  # M1 may underflow between the last two right cuts
 # Right cuts tried in turn: the first serves most widths above 50, the last covers a slope of 1e-120
 # at width 1.
-_RIGHT_CUTS = (10.0, 22.0, 100.0, 640.0)
+_RIGHT_CUTS = (10.0, 22.0, 100.0, 200.0, 640.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lightning_init.functional import fractional_moment_std
@@ -20,8 +21,25 @@ HOMOGENEOUS = [
     ("rrelu", None),
     ("rrelu", (0.0, 0.5)),
     ("prelu", 0.25),
+    ("normalized", None),
 ]
-TABULATED = [("gelu", None), ("silu", None), ("tanh", None), ("hardswish", None)]
+VALUES = (-10.0, 10.0, *np.arctan(np.linspace(-10.0, 10.0, 2001)).tolist())
+TABULATED = [
+    ("gelu", None),
+    ("silu", None),
+    ("tanh", None),
+    ("hardswish", None),
+    ("relu_squared", None),
+    ("sine", 30.0),
+    ("snake", 2.0),
+    ("bilinear", None),
+    ("reglu", None),
+    ("swiglu", None),
+    ("geglu", None),
+    ("glu", None),
+    ("relu_max_pool", 2.3),
+    pytest.param(("sampled", VALUES), id="sampled"),
+]
 
 
 def _fresh(law: ActivationLaw, fan_in: int) -> float:

@@ -94,7 +94,7 @@ down2.0   relu     0  36   pooled
 down2.2   relu     0  72   -
 bottom.0  relu     0  72   pooled
 bottom.2  relu     0  72   -
-up1       relu     0  32   -
+up1       relu     0  8    -
 dec2.0    relu     0  144  concatenated,pooled
 dec2.2    relu     0  72   -
 dec1.0    ?linear  0  72   concatenated
@@ -164,8 +164,8 @@ head                      ?linear  0.3  5  -
 """,
     "generator": """
 0  input  0  128  scale-free
-3  relu   0  128  normalized,scale-free
-6  relu   0  64   normalized
+3  relu   0  32   normalized,scale-free
+6  relu   0  16   normalized
 """,
     "two_heads": """
 backbone.0  input                    0  6  -

@@ -43,6 +43,25 @@ ELEMENTWISE_CASES: list[tuple[str, Any, float]] = [
     ("hardtanh", (-2.0, 0.5), 0.0),
     ("relu6", None, 0.2),
     ("hardswish", None, 0.0),
+    ("quick_gelu", None, 0.0),
+    ("relu_squared", None, 0.3),
+    ("sine", 3.0, 0.0),
+    ("snake", 2.5, 0.0),
+]
+COMPOSED_CASES: list[tuple[str, Any, float]] = [
+    ("glu", None, 0.0),
+    ("swiglu", None, 0.0),
+    ("geglu", None, 0.2),
+    ("geglu_tanh", None, 0.0),
+    ("reglu", None, 0.1),
+    ("bilinear", None, 0.0),
+    ("gated_elu", 0.7, 0.0),
+    ("max_pool", 3.0, 0.0),
+    ("relu_max_pool", 4.0, 0.5),
+    ("leaky_relu_max_pool", (0.2, 2.0), 0.0),
+    ("softplus_max_pool", (2.0, 20.0, 9.0), 0.0),
+    ("normalized", None, 0.0),
+    ("normalized", None, 0.3),
 ]
 
 

@@ -39,6 +39,10 @@ TORCH = {
     "hardtanh": lambda x, p: functional.hardtanh(x, *p),
     "relu6": lambda x, p: functional.relu6(x),
     "hardswish": lambda x, p: functional.hardswish(x),
+    "quick_gelu": lambda x, p: x * torch.sigmoid(1.702 * x),
+    "relu_squared": lambda x, p: functional.relu(x).square(),
+    "sine": lambda x, p: (p[0] if p else 1.0) * torch.sin(x),
+    "snake": lambda x, p: x + torch.sin((p or (1.0,))[0] * x) ** 2 / (p or (1.0,))[0],
 }
 
 
