@@ -72,7 +72,7 @@ def _first_difference(probe: Observer, again: Observer, tolerance: float) -> tup
             what = "weights" if first.loss is None else "loss"
             return f"the {what} of {where} differed by {difference:.1e}", 0.0
         largest = max(largest, difference)
-    if again.steps < min(probe.steps, again.limits.max_steps):
+    if again.steps < min(probe.steps, again.max_steps):
         return f"only {again.steps} steps could be made", 0.0
     return "", largest
 
