@@ -194,7 +194,7 @@ class TestWhereAProbeEnds:
             def on_train_batch_end(self, *_: Any) -> None:
                 calls.append("end")
 
-        fit(Counts(), OptimalVarianceInit(8, verbose=False))
+        fit(Counts(), OptimalVarianceInit(8, verbose=False, on_unsettled="use"))
         assert calls == ["start", "end"] * (8 + 2 + 24)
 
     def test_an_empty_loader_is_told_quietly(self, caplog: pytest.LogCaptureFixture) -> None:
