@@ -15,7 +15,8 @@ from lightning_init.inspection.declared_order import (
     tensors_behind,
     unwrapped,
 )
-from lightning_init.inspection.signal_mode import SignalMode, tensors_in
+from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.signal_mode import SignalMode
 from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory

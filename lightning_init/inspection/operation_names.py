@@ -80,6 +80,7 @@ CONSTANTS = names(
     zero fill
     """
 )
+TABLES = names("arange linspace logspace zeros ones full eye")
 RANDOM = names(
     """
     rand randn randint randperm rand_like randn_like randint_like bernoulli normal uniform

@@ -196,6 +196,11 @@ def _dropout_probability(call: Call) -> float:
     return call.number(1, "p", 0.5) if training else 0.0
 
 
+def _glu(call: Call, signal: Signal) -> Signal:
+    plain = signal.nonlinearity == "linear" and not signal.dropout
+    return activate(signal, "glu", None) if plain else _unknown(call)
+
+
 def _pool(call: Call, signal: Signal) -> Signal:
     # torch.max(a, b) is the larger of two tensors, not a pooling.
     larger_of_two = call.name in ("max", "min") and isinstance(call.argument(1, "other"), Tensor)
@@ -274,6 +279,7 @@ _BINARY: dict[str, Callable[[Call], Signal | None]] = {
 }
 _UNARY: dict[str, Callable[[Call, Signal], Signal]] = {
     **dict.fromkeys(ACTIVATIONS, _activation),
+    "glu": _glu,
     **dict.fromkeys(DROPOUTS, lambda call, signal: drop(signal, _dropout_probability(call))),
     **dict.fromkeys(
         ALPHA_DROPOUTS, lambda call, signal: alpha_drop(signal, _dropout_probability(call))
