@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,8 @@ from lightning_init.initialization.settings import (
     FirstLayer,
     FractionalMomentSettings,
     Mode,
-    NonlinearityChoice,
     Recurrent,
-    Scheme,
+    documents_settings,
 )
 from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.activation_tracing import ActivationInFront
@@ -36,6 +36,7 @@ from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
 
 
+@documents_settings
 class FractionalMomentInit(_InitCallback):
     """Draw the first weights so that the order-s moment of the signal is preserved.
 
@@ -49,25 +50,7 @@ class FractionalMomentInit(_InitCallback):
     never redrawn. The plan is on `callback.plan` and is printed once.
 
     Args:
-        order: Order s of the preserved moment, in [0, 2]; 0 is the log-moment.
-        nonlinearity: "auto" finds the activation in front of each layer: by tracing one forward
-            pass on the module's `example_input_array`, without one from the order of modules, or,
-            where that does not tell, by tracing one batch of the training data, which is read
-            without side effects. A name ("relu", "leaky_relu", "prelu", "rrelu", "linear", ...)
-            holds for every layer but the first.
-        param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
-        dropout: Dropout probability in front of each layer for a named nonlinearity.
-        bias: "zero", which the theorem needs, or "keep".
-        include: Glob patterns of layer names that take part; the default is all.
-        exclude: Glob patterns of layer names that do not take part.
-        first_layer: Law of a layer with no activation in front: "linear" is exact for standardised
-            inputs, "activation" uses the next layer's law, as is usual with Kaiming.
-        mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
-        conv_width: Independent inputs of a convolution: all "taps" (usual) or only "channels".
-        recurrent: Hidden-to-hidden weights, which no theorem covers: "orthogonal", "keep", "same".
-        scheme: "exact", "asymptotic" (large widths), or "authors" (the published code's formulas,
-            wrong for large slopes).
-        conditional: Preserve the moment given that the layer is alive.
+        **settings: See `FractionalMomentSettings`.
         seed: Seed of the draw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
         dry_run: Print the plan and change nothing.
@@ -97,38 +80,21 @@ class FractionalMomentInit(_InitCallback):
         self,
         order: float = 1.0,
         nonlinearity: str = "auto",
-        param: float | tuple[float, float] | None = None,
+        param: float | tuple[float, ...] | None = None,
         dropout: float = 0.0,
         bias: Bias = "zero",
-        include: list[str] | None = None,
-        exclude: list[str] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         first_layer: FirstLayer = "linear",
         mode: Mode = "fan_in",
         conv_width: ConvWidth = "taps",
         recurrent: Recurrent = "orthogonal",
-        scheme: Scheme = "exact",
-        conditional: bool = False,
         seed: int | None = None,
         dry_run: bool = False,
         verbose: bool = True,
     ) -> None:
+        self.settings = FractionalMomentSettings.among(locals())
         super().__init__(seed)
-        self.settings = FractionalMomentSettings(
-            order=order,
-            scheme=scheme,
-            mode=mode,
-            first_layer=first_layer,
-            conv_width=conv_width,
-            recurrent=recurrent,
-            bias=bias,
-            conditional=conditional,
-        )
-        NonlinearityChoice(nonlinearity, param, dropout)  # refuses what is wrong now
-        self.nonlinearity = nonlinearity
-        self.param = param
-        self.dropout = dropout
-        self.include = include
-        self.exclude = exclude
         self.dry_run = dry_run
         self.verbose = verbose
         self.plan: InitPlan | None = None
@@ -141,7 +107,9 @@ class FractionalMomentInit(_InitCallback):
     @property
     def state_key(self) -> str:
         """Tells two instances on one Trainer apart by the layers that they draw."""
-        return self._generate_state_key(include=self.include, exclude=self.exclude)
+        return self._generate_state_key(
+            include=self.settings.include, exclude=self.settings.exclude
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw the weights that exist already, so that later callbacks see them."""
@@ -151,7 +119,7 @@ class FractionalMomentInit(_InitCallback):
         self.plan, self._planned, self._example = None, frozenset(), None
         self._to_log = self._to_show = self._to_measure = False
         try:
-            inventory = find_weights(pl_module, self.include, self.exclude)
+            inventory = find_weights(pl_module, self.settings.include, self.settings.exclude)
         except ValueError:  # a pattern may name layers that are still to be made
             return
         if inventory.weights and not has_lazy_parameters(pl_module):
@@ -185,7 +153,7 @@ class FractionalMomentInit(_InitCallback):
         self._example = self._example_array(trainer, module)
         if has_lazy_parameters(module):
             self._materialize(trainer, module)
-        inventory = find_weights(module, self.include, self.exclude)
+        inventory = find_weights(module, self.settings.include, self.settings.exclude)
         require_weights(type(self).__name__, inventory)
         if any(weight.name not in self._planned for weight in inventory.weights):
             activations = self._decide(trainer, module, inventory)
@@ -243,10 +211,14 @@ class FractionalMomentInit(_InitCallback):
         self, module: LightningModule, inventory: WeightInventory
     ) -> tuple[dict[str, ActivationInFront], list[str]]:
         with preserved_random_state():
-            if self.nonlinearity == "auto":
+            if self.settings.nonlinearity == "auto":
                 return activations_in_front(module, inventory.weights, self._example)
             named = named_activations(
-                module, inventory.weights, self.nonlinearity, self.param, self.dropout
+                module,
+                inventory.weights,
+                self.settings.nonlinearity,
+                self.settings.param,
+                self.settings.dropout,
             )
         return named, []
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
-from lightning_init.initialization.settings import FractionalMomentSettings, NonlinearityChoice
+from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activations import activations_in_front, named_activations
 from lightning_init.inspection.lazy import copy_of_lazy, has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.reasons import ON_META_DEVICE
@@ -18,19 +18,13 @@ from lightning_init.inspection.weights import WeightInventory, find_weights
 def plan_model(
     model: nn.Module,
     settings: FractionalMomentSettings,
-    choice: NonlinearityChoice,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
     example_input: Any = None,
 ) -> InitPlan:
     """Plan a model without changing it.
 
     Args:
         model: The model; a lazy one is planned on a copy that the example has given its shapes.
-        settings: Order and conventions.
-        choice: The activation in front of the weights, or "auto".
-        include: Glob patterns of the weights that take part, as in `find_weights`.
-        exclude: Glob patterns of those that do not.
+        settings: What was asked for.
         example_input: What the model is called with, to trace it; None reads the order of modules.
 
     Raises:
@@ -39,15 +33,15 @@ def plan_model(
     if example_input is not None and has_lazy_parameters(model):
         model = copy_of_lazy(model)
         materialize_lazy_(model, example_input)
-    inventory = find_weights(model, include, exclude)
+    inventory = find_weights(model, settings.include, settings.exclude)
     _refuse_empty(inventory)
-    if choice.nonlinearity != "auto":
+    if settings.nonlinearity != "auto":
         activations = named_activations(
             model,
             inventory.weights,
-            choice.nonlinearity,
-            choice.param,
-            choice.dropout,
+            settings.nonlinearity,
+            settings.param,
+            settings.dropout,
             example_input,
         )
         return plan_fractional_moments(inventory, activations, settings)

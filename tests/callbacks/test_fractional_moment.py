@@ -250,7 +250,6 @@ class TestRefusals:
             ({"mode": "fan_avg"}, "`mode` must be one of fan_in, fan_out, got 'fan_avg'."),
             ({"conv_width": "kernel"}, "`conv_width` must be one of taps, channels"),
             ({"recurrent": "zero"}, "`recurrent` must be one of orthogonal, keep, same"),
-            ({"scheme": "paper"}, "`scheme` must be one of exact, asymptotic, authors"),
         ],
     )
     def test_arguments(self, arguments: dict[str, Any], message: str) -> None:
@@ -290,6 +289,6 @@ class TestRefusals:
         assert "no weight takes part" in self.refused(model, init())
 
     def test_a_law_that_is_not_defined_names_the_layer(self) -> None:
-        net = nn.Sequential(nn.Linear(16, 8), nn.GELU(), nn.Linear(8, 4))
-        message = self.refused(Regression(net), init(scheme="authors"))
+        net = nn.Sequential(nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 4))
+        message = self.refused(Regression(net), init(order=1e-4))
         assert message.startswith("Layer 'net.2': ")
