@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.fans import Fans, WeightBlock
 from lightning_init.inspection.operation_names import LAYERS
 from lightning_init.inspection.regions import tensors_in
 
@@ -85,3 +85,38 @@ def _of_einsum(args: tuple[Any, ...], tensors: list[Tensor], place: int) -> Fans
     summed = [size for letter, size in sizes.items() if letter not in output]
     made = [size for letter, size in sizes.items() if letter in output and letter not in others]
     return Fans(prod(summed), prod(made)) if summed else None
+
+
+def traced_blocks(
+    parameters: Mapping[str, nn.Parameter],
+    known: Sequence[WeightBlock],
+    matrices: Mapping[int, Fans],
+) -> tuple[WeightBlock, ...]:
+    """The parameters of a module that a trace saw as matrices of linear maps.
+
+    The bias that goes with one is that of its name, "bias" for "weight", if it has one entry for
+    each output.
+
+    Args:
+        parameters: The module's own, by attribute.
+        known: The weight matrices that its class tells.
+        matrices: By identity, the fans of those that the trace saw.
+
+    Example:
+        >>> import torch
+        >>> held = {"weight": nn.Parameter(torch.ones(3, 4)), "bias": nn.Parameter(torch.ones(4))}
+        >>> traced_blocks(held, (), {id(held["weight"]): Fans(3, 4)})[0].biases
+        ('bias',)
+    """
+    told = {block.attribute for block in known}
+    blocks = []
+    for attribute, parameter in parameters.items():
+        fans = matrices.get(id(parameter))
+        if fans is None or attribute in told:
+            continue
+        bias = attribute.replace("weight", "bias")
+        beside = parameters.get(bias) if bias != attribute else None
+        fits = beside is not None and beside.dim() == 1 and len(beside) == fans.fan_out
+        biases = (bias,) if fits else ()
+        blocks.append(WeightBlock(attribute, "", None, fans, "matrix", biases))
+    return tuple(blocks)

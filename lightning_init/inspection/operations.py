@@ -19,6 +19,7 @@ from lightning_init.inspection.operation_names import (
     DROPOUTS,
     JOINS,
     LAYOUTS,
+    MATRIX_PRODUCTS,
     NORMS,
     POOLS,
     PRODUCTS,
@@ -41,7 +42,8 @@ from lightning_init.inspection.signals import (
     undecided,
 )
 
-ATTENTION_NOTE = "attention mixes positions with weights that depend on them: linear rule used"
+ATTENTION_NOTE = "attention averages over positions: linear rule used, smaller by its averaging"
+WEIGHTS_NOTE = "softmax weights have no law of their own: linear rule used"
 PRODUCT_NOTE = "a product of two signals reaches this weight: linear rule used"
 
 
@@ -162,14 +164,19 @@ def behind(call: Call) -> Signal | None:
 
 def product(call: Call) -> Signal:
     """Return the signal behind a product of signals, elementwise or of matrices."""
+    if call.name in MATRIX_PRODUCTS and any("attention" in one.marks for one in call.signals):
+        return attention(call)
     merged = _merged(call.signals)
-    note = ATTENTION_NOTE if "attention" in merged.marks else PRODUCT_NOTE
-    return undecided(merged._replace(from_input=False), note)
+    return undecided(merged._replace(from_input=False), PRODUCT_NOTE)
 
 
 def attention(call: Call) -> Signal:
-    """Return the signal behind attention, or behind the softmax that gives its weights."""
-    return Signal(marks=frozenset({"attention"}), notes=(ATTENTION_NOTE,), decided=False)
+    """Return the signal behind attention: a mean of values, which the linear rule holds for."""
+    return Signal(marks=frozenset({"attention"}), notes=(ATTENTION_NOTE,))
+
+
+def _softmax(call: Call) -> Signal:
+    return undecided(attention(call)._replace(notes=()), WEIGHTS_NOTE)
 
 
 def _merged(signals: tuple[Signal, ...]) -> Signal:
@@ -273,7 +280,8 @@ _BINARY: dict[str, Callable[[Call], Signal | None]] = {
     **dict.fromkeys(CHOICES, _choice),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(CONSTANTS, lambda call: None),
-    **dict.fromkeys(("softmax", "safe_softmax", "scaled_dot_product_attention"), attention),
+    **dict.fromkeys(("softmax", "safe_softmax"), _softmax),
+    "scaled_dot_product_attention": attention,
     **dict.fromkeys(("neg", "negative"), lambda call: call.signals[0]),
     "copy": lambda call: call.signals[-1],
 }

@@ -108,10 +108,10 @@ def test_dropout_is_seen(function: Callable[[Tensor], Tensor], dropout: float) -
         (
             lambda x: F.scaled_dot_product_attention(x[None], x[None], x[None])[0],
             "linear",
-            "assumed",
+            "traced",
             ("attention",),
         ),
-        (lambda x: torch.softmax(x @ x.T, 1) @ x, "linear", "assumed", ("attention",)),
+        (lambda x: torch.softmax(x @ x.T, 1) @ x, "linear", "traced", ("attention",)),
     ],
 )
 def test_branches_and_norms_are_marked(
@@ -121,7 +121,8 @@ def test_branches_and_norms_are_marked(
     found = between(function, width)
     assert (found.nonlinearity, found.source, found.marks) == (nonlinearity, source, marks)
     # A residual sum keeps its note only while no activation follows it.
-    assert bool(found.note) is (source == "assumed" or (nonlinearity, marks) == RESIDUAL_SUM)
+    noted = (nonlinearity, marks) in (RESIDUAL_SUM, ("linear", ("attention",)))
+    assert bool(found.note) is (source == "assumed" or noted)
 
 
 def test_an_activation_in_place_reaches_the_other_views() -> None:
