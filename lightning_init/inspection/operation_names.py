@@ -57,7 +57,7 @@ PRODUCTS = names("mul rmul imul multiply div truediv itruediv idiv divide true_d
 MATRIX_PRODUCTS = names(
     """
     matmul rmatmul imatmul mm bmm mv addmm addmv addbmm baddbmm einsum tensordot inner
-    chain_matmul multi_dot
+    chain_matmul multi_dot grouped_mm
     """
 )
 LAYERS = names(

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
 from lightning_init.inspection.matrices import fans_in_call
-from lightning_init.inspection.operations import Call
 from lightning_init.inspection.recognition import scale_free
 from lightning_init.inspection.regions import Node, mapped, region_of, tensors_in
 from lightning_init.inspection.weights import Weight

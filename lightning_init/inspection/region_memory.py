@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightning_init.inspection.operation_names import SUMS
-from lightning_init.inspection.operations import Call
+from lightning_init.inspection.calls import Call
+from lightning_init.inspection.operation_names import PRODUCTS, SUMS
 from lightning_init.inspection.recognition import Finding, recognize
 from lightning_init.inspection.regions import SPLITS, Node, Region, mapped, region_of
 from lightning_init.inspection.signals import Signal, activate, scale, undecided
@@ -48,7 +48,9 @@ class RegionMemory:
             return self._nodes.get(value, value.detach())
 
         args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
-        doubtful = call.name in SUMS and len(call.carriers) > 1
+        # A product of what is fed in may be its norm; a sum of one signal's functions, anything.
+        several = len(call.carriers) > 1
+        doubtful = several and (call.name in SUMS or (after.from_input and call.name in PRODUCTS))
         nodes = tuple(
             _node(
                 tensor,

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
     LAYERS,
@@ -28,11 +30,13 @@ from lightning_init.inspection.operation_names import (
     NORMS,
     RANDOM,
     RECURRENT,
+    SELECTIONS,
     SUMS,
     TABLES,
+    names,
     operation_name,
 )
-from lightning_init.inspection.operations import PRODUCT_NOTE, Call, attention, behind, product
+from lightning_init.inspection.operations import behind
 from lightning_init.inspection.parameter_matrices import ParameterMatrices
 from lightning_init.inspection.region_memory import RegionMemory
 from lightning_init.inspection.regions import tensors_in
@@ -53,7 +57,7 @@ UNSEEN_NOTE = "its input is made by something that the trace cannot follow: line
 
 # What is asked here must be known: the calls that merge signals, or end a region.
 _MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
-_ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | {"softmax", "safe_softmax"}
+_ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
 
 
 class SignalMode(TorchFunctionMode):
@@ -128,11 +132,16 @@ class SignalMode(TorchFunctionMode):
     def _follow(self, func: Callable[..., Any], call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in((call.args, call.kwargs))
         apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
+        apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
         if call.name in _MERGES or (apart and len(call.carriers) > 1):
             resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
             call = replace(call, carriers=resolved)
         after = self._after(call, weights)
-        ends = call.name in _ENDS or apart or call.name.startswith("embedding")
+        ends = (
+            call.name in _ENDS
+            or (apart and len(call.carriers) > 1)
+            or call.name.startswith("embedding")
+        )
         changed = call.args[0] if call.args else None
         nodes = self._regions.extend(func, call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
@@ -227,14 +236,17 @@ class SignalMode(TorchFunctionMode):
     def _linear_map(self, call: Call, weights: tuple[Weight, ...]) -> Signal | None:
         if call.name in LAYERS:
             return self._layer(call, weights)
-        names = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
+        # What counts or indexes is no factor, as the offsets of grouped products.
+        numbers = tuple(one for one in call.carriers if one[0].dtype.is_floating_point)
+        call = replace(call, carriers=numbers)
+        found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
         if not call.carriers:
-            return self._reach(names, Signal(from_input=True)) if self._has_constant(call) else None
+            return self._reach(found, Signal(from_input=True)) if self._has_constant(call) else None
         # addmm and its kin add their first argument to the product of the others.
         trunk = call.first if "add" in call.name else None
         factors = [signal for signal in call.signals if signal is not trunk]
-        if call.has_parameters and (names or len(factors) == 1):
-            output = self._reach(names, _factor(factors))
+        if call.has_parameters and (found or len(factors) == 1):
+            output = self._reach(found, factor(factors))
             return output if trunk is None else add((trunk, output))
         if len(factors) > 1:
             return product(call)
@@ -257,8 +269,8 @@ class SignalMode(TorchFunctionMode):
         if not self._parameters.any_in([matrix]):
             return undecided(pool(entering[0]), CONSTANT_MATRIX_NOTE)
         self._parameters.note_standardized(matrix)
-        names = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
-        return self._reach(names, _factor(entering))
+        found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
+        return self._reach(found, factor(entering))
 
     def _recurrent(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         nonlinearity = {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(call.name.removesuffix("_cell"))
@@ -291,16 +303,6 @@ class SignalMode(TorchFunctionMode):
             self._reach([weight.name for weight in weights], signal)
         out = self._parameters.weights_in(call.argument(11, "out_proj_weight"))
         return self._reach([weight.name for weight in out], attention(call))
-
-
-def _factor(signals: list[Signal]) -> Signal:
-    """Return what a weight matrix is multiplied by: one signal, or the product of several."""
-    if len(signals) == 1:
-        return signals[0]
-    marks = frozenset().union(*(signal.marks for signal in signals))
-    merged = Signal(marks=marks, from_input=all(signal.from_input for signal in signals))
-    plain = all(signal.rule == merged.rule and signal.decided for signal in signals)
-    return merged if plain else undecided(merged, PRODUCT_NOTE)
 
 
 def _memory(tensor: Tensor) -> int:
