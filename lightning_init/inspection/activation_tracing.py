@@ -20,7 +20,7 @@ from lightning_init.inspection.reasons import EMBEDDING_LAYERS
 from lightning_init.inspection.regions import tensors_in
 from lightning_init.inspection.signal_mode import SignalMode
 from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
-from lightning_init.inspection.trial_run import arguments_of, trial_run
+from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
 __all__ = [
@@ -138,6 +138,8 @@ def trace_run(
     run: Callable[[SignalMode], Any],
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
 ) -> Traced:
     """What any run of a model shows, for which `run` enters the mode that it is given.
 
@@ -147,14 +149,22 @@ def trace_run(
         run: Makes the run and returns what the model gives.
         include: Glob patterns, as in `find_weights`.
         exclude: Likewise.
+        partial: Whether what was seen counts if the run fails behind a weight.
 
     Raises:
-        ValueError: As `find_weights`, and whatever `run` raises.
+        ValueError: As `find_weights`.
+        Exception: Whatever `run` raises.
     """
     inventory = find_weights(model, include, exclude)
     parameters = _parameters(model, inventory.weights)
     mode = SignalMode(parameters, tensors_in(inputs), _candidates(model))
-    outputs = run(mode)
+    try:
+        with eager():
+            outputs = run(mode)
+    except Exception:
+        if not mode.reached or not partial:
+            raise
+        outputs = ()
     inventory = find_weights(model, include, exclude, dict(mode.matrices.values()))
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
 
