@@ -202,7 +202,8 @@ class FractionalMomentInit(_InitCallback):
         try:
             require_weights(type(self).__name__, reading.inventory)
         except MisconfigurationException as error:
-            if self.settings.nonlinearity == "strict":
+            patterns = self.settings.include is not None or self.settings.exclude is not None
+            if patterns or self.settings.nonlinearity == "strict":
                 raise
             rank_zero_warn(f"{error} Nothing was drawn.")
             return False
