@@ -213,7 +213,7 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     Raises:
         TypeError: If ``module`` is no module or ``seed`` no integer.
         ValueError: If an argument is out of its range, no weight takes part, the forward pass on
-            ``example_input`` fails, or "auto" cannot tell the activation in front of some weight.
+            ``example_input`` fails, or "strict" cannot tell the activation in front of some weight.
             The model is then unchanged.
 
     Warns:

@@ -30,9 +30,9 @@ class FractionalMomentSettings:
     Args:
         order: Order s of the preserved moment, in [0, 2]; 2 is Kaiming / LeCun, 0 the log-moment.
         nonlinearity: "auto" finds the activation and dropout in front of each weight, by tracing
-            one forward pass or, without anything to trace, from the order of modules. A name
-            ("relu", "leaky_relu", "prelu", "rrelu", "linear", ...) holds for every weight but the
-            first.
+            one run or, without anything to trace, from the order of modules; what neither tells
+            gets the linear rule and a warning. "strict" refuses instead. A name ("relu",
+            "leaky_relu", "prelu", "rrelu", "linear", ...) holds for every weight but the first.
         param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
         dropout: Dropout probability in front of each weight for a named nonlinearity.
         bias: "zero", which the theorem needs, or "keep".
