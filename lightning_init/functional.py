@@ -231,7 +231,7 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
         raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"`seed` must be an integer, got {seed!r}.")
-    plan = plan_model(module, settings, example_input)
+    plan = plan_model(module, settings, example_input, on_meta=dry_run)
     for sentence in plan.warnings:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     if dry_run:

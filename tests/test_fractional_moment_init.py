@@ -447,3 +447,17 @@ def test_bad_input_is_refused_by_the_callback_too(kind: str) -> None:
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
     check()
+
+
+def test_a_dry_run_plans_what_has_no_values_yet() -> None:
+    def block() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.LayerNorm(32), nn.Linear(32, 4))
+
+    with torch.device("meta"):
+        model, example = block(), torch.ones(2, 16)
+    planned = fractional_moment_init_(model, example_input=example, dry_run=True)
+    real = fractional_moment_init_(block(), example_input=torch.ones(2, 16), dry_run=True)
+    assert [(row.weight, row.activation, row.std) for row in planned.rows] == [
+        (row.weight, row.activation, row.std) for row in real.rows
+    ]
+    assert all(parameter.is_meta for parameter in model.parameters())

@@ -20,6 +20,8 @@ def plan_model(
     model: nn.Module,
     settings: FractionalMomentSettings,
     example_input: Any = None,
+    *,
+    on_meta: bool = False,
 ) -> InitPlan:
     """Plan a model without changing it.
 
@@ -27,6 +29,7 @@ def plan_model(
         model: The model; a lazy one is planned on a copy that the example has given its shapes.
         settings: What was asked for.
         example_input: What the model is called with, to trace it; None reads the order of modules.
+        on_meta: Whether weights on the meta device take part: for a plan that draws nothing.
 
     Raises:
         ValueError: If nothing can be drawn, a law is not defined, the forward pass fails, or
@@ -35,7 +38,7 @@ def plan_model(
     if example_input is not None and has_lazy_parameters(model):
         model = copy_of_lazy(model)
         materialize_lazy_(model, example_input)
-    reading = read_model(model, example_input, settings.include, settings.exclude)
+    reading = read_model(model, example_input, settings.include, settings.exclude, on_meta=on_meta)
     inventory = reading.inventory
     _refuse_empty(inventory)
     if settings.reads_model:

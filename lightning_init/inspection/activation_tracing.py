@@ -99,6 +99,8 @@ def trace_model(
     example_input: Any,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    *,
+    on_meta: bool = False,
 ) -> Traced:
     """Run the model once: its weights, whatever class holds them, and what feeds each.
 
@@ -107,6 +109,7 @@ def trace_model(
         example_input: Likewise.
         include: Glob patterns, as in `find_weights`.
         exclude: Likewise.
+        on_meta: Likewise; the example is then on the meta device too.
 
     Raises:
         ValueError: As `trace_activations`, and as `find_weights`.
@@ -129,7 +132,7 @@ def trace_model(
     def run(mode: SignalMode) -> Any:
         return trial_run(unwrapped(model), mode, args, kwargs)
 
-    return trace_run(model, (args, kwargs), run, include, exclude)
+    return trace_run(model, (args, kwargs), run, include, exclude, on_meta=on_meta)
 
 
 def trace_run(
@@ -140,6 +143,7 @@ def trace_run(
     exclude: Sequence[str] | None = None,
     *,
     partial: bool = False,
+    on_meta: bool = False,
 ) -> Traced:
     """What any run of a model shows, for which `run` enters the mode that it is given.
 
@@ -150,12 +154,13 @@ def trace_run(
         include: Glob patterns, as in `find_weights`.
         exclude: Likewise.
         partial: Whether what was seen counts if the run fails behind a weight.
+        on_meta: As in `find_weights`.
 
     Raises:
         ValueError: As `find_weights`.
         Exception: Whatever `run` raises.
     """
-    inventory = find_weights(model, include, exclude)
+    inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
     mode = SignalMode(parameters, tensors_in(inputs), _candidates(model))
     try:
@@ -165,7 +170,7 @@ def trace_run(
         if not mode.reached or not partial:
             raise
         outputs = ()
-    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()))
+    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
 
 

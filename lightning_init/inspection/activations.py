@@ -59,6 +59,8 @@ def read_model(
     example_input: Any = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    *,
+    on_meta: bool = False,
 ) -> Reading:
     """Find the weights of a model and what stands in front of each.
 
@@ -68,13 +70,15 @@ def read_model(
             modules only.
         include: Glob patterns, as in `find_weights`.
         exclude: Likewise.
+        on_meta: Likewise.
 
     Raises:
         ValueError: As `find_weights`, and if the forward pass on ``example_input`` fails.
     """
     if example_input is not None:
-        return reading_of(model, trace_model(model, example_input, include, exclude))
-    inventory = find_weights(model, include, exclude)
+        traced = trace_model(model, example_input, include, exclude, on_meta=on_meta)
+        return reading_of(model, traced)
+    inventory = find_weights(model, include, exclude, on_meta=on_meta)
     return Reading(inventory, declared_activations(model, inventory))
 
 

@@ -20,6 +20,7 @@ from lightning_init.inspection.parameter_walk import (
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EMBEDDING_LAYERS,
+    ON_META_DEVICE,
     why_not_a_weight,
     why_not_writable,
     why_values_are_kept,
@@ -91,6 +92,7 @@ def find_weights(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     matrices: Mapping[int, Fans] | None = None,
+    on_meta: bool = False,
 ) -> WeightInventory:
     """Sort every parameter of a model into weights, their biases, and the left out.
 
@@ -103,11 +105,12 @@ def find_weights(
         include: Glob patterns, case sensitive. A weight takes part only if one of them matches
             its layer name ("net.0"), its parameter name ("net.0.weight"), its module's name or, for
             a block, the name of the block. A tied weight answers to all its names. None is every
-            weight. Patterns narrow the choice; they never bring in what is left out anyway.
+            weight. Patterns narrow the choice only.
         exclude: Glob patterns in the same manner. A weight that one of them matches is left out,
             whatever `include` says.
         matrices: By identity, the fans of parameters that a trace saw as matrices of linear maps,
             which take part too; None without a trace.
+        on_meta: Whether what has no values yet takes part: in a dry run.
 
     Returns:
         The inventory, in the order of `model.named_modules()`. The biases of a weight that is left
@@ -130,7 +133,7 @@ def find_weights(
         answers = {one.name: one.answers_to for one in places}
         check_patterns("include", include, answers)
         check_patterns("exclude", exclude, answers)
-    reasons = {one.name: _reason(one, include, exclude, traced) for one in places}
+    reasons = {one.name: _reason(one, include, exclude, traced, on_meta) for one in places}
     # By module and attribute of a bias: the blocks that it is added to.
     stacks: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
     for one in places:
@@ -140,17 +143,17 @@ def find_weights(
     for one in candidates:
         if one.is_bias:
             place = (one.slot.module_name, one.slot.attribute)
-            reasons[one.name] = reason = _bias_reason(one, stacks[place], reasons)
+            reason = _bias_reason(one, stacks[place], reasons)
+            reasons[one.name] = reason = None if on_meta and reason == ON_META_DEVICE else reason
             if reason is None:
                 taken.add(place)
+    weights = [
+        _weight(one, one.block, taken)
+        for one in places
+        if one.block is not None and reasons[one.name] is None
+    ]
     return WeightInventory(
-        weights=tuple(
-            [
-                _weight(one, one.block, taken)
-                for one in places
-                if one.block is not None and reasons[one.name] is None
-            ]
-        ),
+        weights=tuple(weights),
         left_out=tuple(
             [
                 LeftOut(one.name, one.shape, reason)
@@ -250,11 +253,8 @@ def _weight(
     candidate: _Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]
 ) -> Weight:
     slot = candidate.slot
-    biases = [
-        bias
-        for bias in block.biases
-        if (slot.module_name, bias) in taken and _first_block(slot, bias) is block
-    ]
+    held = [bias for bias in block.biases if (slot.module_name, bias) in taken]
+    biases = [bias for bias in held if _first_block(slot, bias) is block]
     return Weight(
         candidate.name,
         slot.module_name,
@@ -279,6 +279,7 @@ def _reason(
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
     traced: bool,
+    on_meta: bool,
 ) -> str | None:
     slot, block = candidate.slot, candidate.block
     if candidate.tied_to is not None:
@@ -295,11 +296,11 @@ def _reason(
     ):
         return "matched by no include pattern"
     if reason := why_not_writable(slot):
-        return reason
+        return None if on_meta and reason == ON_META_DEVICE else reason
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
-    whole = len(slot.leaves) == 1 and block.rows is None
-    values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
-    return why_values_are_kept(values, block)
+    if len(slot.leaves) == 1 and block.rows is None:
+        return why_values_are_kept(slot.leaves[0], block)
+    return why_values_are_kept(_read(slot.module, slot.attribute, block.rows), block)
 
 
 def _bias_reason(
