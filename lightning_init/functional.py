@@ -18,9 +18,8 @@ from lightning_init.initialization.settings import (
     FirstLayer,
     FractionalMomentSettings,
     Mode,
-    NonlinearityChoice,
     Recurrent,
-    Scheme,
+    documents_settings,
 )
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.theory import log_norm
@@ -174,7 +173,8 @@ def _std(law: ActivationLaw, fan_in: int, order: float, scheme: str, conditional
     return std
 
 
-def fractional_moment_init_(
+@documents_settings
+def fractional_moment_init_(  # noqa: D417 - the decorator writes the other arguments
     module: nn.Module,
     order: float = 1.0,
     nonlinearity: str = "auto",
@@ -189,8 +189,6 @@ def fractional_moment_init_(
     mode: Mode = "fan_in",
     conv_width: ConvWidth = "taps",
     recurrent: Recurrent = "orthogonal",
-    scheme: Scheme = "exact",
-    conditional: bool = False,
     dry_run: bool = False,
 ) -> InitPlan:
     """Draw the weights of a whole model so that the order-s moment of the signal is preserved.
@@ -201,27 +199,11 @@ def fractional_moment_init_(
     Args:
         module: The model. Embeddings, norms, frozen weights and whatever else has no fan-in stay as
             they are, each with its reason in the plan.
-        order: s in [0, 2]; 2 is Kaiming / LeCun, 0 the log-moment.
-        nonlinearity: "auto" finds the activation and dropout in front of each weight, by tracing
-            one forward pass on ``example_input``, or without it from the order of `nn.Sequential`;
-            a name holds for every weight but the first.
         example_input: What the model is called with: a tensor, a tuple or list of positional
             arguments, or a dict of keyword arguments. It also gives lazy layers their shapes, and
             the plan then holds the log-norm measured at every layer beside its prediction.
         seed: Seed of the draw; each layer's stream depends on it and on the layer's name alone.
-        param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
-        dropout: Dropout probability in front of each weight for a named nonlinearity.
-        bias: "zero", which the theorem needs, or "keep".
-        include: Glob patterns of layer names that take part; the default is all.
-        exclude: Glob patterns of layer names that do not take part.
-        first_layer: Law of a weight with no activation in front: "linear" is exact for standardised
-            inputs, "activation" uses the next weight's law, as is usual with Kaiming.
-        mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
-        conv_width: Independent inputs of a convolution: all "taps" (usual) or only "channels".
-        recurrent: Hidden-to-hidden weights, which no theorem covers: "orthogonal", "keep", "same".
-        scheme: "exact", "asymptotic" (large widths), or "authors" (the published code's formulas,
-            wrong for large slopes).
-        conditional: Preserve the moment given that the layer is alive.
+        **settings: See `FractionalMomentSettings`.
         dry_run: Print the plan and change nothing.
 
     Returns:
@@ -231,7 +213,7 @@ def fractional_moment_init_(
     Raises:
         TypeError: If ``module`` is no module or ``seed`` no integer.
         ValueError: If an argument is out of its range, no weight takes part, the forward pass on
-            ``example_input`` fails, or "auto" cannot tell the activation in front of some weight.
+            ``example_input`` fails, or "strict" cannot tell the activation in front of some weight.
             The model is then unchanged.
 
     Warns:
@@ -244,22 +226,12 @@ def fractional_moment_init_(
         >>> [(row.weight.name, round(row.std, 6)) for row in plan.rows]
         [('0', 0.226418), ('2', 0.178528)]
     """
+    settings = FractionalMomentSettings.among(locals())
     if not isinstance(module, nn.Module):
         raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"`seed` must be an integer, got {seed!r}.")
-    settings = FractionalMomentSettings(
-        order=order,
-        scheme=scheme,
-        mode=mode,
-        first_layer=first_layer,
-        conv_width=conv_width,
-        recurrent=recurrent,
-        bias=bias,
-        conditional=conditional,
-    )
-    choice = NonlinearityChoice(nonlinearity, param, dropout)
-    plan = plan_model(module, settings, choice, include, exclude, example_input)
+    plan = plan_model(module, settings, example_input, on_meta=dry_run)
     for sentence in plan.warnings:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     if dry_run:

@@ -45,7 +45,8 @@ THIRD_PARTY = {
 ROOMS = {
     "theory": set(),
     "stationarity": set(),
-    "inspection": set(),
+    # A traced formula is told from the named activations by its values.
+    "inspection": {"theory"},
     "tables": set(),
     "validation": set(),
     "probe": set(),
@@ -89,7 +90,7 @@ ROOMS = {
     },
     "functional": {"theory", "inspection", "initialization"},
     "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
-    "cli": {"compare", "functional", "recipes", "tables"},
+    "cli": {"compare", "functional", "initialization", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
     "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},

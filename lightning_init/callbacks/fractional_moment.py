@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
-from lightning_init.initialization.model_plan import undecided_clause
+from lightning_init.callbacks.model_reading import read_for_training, read_quietly, trains
+from lightning_init.initialization.model_plan import assumption_warning, undecided_clause
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import (
     Bias,
@@ -20,15 +22,14 @@ from lightning_init.initialization.settings import (
     FirstLayer,
     FractionalMomentSettings,
     Mode,
-    NonlinearityChoice,
     Recurrent,
-    Scheme,
+    documents_settings,
 )
 from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.activation_tracing import ActivationInFront
-from lightning_init.inspection.activations import activations_in_front, named_activations
+from lightning_init.inspection.activations import Reading, named_activations
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
-from lightning_init.inspection.weights import WeightInventory, find_weights
+from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.first_batch import first_batch, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
@@ -36,6 +37,7 @@ from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
 
 
+@documents_settings
 class FractionalMomentInit(_InitCallback):
     """Draw the first weights so that the order-s moment of the signal is preserved.
 
@@ -49,25 +51,7 @@ class FractionalMomentInit(_InitCallback):
     never redrawn. The plan is on `callback.plan` and is printed once.
 
     Args:
-        order: Order s of the preserved moment, in [0, 2]; 0 is the log-moment.
-        nonlinearity: "auto" finds the activation in front of each layer: by tracing one forward
-            pass on the module's `example_input_array`, without one from the order of modules, or,
-            where that does not tell, by tracing one batch of the training data, which is read
-            without side effects. A name ("relu", "leaky_relu", "prelu", "rrelu", "linear", ...)
-            holds for every layer but the first.
-        param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
-        dropout: Dropout probability in front of each layer for a named nonlinearity.
-        bias: "zero", which the theorem needs, or "keep".
-        include: Glob patterns of layer names that take part; the default is all.
-        exclude: Glob patterns of layer names that do not take part.
-        first_layer: Law of a layer with no activation in front: "linear" is exact for standardised
-            inputs, "activation" uses the next layer's law, as is usual with Kaiming.
-        mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
-        conv_width: Independent inputs of a convolution: all "taps" (usual) or only "channels".
-        recurrent: Hidden-to-hidden weights, which no theorem covers: "orthogonal", "keep", "same".
-        scheme: "exact", "asymptotic" (large widths), or "authors" (the published code's formulas,
-            wrong for large slopes).
-        conditional: Preserve the moment given that the layer is alive.
+        **settings: See `FractionalMomentSettings`.
         seed: Seed of the draw; the default is the global seed. Each layer's stream depends on
             this and on the layer's name alone.
         dry_run: Print the plan and change nothing.
@@ -97,43 +81,28 @@ class FractionalMomentInit(_InitCallback):
         self,
         order: float = 1.0,
         nonlinearity: str = "auto",
-        param: float | tuple[float, float] | None = None,
+        param: float | tuple[float, ...] | None = None,
         dropout: float = 0.0,
         bias: Bias = "zero",
-        include: list[str] | None = None,
-        exclude: list[str] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
         first_layer: FirstLayer = "linear",
         mode: Mode = "fan_in",
         conv_width: ConvWidth = "taps",
         recurrent: Recurrent = "orthogonal",
-        scheme: Scheme = "exact",
-        conditional: bool = False,
         seed: int | None = None,
         dry_run: bool = False,
         verbose: bool = True,
     ) -> None:
+        self.settings = FractionalMomentSettings.among(locals())
         super().__init__(seed)
-        self.settings = FractionalMomentSettings(
-            order=order,
-            scheme=scheme,
-            mode=mode,
-            first_layer=first_layer,
-            conv_width=conv_width,
-            recurrent=recurrent,
-            bias=bias,
-            conditional=conditional,
-        )
-        NonlinearityChoice(nonlinearity, param, dropout)  # refuses what is wrong now
-        self.nonlinearity = nonlinearity
-        self.param = param
-        self.dropout = dropout
-        self.include = include
-        self.exclude = exclude
         self.dry_run = dry_run
         self.verbose = verbose
         self.plan: InitPlan | None = None
         self._planned: frozenset[str] = frozenset()
         self._example: Any = None
+        self._example_is_batch = False
+        self._failure = ""
         self._to_log = False
         self._to_show = False
         self._to_measure = False
@@ -141,7 +110,9 @@ class FractionalMomentInit(_InitCallback):
     @property
     def state_key(self) -> str:
         """Tells two instances on one Trainer apart by the layers that they draw."""
-        return self._generate_state_key(include=self.include, exclude=self.exclude)
+        return self._generate_state_key(
+            include=self.settings.include, exclude=self.settings.exclude
+        )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Draw the weights that exist already, so that later callbacks see them."""
@@ -150,18 +121,16 @@ class FractionalMomentInit(_InitCallback):
             return
         self.plan, self._planned, self._example = None, frozenset(), None
         self._to_log = self._to_show = self._to_measure = False
-        try:
-            inventory = find_weights(pl_module, self.include, self.exclude)
-        except ValueError:  # a pattern may name layers that are still to be made
+        if not trains(trainer) or has_lazy_parameters(pl_module):
             return
-        if inventory.weights and not has_lazy_parameters(pl_module):
-            # Neither trained nor moved yet: what the example cannot be run through now may run
-            # later, when everything is set up.
-            with suppress(ValueError):
-                self._example = self._example_array(trainer, pl_module)
-                activations, unknown = self._activations(pl_module, inventory)
-                if not unknown:
-                    self._draw(trainer, pl_module, inventory, activations)
+        # Neither trained nor moved yet: what the example cannot be run through now may run later,
+        # when everything is set up, and a pattern may name layers that are still to be made.
+        with suppress(ValueError):
+            self._example = self._example_array(trainer, pl_module)
+            reading = read_quietly(pl_module, self._example, self.settings)
+            traced = self._example is not None and bool(reading.inventory.weights)
+            if traced or (reading.complete and self.settings.reads_model):
+                self._draw(trainer, pl_module, reading)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what did not exist, or could not be decided, at setup."""
@@ -176,20 +145,24 @@ class FractionalMomentInit(_InitCallback):
     def draw_late_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the weights that `setup` did not see; calling it again draws nothing.
 
+        Nothing is drawn for a run that does not train.
+
         Raises:
-            MisconfigurationException: If a weight is on the meta device, none takes part, or the
-                activation in front of one cannot be told.
+            ValueError: If a pattern names no parameter.
+            MisconfigurationException: If "strict" finds no weight, or cannot tell what stands in
+                front of one.
         """
-        if not self._is_fresh(trainer):
+        if not (self._is_fresh(trainer) and trains(trainer)):
             return
         self._example = self._example_array(trainer, module)
         if has_lazy_parameters(module):
             self._materialize(trainer, module)
-        inventory = find_weights(module, self.include, self.exclude)
-        require_weights(type(self).__name__, inventory)
-        if any(weight.name not in self._planned for weight in inventory.weights):
-            activations = self._decide(trainer, module, inventory)
-            self._draw(trainer, module, inventory, activations)
+        inventory = find_weights(module, self.settings.include, self.settings.exclude)
+        if self.plan is None or any(one.name not in self._planned for one in inventory.weights):
+            reading = self._decide(trainer, module)
+            if not self._takes_part(reading):
+                return
+            self._draw(trainer, module, reading)
         self._measure(trainer, module)
         self._show(trainer)
         self._example = None
@@ -216,48 +189,55 @@ class FractionalMomentInit(_InitCallback):
         except ValueError:
             self._example = None
 
-    def _decide(
-        self, trainer: Trainer, module: LightningModule, inventory: WeightInventory
-    ) -> dict[str, ActivationInFront]:
-        """Read, trace, or trace one batch of the training data; refuse if none of them tells."""
-        failure = ""
-        try:
-            activations, unknown = self._activations(module, inventory)
-            if unknown:
-                self._example = self._example_batch(trainer, module)
-                activations, unknown = self._activations(module, inventory)
-        except ValueError as error:
-            # What the forward pass cannot tell, the order of modules may.
-            self._example, failure = None, f" ({error})"
-            activations, unknown = self._activations(module, inventory)
-        activations, unknown = trainer.strategy.broadcast((activations, unknown))
-        if unknown:
-            raise MisconfigurationException(
-                f"FractionalMomentInit(nonlinearity='auto') {undecided_clause(unknown)}{failure};"
-                " name it (nonlinearity='relu'), or set `example_input_array` on the module so"
-                " that its forward pass can be traced."
-            )
-        return activations
+    def _decide(self, trainer: Trainer, module: LightningModule) -> Reading:
+        """Learn of the model whatever can be learned; all ranks go by rank zero."""
+        found = read_for_training(trainer, module, self._example, self.settings)
+        self._example, self._example_is_batch = found.example, found.from_batch
+        self._failure = f" ({'; '.join(found.failures)})" if found.failures else ""
+        decided: Reading = trainer.strategy.broadcast(found.reading)
+        return decided
 
-    def _activations(
-        self, module: LightningModule, inventory: WeightInventory
-    ) -> tuple[dict[str, ActivationInFront], list[str]]:
-        with preserved_random_state():
-            if self.nonlinearity == "auto":
-                return activations_in_front(module, inventory.weights, self._example)
-            named = named_activations(
-                module, inventory.weights, self.nonlinearity, self.param, self.dropout
+    def _takes_part(self, reading: Reading) -> bool:
+        """Whether there is something to draw; if not, it is said, and "strict" refuses."""
+        try:
+            require_weights(type(self).__name__, reading.inventory)
+        except MisconfigurationException as error:
+            patterns = self.settings.include is not None or self.settings.exclude is not None
+            if patterns or self.settings.nonlinearity == "strict":
+                raise
+            rank_zero_warn(f"{error} Nothing was drawn.")
+            return False
+        if reading.unknown and self.settings.nonlinearity == "strict":
+            raise MisconfigurationException(
+                f"FractionalMomentInit(nonlinearity='strict') {undecided_clause(reading.unknown)}"
+                f"{self._failure}; name it (nonlinearity='relu'), or set `example_input_array` on"
+                " the module so that its forward pass can be traced."
             )
-        return named, []
+        return True
+
+    def _activations(self, reading: Reading) -> dict[str, ActivationInFront]:
+        settings = self.settings
+        if settings.reads_model:
+            return reading.assumed().activations
+        return named_activations(
+            reading.inventory.weights,
+            reading.activations,
+            settings.nonlinearity,
+            settings.param,
+            settings.dropout,
+        )
 
     def _draw(
         self,
         trainer: Trainer,
         module: LightningModule,
-        inventory: WeightInventory,
-        activations: dict[str, ActivationInFront],
+        reading: Reading,
     ) -> None:
-        plan = plan_fractional_moments(inventory, activations, self.settings)
+        activations = self._activations(reading)
+        plan = plan_fractional_moments(reading.inventory, activations, self.settings)
+        if self.settings.reads_model:
+            sentences = assumption_warning(reading.unknown, self._failure)
+            plan = replace(plan, warnings=(*sentences, *plan.warnings))
         late = tuple(row for row in plan.rows if row.weight.name not in self._planned)
         self.plan, self._to_show = plan, True
         self._to_log = self._to_measure = not self.dry_run
@@ -278,7 +258,8 @@ class FractionalMomentInit(_InitCallback):
             try:
                 self.plan = self.plan.measured_on(module, self._example)
             except ValueError as error:
-                remark = f"Not measured: {error}"
+                why = "`forward` does not take the batch." if self._example_is_batch else error
+                remark = f"Not measured: {why}"
                 self.plan = replace(self.plan, remarks=(*self.plan.remarks, remark))
 
     def _show(self, trainer: Trainer) -> None:

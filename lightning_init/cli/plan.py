@@ -9,9 +9,7 @@ from lightning.pytorch import LightningModule
 
 from lightning_init.cli.parsing import model_parser
 from lightning_init.functional import fractional_moment_init_
-
-# Given by the model, or without a meaning where nothing is drawn.
-_NOT_ARGUMENTS: set[str | int] = {"module", "example_input", "seed", "dry_run"}
+from lightning_init.initialization.settings import FractionalMomentSettings
 
 
 def plan(arguments: Sequence[str]) -> None:
@@ -25,24 +23,19 @@ def plan(arguments: Sequence[str]) -> None:
     """
     parser = plan_parser()
     config = parser.parse_args(list(arguments))
-    settings = {name: config[name] for name in _settings(parser)}
     model: LightningModule = parser.instantiate_classes(config).model
     model.configure_model()
     try:
+        settings = FractionalMomentSettings.among(vars(config))
         fractional_moment_init_(
-            model, example_input=model.example_input_array, dry_run=True, **settings
+            model, example_input=model.example_input_array, dry_run=True, **vars(settings)
         )
     except ValueError as error:
         parser.error(str(error))
 
 
 def plan_parser() -> ArgumentParser:
-    """The arguments of `plan`: the model, and those of `fractional_moment_init_`."""
+    """The arguments of `plan`: the model, and every setting as a flag."""
     parser = model_parser("plan", "Print what FractionalMomentInit would draw, and change nothing.")
-    parser.add_function_arguments(fractional_moment_init_, skip=_NOT_ARGUMENTS, fail_untyped=False)
+    parser.add_class_arguments(FractionalMomentSettings)
     return parser
-
-
-def _settings(parser: ArgumentParser) -> list[str]:
-    defaults = parser.get_defaults(skip_validation=True)
-    return [name for name in vars(defaults) if name not in ("config", "model")]

@@ -251,19 +251,17 @@ def _plan_weight(
     try:
         solution = solve(rule, settings.width_of(weight), taps)
     except ValueError as error:
-        raise ValueError(f"Layer {weight.name!r}: {error}") from None
+        reason = str(error).replace(" or conditional=True", "")  # of the function for one weight
+        raise ValueError(f"Layer {weight.name!r}: {reason}") from None
     return PlannedWeight(weight, activation, "normal", *solution)
 
 
 def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:
     """Standard deviation, that of order 2, the rule in words and a remark, by law and width."""
     law = activation_law(*rule)
-    std = moment_preserving_std(
-        law, width, settings.order, conditional=settings.conditional, scheme=settings.scheme
-    )
+    std = moment_preserving_std(law, width, settings.order)
     kaiming = moment_preserving_std(law, width, 2.0)
     dead = dead_inflation(law, width, settings.order)
-    pays = dead > MATERIAL_INFLATION and settings.scheme == "exact" and not settings.conditional
-    note = f"dead layers: std x{math.exp(dead):.3g}" if pays else ""
+    note = f"dead layers: std x{math.exp(dead):.3g}" if dead > MATERIAL_INFLATION else ""
     formula = f"order {settings.order:g} of {rule_words(*rule)}"
     return std / math.sqrt(taps), kaiming / math.sqrt(taps), formula, note

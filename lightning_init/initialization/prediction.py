@@ -167,7 +167,9 @@ def _dead_layers(
     if not found:
         return ()
     first = found[0]
-    sentence = dead_layer_warning(first.law, settings.width_of(first.weight), settings.order)
+    sentence = dead_layer_warning(
+        first.law, settings.width_of(first.weight), settings.order, use="a wider layer, order 0.0"
+    )
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return (f"Layer {first.weight.name!r}{more}: {sentence}",)
 

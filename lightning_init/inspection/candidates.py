@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
-from lightning_init.inspection.fans import WeightBlock
-from lightning_init.inspection.matrices import matrix_block
+from lightning_init.inspection.bare_matrices import matrix_block
+from lightning_init.inspection.fans import Fans, WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot, walk_parameters
 from lightning_init.inspection.reasons import EMBEDDING_LAYERS
 
@@ -51,14 +51,17 @@ def _labelled(name: str, block: WeightBlock | None) -> str:
     return f"{name}.{block.label}" if block and block.label else name
 
 
-def find_candidates(model: nn.Module, every: bool = False) -> Iterator[Candidate]:
+def find_candidates(
+    model: nn.Module, matrices: Mapping[int, Fans] | None = None, every: bool = False
+) -> Iterator[Candidate]:
     """Yield every parameter of a model, stacked ones block by block.
 
     Args:
         model: Any module.
+        matrices: By identity, the fans of parameters that a trace saw in linear maps.
         every: Whether embeddings and bare matrices are blocks too.
     """
-    slots = tuple(walk_parameters(model))
+    slots = tuple(walk_parameters(model, matrices or {}))
     groups: dict[int, list[ParameterSlot]] = defaultdict(list)
     for slot in slots:
         groups[id(slot.leaves[0])].append(slot)

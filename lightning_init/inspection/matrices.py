@@ -1,65 +1,122 @@
-"""Weights that need no fan-in to have a variance: embeddings and bare matrices."""
+"""Which parameter a linear map multiplies by, and over what it sums, read off the call itself."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from lightning_init.inspection.fans import Fans, WeightBlock
-from lightning_init.inspection.parameter_walk import ParameterSlot
-from lightning_init.inspection.reasons import EMBEDDING_LAYERS, is_scale_or_slope
+from lightning_init.inspection.operation_names import LAYERS
+from lightning_init.inspection.regions import tensors_in
 
-EMBEDDING, MATRIX = "embedding", "matrix"
-# Products summed into one output unit of a bare matrix: what uses it is not known.
-UNKNOWN_FAN = 0
-# Squared mean over variance beyond which values are no draw around 0.
-LARGEST_MEAN_SHARE = 0.25
-
-ALIKE = "its rows are alike: structure is meant"
-NOT_CENTRED = "its values are not centred on 0: structure is meant"
+_ONE_SUMMAND = frozenset({"addmm", "addmv", "addbmm", "baddbmm"})
 
 
-def matrix_block(slot: ParameterSlot) -> WeightBlock | None:
-    """The matrix in a slot that holds no weight of a known kind of layer; None if it holds none.
+def fans_in_call(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], matrix: Tensor
+) -> Fans | None:
+    """Fans of one operand of a linear map, from the dimensions that are summed over.
 
-    An embedding sums one row, so its fan-in is 1. What uses a bare parameter is not known, and
-    neither is its fan-in. A parameter of one row or column is a vector, not a matrix.
+    Args:
+        name: Name of the operation.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        matrix: The operand: the tensor as the call gets it.
 
-    Example:
-        >>> from lightning_init.inspection.parameter_walk import walk_parameters
-        >>> [matrix_block(slot).kind for slot in walk_parameters(nn.Embedding(5, 3))]
-        ['embedding']
-    """
-    if slot.is_bias or slot.parametrizations or is_lazy(slot.leaves[0]) or is_scale_or_slope(slot):
-        return None
-    if isinstance(slot.module, EMBEDDING_LAYERS):
-        return WeightBlock(slot.attribute, "", None, Fans(1, slot.shape[1]), EMBEDDING, ())
-    if sum(size > 1 for size in slot.shape) < 2:
-        return None
-    return WeightBlock(slot.attribute, "", None, Fans(UNKNOWN_FAN, UNKNOWN_FAN), MATRIX, ())
-
-
-def padding_row(module: nn.Module) -> int | None:
-    """The row of an embedding that stays zero, or None."""
-    return getattr(module, "padding_idx", None) if isinstance(module, EMBEDDING_LAYERS) else None
-
-
-def why_structure_is_kept(values: Tensor) -> str | None:
-    """Reason for a bare matrix whose values are no draw around 0; None if they may be one.
-
-    State-space models hold log(1), log(2), ... in every row, others a table of constants.
+    Returns:
+        None if it is no matrix of this call, or the call is none that is known.
 
     Example:
-        >>> why_structure_is_kept(torch.arange(1.0, 5.0).log().expand(3, 4))
-        'its rows are alike: structure is meant'
+        >>> import torch
+        >>> x, w = torch.ones(5, 3), torch.ones(3, 4)
+        >>> fans_in_call("matmul", (x, w), {}, w)
+        Fans(fan_in=3, fan_out=4, taps=1)
+        >>> heads = torch.ones(3, 2, 4)
+        >>> fans_in_call("einsum", ("bi,ihd->bhd", x, heads), {}, heads)
+        Fans(fan_in=3, fan_out=8, taps=1)
     """
-    if hasattr(values, "device_mesh"):  # whole rows of a shard are not at hand
+    if matrix.dim() < 2:
         return None
-    wide = values.detach().double()
-    for dimension in range(wide.dim()):
-        first = wide.select(dimension, 0).unsqueeze(dimension)
-        if wide.shape[dimension] > 1 and bool((wide == first).all()):
-            return ALIKE
-    variance, mean = torch.var_mean(wide, correction=0)
-    return NOT_CENTRED if bool(mean**2 > LARGEST_MEAN_SHARE * variance) else None
+    tensors = list(tensors_in((args, kwargs)))
+    place = next((i for i, tensor in enumerate(tensors) if tensor is matrix), None)
+    if place is None:
+        return None
+    if name in LAYERS:
+        return _of_layer(name, args, kwargs, matrix) if place == 1 else None
+    if name == "einsum":
+        return _of_einsum(args, tensors, place)
+    operands = tensors[1:] if name in _ONE_SUMMAND else tensors[:2]
+    if name == "rmatmul":
+        operands = operands[::-1]
+    if len(operands) < 2 or name in ("tensordot", "inner", "multi_dot", "chain_matmul"):
+        return None
+    rows, columns = matrix.shape[-2:]
+    return Fans(rows, columns) if matrix is operands[1] else Fans(columns, rows)
+
+
+def _of_layer(
+    name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], matrix: Tensor
+) -> Fans | None:
+    if name == "linear":
+        return Fans(matrix.shape[-1], prod(matrix.shape[:-1]))
+    if not name.startswith("conv"):
+        return None
+    taps = prod(matrix.shape[2:])
+    entered = args[0] if args else kwargs["input"]
+    channels = entered.shape[-(matrix.dim() - 1)]
+    if "transpose" in name:
+        groups = args[6] if len(args) > 6 else kwargs.get("groups", 1)
+        return Fans(taps * channels // groups, taps * matrix.shape[1], taps)
+    groups = max(1, channels // matrix.shape[1])
+    return Fans(taps * matrix.shape[1], taps * matrix.shape[0] // groups, taps)
+
+
+def _of_einsum(args: tuple[Any, ...], tensors: list[Tensor], place: int) -> Fans | None:
+    equation = args[0] if args and isinstance(args[0], str) else ""
+    inputs, arrow, output = equation.replace(" ", "").replace("...", "").partition("->")
+    parts = inputs.split(",")
+    if not arrow or len(parts) != len(tensors) or len(parts[place]) != tensors[place].dim():
+        return None
+    others = set("".join(part for i, part in enumerate(parts) if i != place))
+    sizes = dict(zip(parts[place], tensors[place].shape, strict=True))
+    summed = [size for letter, size in sizes.items() if letter not in output]
+    made = [size for letter, size in sizes.items() if letter in output and letter not in others]
+    return Fans(prod(summed), prod(made)) if summed else None
+
+
+def traced_blocks(
+    parameters: Mapping[str, nn.Parameter],
+    known: Sequence[WeightBlock],
+    matrices: Mapping[int, Fans],
+) -> tuple[WeightBlock, ...]:
+    """The parameters of a module that a trace saw as matrices of linear maps.
+
+    The bias that goes with one is that of its name, "bias" for "weight", if it has one entry for
+    each output.
+
+    Args:
+        parameters: The module's own, by attribute.
+        known: The weight matrices that its class tells.
+        matrices: By identity, the fans of those that the trace saw.
+
+    Example:
+        >>> import torch
+        >>> held = {"weight": nn.Parameter(torch.ones(3, 4)), "bias": nn.Parameter(torch.ones(4))}
+        >>> traced_blocks(held, (), {id(held["weight"]): Fans(3, 4)})[0].biases
+        ('bias',)
+    """
+    told = {block.attribute for block in known}
+    blocks = []
+    for attribute, parameter in parameters.items():
+        fans = matrices.get(id(parameter))
+        if fans is None or attribute in told:
+            continue
+        bias = attribute.replace("weight", "bias")
+        beside = parameters.get(bias) if bias != attribute else None
+        fits = beside is not None and beside.dim() == 1 and len(beside) == fans.fan_out
+        biases = (bias,) if fits else ()
+        blocks.append(WeightBlock(attribute, "", None, fans, "matrix", biases))
+    return tuple(blocks)

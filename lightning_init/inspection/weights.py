@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_init.inspection.candidates import Candidate, find_candidates
-from lightning_init.inspection.fans import WeightBlock
-from lightning_init.inspection.matrices import (
+from lightning_init.inspection.bare_matrices import (
     EMBEDDING,
     MATRIX,
     padding_row,
     why_structure_is_kept,
 )
+from lightning_init.inspection.candidates import Candidate, find_candidates
+from lightning_init.inspection.fans import Fans, WeightBlock
 from lightning_init.inspection.parameter_walk import (
     ParameterSlot,
     module_at,
@@ -28,6 +28,7 @@ from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EXCLUDED,
     NOT_INCLUDED,
+    ON_META_DEVICE,
     why_not_a_weight,
     why_not_writable,
     why_values_are_kept,
@@ -48,8 +49,9 @@ class Weight(NamedTuple):
         fan_in: Products summed into one output unit.
         fan_out: Output units that one input unit feeds.
         taps: Kernel positions; 1 for a dense layer.
-        kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input" or
-            "recurrent_hidden"; with `find_every_weight` also "embedding" or "matrix".
+        kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input",
+            "recurrent_hidden", "matrix" for another parameter (one that a trace saw in a linear
+            map, or any with `find_every_weight`), or "embedding".
         parametrization: "weight_norm", or None.
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
@@ -77,8 +79,8 @@ class Weight(NamedTuple):
 
     @property
     def knows_fan_in(self) -> bool:
-        """Whether `fan_in` is that of a linear map; not for an embedding or a bare matrix."""
-        return self.kind not in (EMBEDDING, MATRIX)
+        """Whether `fan_in` is that of a linear map; not for an embedding, nor if it is unknown."""
+        return self.kind != EMBEDDING and self.fan_in > 0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ def find_weights(
     model: nn.Module,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    matrices: Mapping[int, Fans] | None = None,
+    on_meta: bool = False,
 ) -> WeightInventory:
     """Sort every parameter of a model into weights, their biases, and the left out.
 
@@ -122,9 +126,12 @@ def find_weights(
         include: Glob patterns, case sensitive. A weight takes part only if one of them matches
             its layer name ("net.0"), its parameter name ("net.0.weight"), its module's name or, for
             a block, the name of the block. A tied weight answers to all its names. None is every
-            weight. Patterns narrow the choice; they never bring in what is left out anyway.
+            weight. Patterns narrow the choice only.
         exclude: Glob patterns in the same manner. A weight that one of them matches is left out,
             whatever `include` says.
+        matrices: By identity, the fans of parameters that a trace saw as matrices of linear maps,
+            which take part too; None without a trace.
+        on_meta: Whether what has no values yet takes part: in a dry run.
 
     Returns:
         The inventory, in the order of `model.named_modules()`. The biases of a weight that is left
@@ -141,7 +148,8 @@ def find_weights(
         >>> inventory.left_out[0]
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
-    return _inventory(tuple(find_candidates(model)), include, exclude)
+    candidates = tuple(find_candidates(model, matrices))
+    return _inventory(candidates, include, exclude, matrices is not None, on_meta)
 
 
 @torch.no_grad()
@@ -176,33 +184,35 @@ def _inventory(
     candidates: tuple[Candidate, ...],
     include: Sequence[str] | None,
     exclude: Sequence[str] | None,
+    traced: bool = False,
+    on_meta: bool = False,
 ) -> WeightInventory:
-    matrices = [one for one in candidates if not one.is_bias]
+    places = [one for one in candidates if not one.is_bias]
     if include is not None or exclude is not None:
-        answers = {one.name: one.answers_to for one in matrices}
+        answers = {one.name: one.answers_to for one in places}
         check_patterns("include", include, answers)
         check_patterns("exclude", exclude, answers)
-    reasons = {one.name: _reason(one, include, exclude) for one in matrices}
+    reasons = {one.name: _reason(one, include, exclude, traced, on_meta) for one in places}
     # By module and attribute of a bias: the blocks that it is added to.
     stacks: dict[tuple[str, str], list[Candidate]] = defaultdict(list)
-    for one in matrices:
+    for one in places:
         for bias in one.block.biases if one.block else ():
             stacks[one.slot.module_name, bias].append(one)
     taken: set[tuple[str, str]] = set()
     for one in candidates:
         if one.is_bias:
             place = (one.slot.module_name, one.slot.attribute)
-            reasons[one.name] = reason = _bias_reason(one, stacks[place], reasons)
+            reason = _bias_reason(one, stacks[place], reasons)
+            reasons[one.name] = reason = None if on_meta and reason == ON_META_DEVICE else reason
             if reason is None:
                 taken.add(place)
+    weights = [
+        _weight(one, one.block, taken)
+        for one in places
+        if one.block is not None and reasons[one.name] is None
+    ]
     return WeightInventory(
-        weights=tuple(
-            [
-                _weight(one, one.block, taken)
-                for one in matrices
-                if one.block is not None and reasons[one.name] is None
-            ]
-        ),
+        weights=tuple(weights),
         left_out=tuple(
             [
                 LeftOut(one.name, one.shape, reason)
@@ -238,11 +248,8 @@ def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Te
 
 def _weight(candidate: Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]) -> Weight:
     slot = candidate.slot
-    biases = [
-        bias
-        for bias in block.biases
-        if (slot.module_name, bias) in taken and _first_block(slot, bias) is block
-    ]
+    held = [bias for bias in block.biases if (slot.module_name, bias) in taken]
+    biases = [bias for bias in held if _first_block(slot, bias) is block]
     return Weight(
         candidate.name,
         slot.module_name,
@@ -264,7 +271,11 @@ def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
 
 
 def _reason(
-    candidate: Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
+    candidate: Candidate,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    traced: bool,
+    on_meta: bool,
 ) -> str | None:
     slot, block = candidate.slot, candidate.block
     if candidate.tied_to is not None:
@@ -272,7 +283,7 @@ def _reason(
     if slot.in_metric:
         return "inside a torchmetrics metric"
     if block is None:
-        return why_not_a_weight(slot)
+        return why_not_a_weight(slot, traced=traced)
     for pattern in exclude or ():
         if matches(pattern, candidate.answers_to):
             return f"{EXCLUDED} {pattern!r}"
@@ -281,12 +292,13 @@ def _reason(
     ):
         return NOT_INCLUDED
     if reason := why_not_writable(slot):
-        return reason
+        return None if on_meta and reason == ON_META_DEVICE else reason
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
     whole = len(slot.leaves) == 1 and block.rows is None
     values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
     kept = why_values_are_kept(values, block)
-    return kept or (why_structure_is_kept(values) if block.kind == MATRIX else None)
+    is_bare = block.kind == MATRIX and not traced
+    return kept or (why_structure_is_kept(values) if is_bare else None)
 
 
 def _bias_reason(

@@ -217,6 +217,11 @@ def forget_metric_attributes(module: nn.Module) -> None:
     vars(module)["_metric_attributes"] = None
 
 
+def attach_trainer(module: LightningModule, trainer: Any) -> None:
+    """Let a copy of a module see ``trainer``, whatever its class."""
+    module._trainer = trainer
+
+
 def shadow_modules(callback: Callback) -> list[nn.Module]:
     """Modules on which ``callback`` keeps a second copy of the weights (EMA, SWA, and the like)."""
     from torch.optim.swa_utils import AveragedModel

@@ -117,13 +117,22 @@ def dead_inflation(law: ActivationLaw, fan_in: int, order: float) -> float:
     return -law.log_alive_probability(check_fan_in(fan_in)) / order
 
 
-def dead_layer_warning(law: ActivationLaw, fan_in: int, order: float) -> str | None:
-    """One sentence when dead layers inflate sigma by more than 5 %, else None."""
+def dead_layer_warning(
+    law: ActivationLaw, fan_in: int, order: float, use: str = "conditional=True, order 0.0"
+) -> str | None:
+    """One sentence when dead layers inflate sigma by more than 5 %, else None.
+
+    Args:
+        law: The law of the activation.
+        fan_in: Inputs of the layer.
+        order: s in [0, 2].
+        use: What else than a larger order the caller has to offer.
+    """
     inflation = dead_inflation(law, fan_in, order)
     if inflation <= MATERIAL_INFLATION:
         return None
     return (
         f"all {fan_in} inputs are zero with probability {law.dead_probability**fan_in:.3g}, and "
         f"order {order:g} enlarges the weight scale by e^{inflation:.3g} to pay for it; use "
-        "conditional=True, order 0.0 or a larger order."
+        f"{use} or a larger order."
     )

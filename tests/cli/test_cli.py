@@ -57,16 +57,14 @@ OPTIMAL_VARIANCE_FLAGS = {
 }
 FRACTIONAL_MOMENT_FLAGS = {
     "order=0.5": ("settings.order", 0.5),
-    "nonlinearity=relu": ("nonlinearity", "relu"),
+    "nonlinearity=relu": ("settings.nonlinearity", "relu"),
     "bias=keep": ("settings.bias", "keep"),
-    "include=[layer]": ("include", ["layer"]),
-    "exclude=[head.*]": ("exclude", ["head.*"]),
+    "include=[layer]": ("settings.include", ["layer"]),
+    "exclude=[head.*]": ("settings.exclude", ["head.*"]),
     "first_layer=activation": ("settings.first_layer", "activation"),
     "mode=fan_out": ("settings.mode", "fan_out"),
     "conv_width=channels": ("settings.conv_width", "channels"),
     "recurrent=keep": ("settings.recurrent", "keep"),
-    "scheme=asymptotic": ("settings.scheme", "asymptotic"),
-    "conditional=true": ("settings.conditional", True),
     "seed=4": ("seed", 4),
     "dry_run=true": ("dry_run", True),
     "verbose=false": ("verbose", False),
@@ -91,8 +89,6 @@ WRONG = {
         "bias": "one",
         "mode": "fan",
         "recurrent": "zero",
-        "scheme": "fast",
-        "conditional": "2",
     },
 }
 
@@ -148,8 +144,8 @@ def test_parameters_of_a_named_nonlinearity() -> None:
         "--trainer.callbacks.dropout=0.1",
     )
     callback = callback_of(cli, FractionalMomentInit)
-    assert tuple(callback.param) == (0.1, 0.3)
-    assert callback.dropout == 0.1
+    assert tuple(callback.settings.param) == (0.1, 0.3)
+    assert callback.settings.dropout == 0.1
 
 
 def test_a_recipe_for_another_width() -> None:
