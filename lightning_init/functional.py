@@ -19,6 +19,7 @@ from lightning_init.initialization.settings import (
     FractionalMomentSettings,
     Mode,
     Recurrent,
+    Respect,
     documents_settings,
 )
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
@@ -182,13 +183,14 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     seed: int = 0,
     param: float | tuple[float, ...] | None = None,
     dropout: float = 0.0,
-    bias: Bias = "zero",
+    bias: Bias = "auto",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     first_layer: FirstLayer = "linear",
     mode: Mode = "fan_in",
     conv_width: ConvWidth = "taps",
     recurrent: Recurrent = "orthogonal",
+    respect: Respect = "author",
     dry_run: bool = False,
 ) -> InitPlan:
     """Draw the weights of a whole model so that the order-s moment of the signal is preserved.

@@ -22,6 +22,7 @@ from lightning_init.initialization.settings import (
     FractionalMomentSettings,
     Mode,
     Recurrent,
+    Respect,
     documents_settings,
 )
 from lightning_init.initialization.synchronization import synchronize
@@ -82,13 +83,14 @@ class FractionalMomentInit(_InitCallback):
         nonlinearity: str = "auto",
         param: float | tuple[float, ...] | None = None,
         dropout: float = 0.0,
-        bias: Bias = "zero",
+        bias: Bias = "auto",
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         first_layer: FirstLayer = "linear",
         mode: Mode = "fan_in",
         conv_width: ConvWidth = "taps",
         recurrent: Recurrent = "orthogonal",
+        respect: Respect = "author",
         seed: int | None = None,
         dry_run: bool = False,
         verbose: bool = True,
@@ -229,7 +231,7 @@ class FractionalMomentInit(_InitCallback):
         inventory: WeightInventory,
         activations: dict[str, ActivationInFront],
     ) -> None:
-        plan = plan_fractional_moments(inventory, activations, self.settings)
+        plan = plan_fractional_moments(inventory, activations, self.settings, module)
         late = tuple(row for row in plan.rows if row.weight.name not in self._planned)
         self.plan, self._to_show = plan, True
         self._to_log = self._to_measure = not self.dry_run

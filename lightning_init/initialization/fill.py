@@ -155,7 +155,8 @@ def scale_(model: nn.Module, weight: Weight, factor: float) -> None:
 def zero_biases_(model: nn.Module, weight: Weight) -> None:
     """Set the biases that belong to a weight to zero, in place.
 
-    A bias stacked over several blocks belongs to the first of them and is zeroed whole.
+    A bias stacked over several blocks belongs to the first of them and is zeroed whole. A weight
+    with fewer biases than its layer has, `weight._replace(biases=...)`, has those zeroed only.
     """
     for bias in biases_of(model, weight):
         bias.detach().zero_()

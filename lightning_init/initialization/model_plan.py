@@ -44,14 +44,14 @@ def plan_model(
             settings.dropout,
             example_input,
         )
-        return plan_fractional_moments(inventory, activations, settings)
+        return plan_fractional_moments(inventory, activations, settings, model)
     activations, unknown = activations_in_front(model, inventory.weights, example_input)
     if unknown:
         raise ValueError(
             f"`nonlinearity` 'auto' {undecided_clause(unknown)}; name it (nonlinearity='relu'), or"
             " pass `example_input` so that one forward pass can be traced."
         )
-    return plan_fractional_moments(inventory, activations, settings)
+    return plan_fractional_moments(inventory, activations, settings, model)
 
 
 def undecided_clause(names: Sequence[str]) -> str:
