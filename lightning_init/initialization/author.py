@@ -26,8 +26,11 @@ from lightning_init.inspection.weights import Weight, effective_weight
 _CHAIN_KINDS = ("linear", "conv", "conv_transpose")
 _CHAIN_MARKS = frozenset({"normalized", "pooled", "scale-free"})
 _SMALL = 0.2  # of the rule's scale: a layer that starts near zero
+_IN_A_BRANCH = "inside a branch"
+_DEPTH_SCALED = "scaled by the depth"
 _NEAR_ZERO = "near zero on purpose"
 _OF_NO_SCHEME = "no generic scheme's scale"
+_OF_A_STACK = (_NEAR_ZERO, _OF_NO_SCHEME, _IN_A_BRANCH)
 
 
 class _Held(NamedTuple):
@@ -47,9 +50,10 @@ def beside_what_was_there(
     A weight is taken for generic, and redrawn, if its values may come from torch's defaults,
     Kaiming, Xavier, LeCun or N(0, 0.02^2). Everything else is kept with a reason: constants,
     identities, orthogonal matrices, and scales that no generic scheme gives (layers that start
-    near zero, scales that are part of the function, weights that were loaded). A scale that is a
-    generic one over sqrt(L) or sqrt(2 L), L the number of its siblings through the depth, is
-    redrawn at that share of the rule. Where most siblings of a weight are kept, it is kept too.
+    near zero, depth-scaled branches, scales that are part of the function, weights that were
+    loaded); and with it the other weights of the same stack. Weights inside branches that are
+    added up are kept too: the theorem follows a chain, and says nothing of how large a branch is
+    to be beside another.
 
     Args:
         rows: The rows of a plan.
@@ -59,11 +63,14 @@ def beside_what_was_there(
     held = _held(rows, model)
     judged = [one.row for one in held]
     if settings.respect == "author":
-        siblings = Counter((_place(one.row.weight), one.row.weight.shape) for one in held)
-        judged = [
-            _judged(one, siblings[_place(one.row.weight), one.row.weight.shape]) for one in held
-        ]
-        judged = _like_their_siblings(judged)
+        depth = Counter(_place(one.row.weight) for one in held)
+        inside = _inside_branches(rows)
+        judged = _like_their_siblings(
+            [
+                _judged(one, depth[_place(one.row.weight)], one.row.weight.name in inside)
+                for one in held
+            ]
+        )
     in_chain = is_plain_chain(rows)
     found = {
         row.weight.name: row._replace(
@@ -107,29 +114,41 @@ def _fans(weight: Weight, values: Tensor) -> tuple[tuple[int, int], ...]:
     return (computed,) if by_shape == computed else (computed, by_shape)
 
 
-def _place(weight: Weight) -> str:
-    """Name of a weight without the numbers in it: equal for the same place in every block."""
+def _place(weight: Weight) -> tuple[str, tuple[int, ...]]:
+    """Name of a weight without the numbers in it, and its shape: equal in every block of a net."""
+    return _stack(weight), weight.shape
+
+
+def _stack(weight: Weight) -> str:
     return re.sub(r"\d+", "#", weight.name)
 
 
-def _judged(one: _Held, siblings: int) -> PlannedWeight:
+def _inside_branches(rows: Sequence[PlannedWeight]) -> frozenset[str]:
+    """Names of the weights before the last one that stands behind a sum, in the plan's order."""
+    behind = [index for index, row in enumerate(rows) if "residual" in row.activation.marks]
+    return frozenset(row.weight.name for row in rows[: max(behind, default=0)])
+
+
+def _judged(one: _Held, depth: int, inside: bool) -> PlannedWeight:
     row, sample = one.row, one.sample
     if row.treatment == "keep":
         return row
     if reason := structure(sample, one.values):
         return _kept(row, reason)
-    if generic_scheme(sample, one.fans, row.kaiming_std if row.treatment == "normal" else None):
-        return row
-    for count in (siblings, 2 * siblings):
-        share = 1.0 / math.sqrt(count)
-        scaled = sample._replace(
-            scale=sample.scale / share, largest=sample.largest / share, mean=sample.mean / share
-        )
-        if siblings > 1 and row.treatment == "normal" and generic_scheme(scaled, one.fans):
-            note = f"depth-scaled: 1 / sqrt({count}) of the rule"
-            return row._replace(std=row.std * share, note="; ".join(filter(None, (row.note, note))))
-    small = sample.scale < _SMALL * row.kaiming_std
-    return _kept(row, _NEAR_ZERO if small else _OF_NO_SCHEME)
+    drawn = row.treatment == "normal"
+    if not generic_scheme(sample, one.fans, row.kaiming_std if drawn else None):
+        return _kept(row, _why_not_generic(one, depth))
+    return _kept(row, _IN_A_BRANCH) if inside else row
+
+
+def _why_not_generic(one: _Held, depth: int) -> str:
+    for count in (depth, 2 * depth) if depth > 1 else ():
+        root = math.sqrt(count)
+        larger = {name: root * getattr(one.sample, name) for name in ("mean", "scale", "largest")}
+        if generic_scheme(one.sample._replace(**larger), one.fans):
+            return _DEPTH_SCALED
+    small = one.sample.scale < _SMALL * one.row.kaiming_std
+    return _NEAR_ZERO if small else _OF_NO_SCHEME
 
 
 def _kept(row: PlannedWeight, reason: str) -> PlannedWeight:
@@ -144,13 +163,11 @@ def _kept(row: PlannedWeight, reason: str) -> PlannedWeight:
 
 
 def _like_their_siblings(rows: list[PlannedWeight]) -> list[PlannedWeight]:
-    """Keep what cannot be told from a generic draw where most siblings have an author's scale."""
-    votes: Counter[str] = Counter()
-    for row in rows:
-        votes[_place(row.weight)] += 1 if row.author in (_NEAR_ZERO, _OF_NO_SCHEME) else -1
+    """Keep a stack as its author set it where that can be told of one of its weights."""
+    set_by_hand = {_stack(row.weight) for row in rows if row.author in _OF_A_STACK}
     return [
         _kept(row, "like its siblings")
-        if votes[_place(row.weight)] > 0 and row.treatment != "keep"
+        if _stack(row.weight) in set_by_hand and row.treatment != "keep"
         else row
         for row in rows
     ]

@@ -210,7 +210,7 @@ def change_lines(rows: Sequence[PlannedWeight], left_out: int = 0) -> tuple[str,
     kept = Counter(row.author.partition(":")[0] for row in rows if row.author)
     kept.update({"zero": left_out} if left_out else {})
     reasons = ", ".join(f"{count} {reason}" for reason, count in kept.most_common())
-    said += f"; {kept.total()} kept as set on purpose ({reasons})" if kept else ""
+    said += f"; {kept.total()} kept ({reasons})" if kept else ""
     zeroed = sum(len(row.zeroes) for row in rows)
     biases = f"; {zeroed} biases set to zero" if zeroed else "; no bias changed"
     return (f"Against what was there: {said}{biases}.",)

@@ -242,9 +242,9 @@ def bias_purpose(sample: Sample, fans: Sequence[tuple[int, int]]) -> str | None:
         return None
     if sample.constant and sample.size > 1:
         return _constant(sample)
-    bounds = [1.0 / math.sqrt(fan) for pair in fans for fan in pair if fan]
-    if sample.size == 1 and sample.largest <= max(bounds):
+    if sample.size == 1 and sample.largest <= 1.0 / math.sqrt(fans[0][0]):
         return None
+    bounds = [1.0 / math.sqrt(fan) for pair in fans for fan in pair if fan > 1]
     if any(_has_bound(sample, bound) for bound in bounds):
         return None
     return f"of scale {sample.scale:.3g}, which is not torch's default"
