@@ -44,7 +44,8 @@ THIRD_PARTY = {
 ROOMS = {
     "theory": set(),
     "stationarity": set(),
-    "inspection": set(),
+    # A traced formula is told from the named activations by its values.
+    "inspection": {"theory"},
     "tables": set(),
     "probe": set(),
     "initialization": {"inspection", "theory", "tables"},

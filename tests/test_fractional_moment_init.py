@@ -325,10 +325,18 @@ BAD_INPUT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "include_is_a_string": (mlp, {"include": "0"}, "`include`"),
     "include_is_empty": (mlp, {"include": []}, "`include`"),
     "everything_excluded": (mlp, {"exclude": ["*"]}, "no weight"),
-    "frozen": (frozen, {}, "frozen (requires_grad=False)"),
+    "frozen": (frozen, {"nonlinearity": "strict"}, "frozen (requires_grad=False)"),
     "meta_device": (on_meta, {}, "'2' is on the meta device"),
-    "all_lazy": (all_lazy, {}, "run one forward pass on a sample batch first"),
-    "undecidable": (Functional, {}, "activation stands in front of 'first', 'head'"),
+    "all_lazy": (
+        all_lazy,
+        {"nonlinearity": "strict"},
+        "run one forward pass on a sample batch first",
+    ),
+    "undecidable": (
+        Functional,
+        {"nonlinearity": "strict"},
+        "activation stands in front of 'first', 'head'",
+    ),
     "scale_overflows": (narrow, {"order": 1e-4}, "Layer '2': `order` 0.0001 with fan_in 1"),
     "seed": (mlp, {"seed": 0.5}, "`seed` must be an integer, got 0.5"),
 }

@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback, require_weights
-from lightning_init.initialization.model_plan import undecided_clause
+from lightning_init.callbacks.model_reading import read_for_training, read_quietly, trains
+from lightning_init.initialization.model_plan import assumption_warning, undecided_clause
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import (
     Bias,
@@ -27,9 +28,9 @@ from lightning_init.initialization.settings import (
 )
 from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.activation_tracing import ActivationInFront
-from lightning_init.inspection.activations import activations_in_front, named_activations
+from lightning_init.inspection.activations import Reading, named_activations
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
-from lightning_init.inspection.weights import WeightInventory, find_weights
+from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.first_batch import first_batch, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
@@ -102,6 +103,8 @@ class FractionalMomentInit(_InitCallback):
         self.plan: InitPlan | None = None
         self._planned: frozenset[str] = frozenset()
         self._example: Any = None
+        self._example_is_batch = False
+        self._failure = ""
         self._to_log = False
         self._to_show = False
         self._to_measure = False
@@ -120,18 +123,16 @@ class FractionalMomentInit(_InitCallback):
             return
         self.plan, self._planned, self._example = None, frozenset(), None
         self._to_log = self._to_show = self._to_measure = False
-        try:
-            inventory = find_weights(pl_module, self.settings.include, self.settings.exclude)
-        except ValueError:  # a pattern may name layers that are still to be made
+        if not trains(trainer) or has_lazy_parameters(pl_module):
             return
-        if inventory.weights and not has_lazy_parameters(pl_module):
-            # Neither trained nor moved yet: what the example cannot be run through now may run
-            # later, when everything is set up.
-            with suppress(ValueError):
-                self._example = self._example_array(trainer, pl_module)
-                activations, unknown = self._activations(pl_module, inventory)
-                if not unknown:
-                    self._draw(trainer, pl_module, inventory, activations)
+        # Neither trained nor moved yet: what the example cannot be run through now may run later,
+        # when everything is set up, and a pattern may name layers that are still to be made.
+        with suppress(ValueError):
+            self._example = self._example_array(trainer, pl_module)
+            reading = read_quietly(pl_module, self._example, self.settings)
+            traced = self._example is not None and bool(reading.inventory.weights)
+            if traced or (reading.complete and self.settings.reads_model):
+                self._draw(trainer, pl_module, reading)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw what did not exist, or could not be decided, at setup."""
@@ -146,20 +147,24 @@ class FractionalMomentInit(_InitCallback):
     def draw_late_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the weights that `setup` did not see; calling it again draws nothing.
 
+        Nothing is drawn for a run that does not train.
+
         Raises:
-            MisconfigurationException: If a weight is on the meta device, none takes part, or the
-                activation in front of one cannot be told.
+            ValueError: If a pattern names no parameter.
+            MisconfigurationException: If "strict" finds no weight, or cannot tell what stands in
+                front of one.
         """
-        if not self._is_fresh(trainer):
+        if not (self._is_fresh(trainer) and trains(trainer)):
             return
         self._example = self._example_array(trainer, module)
         if has_lazy_parameters(module):
             self._materialize(trainer, module)
         inventory = find_weights(module, self.settings.include, self.settings.exclude)
-        require_weights(type(self).__name__, inventory)
-        if any(weight.name not in self._planned for weight in inventory.weights):
-            activations = self._decide(trainer, module, inventory)
-            self._draw(trainer, module, inventory, activations)
+        if self.plan is None or any(one.name not in self._planned for one in inventory.weights):
+            reading = self._decide(trainer, module)
+            if not self._takes_part(reading):
+                return
+            self._draw(trainer, module, reading)
         self._measure(trainer, module)
         self._show(trainer)
         self._example = None
@@ -186,52 +191,55 @@ class FractionalMomentInit(_InitCallback):
         except ValueError:
             self._example = None
 
-    def _decide(
-        self, trainer: Trainer, module: LightningModule, inventory: WeightInventory
-    ) -> dict[str, ActivationInFront]:
-        """Read, trace, or trace one batch of the training data; refuse if none of them tells."""
-        failure = ""
-        try:
-            activations, unknown = self._activations(module, inventory)
-            if unknown:
-                self._example = self._example_batch(trainer, module)
-                activations, unknown = self._activations(module, inventory)
-        except ValueError as error:
-            # What the forward pass cannot tell, the order of modules may.
-            self._example, failure = None, f" ({error})"
-            activations, unknown = self._activations(module, inventory)
-        activations, unknown = trainer.strategy.broadcast((activations, unknown))
-        if unknown:
-            raise MisconfigurationException(
-                f"FractionalMomentInit(nonlinearity='auto') {undecided_clause(unknown)}{failure};"
-                " name it (nonlinearity='relu'), or set `example_input_array` on the module so"
-                " that its forward pass can be traced."
-            )
-        return activations
+    def _decide(self, trainer: Trainer, module: LightningModule) -> Reading:
+        """Learn of the model whatever can be learned; all ranks go by rank zero."""
+        found = read_for_training(trainer, module, self._example, self.settings)
+        self._example, self._example_is_batch = found.example, found.from_batch
+        self._failure = f" ({'; '.join(found.failures)})" if found.failures else ""
+        decided: Reading = trainer.strategy.broadcast(found.reading)
+        return decided
 
-    def _activations(
-        self, module: LightningModule, inventory: WeightInventory
-    ) -> tuple[dict[str, ActivationInFront], list[str]]:
-        with preserved_random_state():
-            if self.settings.nonlinearity == "auto":
-                return activations_in_front(module, inventory.weights, self._example)
-            named = named_activations(
-                module,
-                inventory.weights,
-                self.settings.nonlinearity,
-                self.settings.param,
-                self.settings.dropout,
+    def _takes_part(self, reading: Reading) -> bool:
+        """Whether there is something to draw; if not, it is said, and "strict" refuses."""
+        try:
+            require_weights(type(self).__name__, reading.inventory)
+        except MisconfigurationException as error:
+            patterns = self.settings.include is not None or self.settings.exclude is not None
+            if patterns or self.settings.nonlinearity == "strict":
+                raise
+            rank_zero_warn(f"{error} Nothing was drawn.")
+            return False
+        if reading.unknown and self.settings.nonlinearity == "strict":
+            raise MisconfigurationException(
+                f"FractionalMomentInit(nonlinearity='strict') {undecided_clause(reading.unknown)}"
+                f"{self._failure}; name it (nonlinearity='relu'), or set `example_input_array` on"
+                " the module so that its forward pass can be traced."
             )
-        return named, []
+        return True
+
+    def _activations(self, reading: Reading) -> dict[str, ActivationInFront]:
+        settings = self.settings
+        if settings.reads_model:
+            return reading.assumed().activations
+        return named_activations(
+            reading.inventory.weights,
+            reading.activations,
+            settings.nonlinearity,
+            settings.param,
+            settings.dropout,
+        )
 
     def _draw(
         self,
         trainer: Trainer,
         module: LightningModule,
-        inventory: WeightInventory,
-        activations: dict[str, ActivationInFront],
+        reading: Reading,
     ) -> None:
-        plan = plan_fractional_moments(inventory, activations, self.settings, module)
+        activations = self._activations(reading)
+        plan = plan_fractional_moments(reading.inventory, activations, self.settings, module)
+        if self.settings.reads_model:
+            sentences = assumption_warning(reading.unknown, self._failure)
+            plan = replace(plan, warnings=(*sentences, *plan.warnings))
         late = tuple(row for row in plan.rows if row.weight.name not in self._planned)
         self.plan, self._to_show = plan, True
         self._to_log = self._to_measure = not self.dry_run
@@ -252,7 +260,8 @@ class FractionalMomentInit(_InitCallback):
             try:
                 self.plan = self.plan.measured_on(module, self._example)
             except ValueError as error:
-                remark = f"Not measured: {error}"
+                why = "`forward` does not take the batch." if self._example_is_batch else error
+                remark = f"Not measured: {why}"
                 self.plan = replace(self.plan, remarks=(*self.plan.remarks, remark))
 
     def _show(self, trainer: Trainer) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import FractionalMomentSettings
-from lightning_init.inspection.activations import activations_in_front, named_activations
+from lightning_init.inspection.activations import named_activations, read_model
 from lightning_init.inspection.lazy import copy_of_lazy, has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.reasons import ON_META_DEVICE
-from lightning_init.inspection.weights import WeightInventory, find_weights
+from lightning_init.inspection.weights import WeightInventory
 
 
 def plan_model(
@@ -28,30 +29,48 @@ def plan_model(
         example_input: What the model is called with, to trace it; None reads the order of modules.
 
     Raises:
-        ValueError: If nothing can be drawn, a law is not defined, or an activation cannot be told.
+        ValueError: If nothing can be drawn, a law is not defined, the forward pass fails, or
+            "strict" cannot tell an activation.
     """
     if example_input is not None and has_lazy_parameters(model):
         model = copy_of_lazy(model)
         materialize_lazy_(model, example_input)
-    inventory = find_weights(model, settings.include, settings.exclude)
+    reading = read_model(model, example_input, settings.include, settings.exclude)
+    inventory = reading.inventory
     _refuse_empty(inventory)
-    if settings.nonlinearity != "auto":
-        activations = named_activations(
-            model,
-            inventory.weights,
-            settings.nonlinearity,
-            settings.param,
-            settings.dropout,
-            example_input,
-        )
-        return plan_fractional_moments(inventory, activations, settings, model)
-    activations, unknown = activations_in_front(model, inventory.weights, example_input)
-    if unknown:
-        raise ValueError(
-            f"`nonlinearity` 'auto' {undecided_clause(unknown)}; name it (nonlinearity='relu'), or"
-            " pass `example_input` so that one forward pass can be traced."
-        )
+    if settings.reads_model:
+        if reading.unknown and settings.nonlinearity == "strict":
+            raise ValueError(
+                f"`nonlinearity` 'strict' {undecided_clause(reading.unknown)}; name it"
+                " (nonlinearity='relu'), or pass `example_input` so that one forward pass can be"
+                " traced."
+            )
+        warning = assumption_warning(reading.unknown)
+        plan = plan_fractional_moments(inventory, reading.assumed().activations, settings, model)
+        return replace(plan, warnings=(*warning, *plan.warnings))
+    activations = named_activations(
+        inventory.weights,
+        reading.activations,
+        settings.nonlinearity,
+        settings.param,
+        settings.dropout,
+    )
     return plan_fractional_moments(inventory, activations, settings, model)
+
+
+def assumption_warning(unknown: Sequence[str], reason: str = "") -> tuple[str, ...]:
+    """One sentence if the linear rule is assumed for some layers, none otherwise.
+
+    >>> assumption_warning(["head"])[0].partition(";")[0]
+    "cannot tell which activation stands in front of 'head', so the linear rule is assumed there"
+    """
+    if not unknown:
+        return ()
+    return (
+        f"{undecided_clause(unknown)}{reason}, so the linear rule is assumed there; name the"
+        " activation (nonlinearity='relu'), or give an example input so that one forward pass can"
+        " be traced.",
+    )
 
 
 def undecided_clause(names: Sequence[str]) -> str:

@@ -86,13 +86,18 @@ class FractionalMomentSettings:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
-        if self.nonlinearity != "auto":
+        if not self.reads_model:
             activation_law(self.nonlinearity, self.param, self.dropout)
         elif self.param is not None or self.dropout:
             raise ValueError(
-                "`param` and `dropout` belong to a named `nonlinearity`; 'auto' reads them"
-                " from the model."
+                f"`param` and `dropout` belong to a named `nonlinearity`; {self.nonlinearity!r}"
+                " reads them from the model."
             )
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether the activations are found in the model, and not named."""
+        return self.nonlinearity in ("auto", "strict")
 
     def counts_channels(self, weight: Weight) -> bool:
         """Whether only the channels of a weight count as independent inputs."""

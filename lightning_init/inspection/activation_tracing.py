@@ -1,10 +1,10 @@
-"""Which activation and dropout stand in front of each weight, declared or traced."""
+"""Which activation and dropout stand in front of each weight, traced in one run of the model."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -15,20 +15,43 @@ from lightning_init.inspection.declared_order import (
     tensors_behind,
     unwrapped,
 )
-from lightning_init.inspection.signal_mode import SignalMode, tensors_in
+from lightning_init.inspection.parameter_walk import walk_parameters
+from lightning_init.inspection.reasons import EMBEDDING_LAYERS
+from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.signal_mode import SignalMode
 from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
-from lightning_init.inspection.trial_run import arguments_of, trial_run
-from lightning_init.inspection.weights import Weight, WeightInventory
+from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
+from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
-__all__ = ["ActivationInFront", "declared_activations", "trace_activations"]
+__all__ = [
+    "ActivationInFront",
+    "Traced",
+    "declared_activations",
+    "trace_activations",
+    "trace_model",
+    "trace_run",
+]
 
 NOT_REACHED = undecided(Signal(), "not reached by the example input: linear rule used")
+
+
+class Traced(NamedTuple):
+    """What one run of a model showed.
+
+    Args:
+        inventory: The weights, with those that only the run tells: parameters of any class that it
+            uses as matrices of linear maps.
+        activations: What stands in front of the weights that the run reached, by weight name.
+    """
+
+    inventory: WeightInventory
+    activations: dict[str, ActivationInFront]
 
 
 def trace_activations(
     model: nn.Module, weights: WeightInventory | Iterable[Weight], example_input: Any
 ) -> dict[str, ActivationInFront]:
-    """Run the model once and see which activation and dropout feed each weight.
+    """Run the model once and see which activation and dropout feed each of some weights.
 
     The forward pass runs in train mode, where dropout acts, and eagerly even under `torch.compile`.
     Afterwards the model is what it was: buffers, modes, attributes, gradients and the random state
@@ -65,14 +88,113 @@ def trace_activations(
     wanted = listed(weights)
     args, kwargs = arguments_of(example_input)
     mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
-    scale_free = mode.scale_free(trial_run(unwrapped(model), mode, args, kwargs))
+    outputs = trial_run(unwrapped(model), mode, args, kwargs)
+    found = _activations(mode, wanted, outputs)
+    missing = in_front(NOT_REACHED, "assumed", scale_free=False)
+    return {weight.name: found.get(weight.name, missing) for weight in wanted}
+
+
+def trace_model(
+    model: nn.Module,
+    example_input: Any,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> Traced:
+    """Run the model once: its weights, whatever class holds them, and what feeds each.
+
+    Args:
+        model: As for `trace_activations`.
+        example_input: Likewise.
+        include: Glob patterns, as in `find_weights`.
+        exclude: Likewise.
+
+    Raises:
+        ValueError: As `trace_activations`, and as `find_weights`.
+
+    Example:
+        >>> import torch
+        >>> class Network(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.matrix = nn.Parameter(torch.ones(4, 8))
+        ...
+        ...     def forward(self, x):
+        ...         return x @ self.matrix
+        >>> traced = trace_model(Network(), torch.zeros(1, 4))
+        >>> [(weight.name, weight.fan_in, weight.kind) for weight in traced.inventory.weights]
+        [('matrix', 4, 'matrix')]
+    """
+    args, kwargs = arguments_of(example_input)
+
+    def run(mode: SignalMode) -> Any:
+        return trial_run(unwrapped(model), mode, args, kwargs)
+
+    return trace_run(model, (args, kwargs), run, include, exclude)
+
+
+def trace_run(
+    model: nn.Module,
+    inputs: Any,
+    run: Callable[[SignalMode], Any],
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    *,
+    partial: bool = False,
+) -> Traced:
+    """What any run of a model shows, for which `run` enters the mode that it is given.
+
+    Args:
+        model: The model whose parameters are used.
+        inputs: What the run reads, in nested tuples, lists and dicts.
+        run: Makes the run and returns what the model gives.
+        include: Glob patterns, as in `find_weights`.
+        exclude: Likewise.
+        partial: Whether what was seen counts if the run fails behind a weight.
+
+    Raises:
+        ValueError: As `find_weights`.
+        Exception: Whatever `run` raises.
+    """
+    inventory = find_weights(model, include, exclude)
+    parameters = _parameters(model, inventory.weights)
+    mode = SignalMode(parameters, tensors_in(inputs), _candidates(model))
+    try:
+        with eager():
+            outputs = run(mode)
+    except Exception:
+        if not mode.reached or not partial:
+            raise
+        outputs = ()
+    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()))
+    return Traced(inventory, _activations(mode, inventory.weights, outputs))
+
+
+def _activations(
+    mode: SignalMode, weights: Iterable[Weight], outputs: Any
+) -> dict[str, ActivationInFront]:
+    scale_free = mode.scale_free(outputs)
     return {
         weight.name: in_front(
-            _one_of(mode.reached.get(weight.name, [NOT_REACHED])),
-            "traced",
-            scale_free=weight.name in scale_free,
+            _one_of(mode.reached[weight.name]), "traced", scale_free=weight.name in scale_free
         )
-        for weight in wanted
+        for weight in weights
+        if weight.name in mode.reached
+    }
+
+
+def _candidates(model: nn.Module) -> dict[int, str]:
+    """By identity, the names of the parameters that no known kind of layer holds as a weight."""
+    slots = tuple(walk_parameters(model))
+    known = {
+        id(leaf)
+        for slot in slots
+        for leaf in slot.leaves
+        if slot.blocks or slot.is_bias or isinstance(slot.module, EMBEDDING_LAYERS)
+    }
+    return {
+        id(slot.leaves[0]): slot.layer_name
+        for slot in reversed(slots)
+        if len(slot.leaves) == 1 and len(slot.shape) > 1 and id(slot.leaves[0]) not in known
     }
 
 

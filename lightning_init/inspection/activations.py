@@ -1,57 +1,114 @@
-"""The activation in front of each weight: named, traced, or read off the order of modules."""
+"""The weights of a model and what stands in front of each: traced, declared, named or assumed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from lightning_init.inspection.activation_tracing import (
+    NOT_REACHED,
     ActivationInFront,
+    Traced,
     declared_activations,
-    trace_activations,
+    trace_model,
 )
-from lightning_init.inspection.weights import Weight
+from lightning_init.inspection.signals import Signal, in_front, undecided
+from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
+
+NOTHING_TELLS = undecided(Signal(), "nothing tells what stands in front of it: linear rule used")
 
 
-def activations_in_front(
-    model: nn.Module, weights: Iterable[Weight], example_input: Any = None
-) -> tuple[dict[str, ActivationInFront], list[str]]:
-    """Find what stands in front of each weight.
+class Reading(NamedTuple):
+    """What is known of a model before anything is drawn.
+
+    Args:
+        inventory: The weights that take part.
+        activations: What stands in front of them, by weight name; of some it may be missing.
+    """
+
+    inventory: WeightInventory
+    activations: dict[str, ActivationInFront]
+
+    @property
+    def unknown(self) -> list[str]:
+        """The weights of which nothing tells what stands in front of them."""
+        weights = self.inventory.weights
+        return [weight.name for weight in weights if weight.name not in self.activations]
+
+    @property
+    def complete(self) -> bool:
+        """Whether a trace would add nothing: no weight is unknown, and no parameter may be one."""
+        may_be_one = any(
+            left.reason.startswith("bare nn.Parameter") and len(left.shape) > 1
+            for left in self.inventory.left_out
+        )
+        return bool(self.inventory.weights) and not self.unknown and not may_be_one
+
+    def assumed(self) -> Reading:
+        """The same with the linear rule, as an assumption, wherever nothing is known."""
+        record = in_front(NOTHING_TELLS, "assumed", scale_free=False)
+        return self._replace(
+            activations={**dict.fromkeys(self.unknown, record), **self.activations}
+        )
+
+
+def read_model(
+    model: nn.Module,
+    example_input: Any = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> Reading:
+    """Find the weights of a model and what stands in front of each.
 
     Args:
         model: The model; it is left as it was.
-        weights: The weights to look at.
         example_input: What ``model`` is called with once, to trace it; None reads the order of
             modules only.
+        include: Glob patterns, as in `find_weights`.
+        exclude: Likewise.
 
-    Returns:
-        The activations by layer name, and the names of the weights that could not be decided.
+    Raises:
+        ValueError: As `find_weights`, and if the forward pass on ``example_input`` fails.
     """
-    weights = tuple(weights)
     if example_input is not None:
-        found: Mapping[str, ActivationInFront] = trace_activations(model, weights, example_input)
-    else:
-        found = declared_activations(model, weights)
-    return dict(found), [weight.name for weight in weights if weight.name not in found]
+        return reading_of(model, trace_model(model, example_input, include, exclude))
+    inventory = find_weights(model, include, exclude)
+    return Reading(inventory, declared_activations(model, inventory))
+
+
+def reading_of(model: nn.Module, traced: Traced) -> Reading:
+    """A trace, completed by the order of modules where the run did not come by."""
+    missed = [one for one in traced.inventory.weights if one.name not in traced.activations]
+    if not missed:
+        return Reading(*traced)
+    not_reached = in_front(NOT_REACHED, "assumed", scale_free=False)
+    declared = declared_activations(model, missed)
+    rest = {weight.name: declared.get(weight.name, not_reached) for weight in missed}
+    return Reading(traced.inventory, {**rest, **traced.activations})
 
 
 def named_activations(
-    model: nn.Module,
     weights: Iterable[Weight],
+    found: Mapping[str, ActivationInFront],
     nonlinearity: str,
     param: float | tuple[float, ...] | None,
     dropout: float,
-    example_input: Any = None,
 ) -> dict[str, ActivationInFront]:
     """Put one named activation in front of every weight but the first.
 
     Which weight is the first is read from the model where it can be; otherwise the first one in
     module order is taken, and the note says so.
+
+    Args:
+        weights: The weights.
+        found: What is known of the model, as `Reading.activations`.
+        nonlinearity: The activation.
+        param: Its parameters.
+        dropout: Dropout probability that goes with it.
     """
     weights = tuple(weights)
-    found, undecided = activations_in_front(model, weights, example_input)
     names = {weight.name for weight in weights}
     first_known = any(activation.first_layer for activation in found.values())
     result = {}

@@ -158,8 +158,9 @@ class _Reader:
         if isinstance(module, _LAYERS) and has_library_forward(module):
             return self._reach(module, signal)
         if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-            for element in module:
-                signal = self.visit(element, signal, alone=False)
+            for element in vars(module)["_modules"].values():
+                if element is not None:  # None may hold a place
+                    signal = self.visit(element, signal, alone=False)
             return signal
         self._read_inside(module, signal if alone else None)
         return None

@@ -8,13 +8,17 @@ projection, each with its own `Fans`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from math import prod
+from operator import truediv
 from typing import NamedTuple
 
 from torch import nn
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 RECURRENT_LAYERS = (nn.LSTM, nn.GRU, nn.RNN)
 RECURRENT_CELLS = (nn.LSTMCell, nn.GRUCell, nn.RNNCell)
 
@@ -28,10 +32,10 @@ class Fans(NamedTuple):
     """Connections of one weight matrix.
 
     Args:
-        fan_in: Products summed into one output unit.
+        fan_in: Products summed into one output unit; their mean, rounded, where outputs differ.
         fan_out: Output units that one input unit feeds.
-        taps: Kernel positions; 1 for a dense layer. `fan_in` is `taps` times the input channels
-            that one output unit sees.
+        taps: Kernel positions that one output unit sums over; 1 for a dense layer. `fan_in` is
+            `taps` times the input channels that one output unit sees, up to rounding.
     """
 
     fan_in: int
@@ -100,25 +104,50 @@ def convolution_fans(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> Fans:
 
 
 def transposed_convolution_fans(
-    module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d,
+    module: TransposedConvolution, input_size: Sequence[int] | None = None
 ) -> Fans:
     """Fans of a transposed convolution, stored as (in_channels, out_channels / groups, *kernel).
 
-    Every kernel position counts, which is what one output unit sums at stride 1. A stride s leaves
-    each output about `taps / s^d` of them, and unevenly so; that is not corrected, in line with the
-    usual convention for transposed convolutions. `torch.nn.init` reads the two channel dimensions
-    the other way round.
+    A stride s leaves each output kernel / s of the kernel positions in each dimension: the mean
+    over its s phases, which see different numbers of them unless s divides the kernel. With the
+    size of the input, the mean is over all outputs, those at the border included: from a single
+    pixel without padding every output sees one position only. `torch.nn.init` reads the two channel
+    dimensions the other way round and counts every position.
+
+    Args:
+        module: The layer.
+        input_size: Size of its input without batch and channels; None is an endless input.
 
     Example:
-        >>> transposed_convolution_fans(nn.ConvTranspose2d(8, 4, 3))
-        Fans(fan_in=72, fan_out=36, taps=9)
+        >>> transposed_convolution_fans(nn.ConvTranspose2d(8, 4, 4, stride=2))
+        Fans(fan_in=32, fan_out=64, taps=4)
+        >>> transposed_convolution_fans(nn.ConvTranspose2d(8, 4, 4), input_size=(1, 1))
+        Fans(fan_in=8, fan_out=64, taps=1)
     """
-    taps = prod(module.kernel_size)
+    inputs = module.in_channels // module.groups
+    if input_size is None:
+        taps = prod(map(truediv, module.kernel_size, module.stride))
+    else:
+        taps = prod(map(partial(_mean_taps, module), range(len(input_size)), input_size))
     return Fans(
-        taps * (module.in_channels // module.groups),
-        taps * (module.out_channels // module.groups),
-        taps,
+        max(1, round(taps * inputs)),
+        prod(module.kernel_size) * (module.out_channels // module.groups),
+        max(1, round(taps)),
     )
+
+
+def _mean_taps(module: TransposedConvolution, dimension: int, size: int) -> float:
+    """Kernel positions per output in one dimension, by counting where each product lands."""
+    kernel, stride = module.kernel_size[dimension], module.stride[dimension]
+    padding, dilation = int(module.padding[dimension]), module.dilation[dimension]
+    margin = module.output_padding[dimension]
+    outputs = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + margin + 1
+    landed = 0
+    for shift in range(-padding, dilation * kernel - padding, dilation):
+        # Inputs 0 <= place < size with 0 <= place * stride + shift < outputs.
+        first, behind = max(0, -(shift // stride)), -(-(outputs - shift) // stride)
+        landed += max(0, min(size, behind) - first)
+    return landed / outputs
 
 
 def attention_blocks(module: nn.MultiheadAttention) -> tuple[WeightBlock, ...]:

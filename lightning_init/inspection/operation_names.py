@@ -57,7 +57,7 @@ PRODUCTS = names("mul rmul imul multiply div truediv itruediv idiv divide true_d
 MATRIX_PRODUCTS = names(
     """
     matmul rmatmul imatmul mm bmm mv addmm addmv addbmm baddbmm einsum tensordot inner
-    chain_matmul multi_dot
+    chain_matmul multi_dot grouped_mm
     """
 )
 LAYERS = names(
@@ -80,6 +80,7 @@ CONSTANTS = names(
     zero fill
     """
 )
+TABLES = names("arange linspace logspace zeros ones full eye")
 RANDOM = names(
     """
     rand randn randint randperm rand_like randn_like randint_like bernoulli normal uniform

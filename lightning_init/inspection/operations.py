@@ -6,12 +6,20 @@ An operation without an entry is never taken for harmless: behind it the rule is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from lightning_init.inspection.calls import Call
+from lightning_init.inspection.mixing import (
+    attention,
+    chooses_rows,
+    merged,
+    product,
+    softmax_weights,
+)
 from lightning_init.inspection.operation_names import (
     ALPHA_DROPOUTS,
     CHOICES,
@@ -40,52 +48,6 @@ from lightning_init.inspection.signals import (
     scale,
     undecided,
 )
-
-ATTENTION_NOTE = "attention mixes positions with weights that depend on them: linear rule used"
-PRODUCT_NOTE = "a product of two signals reaches this weight: linear rule used"
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a torch operation, with the signals that its arguments carry.
-
-    Args:
-        name: Name of the operation, without underscores around it.
-        args: Positional arguments.
-        kwargs: Keyword arguments.
-        carriers: The tensor arguments that carry a signal, in order, each with its signal.
-        has_parameters: A parameter, or what is computed from parameters only, takes part.
-    """
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    carriers: tuple[tuple[Tensor, Signal], ...]
-    has_parameters: bool
-
-    @property
-    def signals(self) -> tuple[Signal, ...]:
-        """Signals of the arguments, in order."""
-        return tuple(signal for _, signal in self.carriers)
-
-    @property
-    def first(self) -> Signal | None:
-        """Signal of the first argument."""
-        return self.signal_of(self.argument(0, "input"))
-
-    def signal_of(self, value: Any) -> Signal | None:
-        """Return the signal that one argument carries, None if it carries none."""
-        return next((signal for tensor, signal in self.carriers if tensor is value), None)
-
-    def argument(self, position: int, keyword: str, default: Any = None) -> Any:
-        """Return an argument wherever it was written."""
-        if len(self.args) > position:
-            return self.args[position]
-        return self.kwargs.get(keyword, default)
-
-    def number(self, position: int, keyword: str, default: float) -> float:
-        """Return a numeric argument."""
-        return float(self.argument(position, keyword, default))
 
 
 def _rrelu_rule(call: Call) -> Rule:
@@ -160,30 +122,11 @@ def behind(call: Call) -> Signal | None:
     return _UNARY[call.name](call, call.first)
 
 
-def product(call: Call) -> Signal:
-    """Return the signal behind a product of signals, elementwise or of matrices."""
-    merged = _merged(call.signals)
-    note = ATTENTION_NOTE if "attention" in merged.marks else PRODUCT_NOTE
-    return undecided(merged._replace(from_input=False), note)
-
-
-def attention(call: Call) -> Signal:
-    """Return the signal behind attention, or behind the softmax that gives its weights."""
-    return Signal(marks=frozenset({"attention"}), notes=(ATTENTION_NOTE,), decided=False)
-
-
-def _merged(signals: tuple[Signal, ...]) -> Signal:
-    return Signal(
-        marks=frozenset().union(*(signal.marks for signal in signals)),
-        from_input=all(signal.from_input for signal in signals),
-    )
-
-
 def _unknown(call: Call) -> Signal:
-    merged = _merged(call.signals)
-    if merged.from_input:
-        return merged  # still the model's input, prepared in some way
-    return undecided(merged, f"`{call.name}` has no known law: linear rule used")
+    together = merged(call.signals)
+    if together.from_input:
+        return together  # still the model's input, prepared in some way
+    return undecided(together, f"`{call.name}` has no known law: linear rule used")
 
 
 def _activation(call: Call, signal: Signal) -> Signal:
@@ -196,6 +139,11 @@ def _dropout_probability(call: Call) -> float:
     return call.number(1, "p", 0.5) if training else 0.0
 
 
+def _glu(call: Call, signal: Signal) -> Signal:
+    plain = signal.nonlinearity == "linear" and not signal.dropout
+    return activate(signal, "glu", None) if plain else _unknown(call)
+
+
 def _pool(call: Call, signal: Signal) -> Signal:
     # torch.max(a, b) is the larger of two tensors, not a pooling.
     larger_of_two = call.name in ("max", "min") and isinstance(call.argument(1, "other"), Tensor)
@@ -204,6 +152,9 @@ def _pool(call: Call, signal: Signal) -> Signal:
 
 def _layout(call: Call, signal: Signal) -> Signal:
     if call.name in SELECTIONS and any(not other.from_input for other in call.signals[1:]):
+        if chooses_rows(call):
+            notes = (*signal.notes, "its rows are chosen by another signal, as by a router")
+            return signal._replace(notes=tuple(dict.fromkeys(notes)))
         note = f"entries are chosen by another signal: rule of {signal.nonlinearity} used"
         return undecided(signal, note)
     return signal
@@ -256,7 +207,7 @@ def _scale(call: Call) -> Signal:
         return scale(call.signals[0])
     inner = [signal for signal in call.signals if not signal.from_input]
     if len(inner) != 1:
-        return product(call) if inner else _merged(call.signals)
+        return product(call) if inner else merged(call.signals)
     rule = f"rule of {inner[0].nonlinearity} used"
     return undecided(inner[0], f"multiplied by what the model's input decides (a mask?): {rule}")
 
@@ -268,12 +219,14 @@ _BINARY: dict[str, Callable[[Call], Signal | None]] = {
     **dict.fromkeys(CHOICES, _choice),
     **dict.fromkeys(REDUCTIONS, _reduction),
     **dict.fromkeys(CONSTANTS, lambda call: None),
-    **dict.fromkeys(("softmax", "safe_softmax", "scaled_dot_product_attention"), attention),
+    **dict.fromkeys(("softmax", "safesoftmax_weights"), softmax_weights),
+    "scaled_dot_product_attention": attention,
     **dict.fromkeys(("neg", "negative"), lambda call: call.signals[0]),
     "copy": lambda call: call.signals[-1],
 }
 _UNARY: dict[str, Callable[[Call, Signal], Signal]] = {
     **dict.fromkeys(ACTIVATIONS, _activation),
+    "glu": _glu,
     **dict.fromkeys(DROPOUTS, lambda call, signal: drop(signal, _dropout_probability(call))),
     **dict.fromkeys(
         ALPHA_DROPOUTS, lambda call, signal: alpha_drop(signal, _dropout_probability(call))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from lightning_init.inspection.fans import WeightBlock, weight_blocks
+from lightning_init.inspection.fans import Fans, WeightBlock, weight_blocks
+from lightning_init.inspection.matrices import traced_blocks
 
 # Components that a wrapper puts into a name. "module" may also be the user's own attribute, so it
 # counts only below a class that is known to use it.
@@ -78,11 +79,14 @@ class ParameterSlot(NamedTuple):
         return tuple(max(self.leaves, key=lambda leaf: leaf.numel()).shape)
 
 
-def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
+def walk_parameters(
+    model: nn.Module, matrices: Mapping[int, Fans] | None = None
+) -> Iterator[ParameterSlot]:
     """Yield every slot of a model in the order of its modules, shared modules under every name.
 
     Args:
         model: Any module; nothing is changed and no parametrization is evaluated.
+        matrices: By identity, the fans of parameters that are weights whatever class holds them.
 
     Example:
         >>> [slot.layer_name for slot in walk_parameters(nn.Sequential(nn.Linear(3, 2)))]
@@ -111,6 +115,8 @@ def walk_parameters(model: nn.Module) -> Iterator[ParameterSlot]:
             continue
         kind = parametrize.type_before_parametrizations(module) if parametrized else type(module)
         blocks = weight_blocks(module)
+        if matrices:
+            blocks += traced_blocks(dict(own_parameters(module)), blocks, matrices)
         biases = [bias for block in blocks for bias in block.biases]
         public, in_metric = public_names[name], name in inside_metrics
         for attribute, leaves, chain in attributes:

@@ -24,14 +24,20 @@ WEIGHT_NORM = "_WeightNorm"
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 # `_NormBase` is what batch and instance normalization, lazy ones included, have in common.
 _NORMALIZATION_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+# What other classes whose name ends in "Norm" call the same.
+_OF_NORMS = frozenset({"weight", "bias", "scale", "shift", "gain", "gamma", "beta", "g", "b"})
 _SCALE_FREE = {
     "_SpectralNorm": "spectral_norm: the parametrization fixes the weight's scale",
     "_Orthogonal": "orthogonal: the parametrization fixes the weight's scale",
 }
 
 
-def why_not_a_weight(slot: ParameterSlot) -> str:
+def why_not_a_weight(slot: ParameterSlot, *, traced: bool = False) -> str:
     """Reason for a parameter that is no weight matrix of a known kind of layer.
+
+    Args:
+        slot: The parameter.
+        traced: Whether a trace has looked for linear maps that multiply by it.
 
     Example:
         >>> from lightning_init.inspection.parameter_walk import walk_parameters
@@ -41,7 +47,8 @@ def why_not_a_weight(slot: ParameterSlot) -> str:
     module = slot.module
     if isinstance(module, EMBEDDING_LAYERS):
         return EMBEDDING
-    if isinstance(module, _NORMALIZATION_LAYERS) or slot.module_type.endswith("Norm"):
+    named_norm = slot.module_type.endswith("Norm") and slot.attribute in _OF_NORMS
+    if isinstance(module, _NORMALIZATION_LAYERS) or named_norm:
         return f"{'shift' if slot.attribute == 'bias' else 'scale'} of a normalization layer"
     if isinstance(module, nn.PReLU):
         return "slope of an activation"
@@ -52,6 +59,8 @@ def why_not_a_weight(slot: ParameterSlot) -> str:
         return reason
     if slot.module_blocks:
         return f"parameter of {slot.module_type} that is none of its weight matrices"
+    if traced:
+        return f"bare nn.Parameter of {slot.module_type}; no linear map multiplies by it as it is"
     return f"bare nn.Parameter of {slot.module_type}; not a known kind of layer"
 
 
@@ -107,6 +116,8 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
         >>> why_values_are_kept(torch.zeros(2, 3), weight_blocks(layer)[0])
         'all zeros: zero is meant'
     """
+    if block.kind == "matrix":  # the trace saw it in use
+        return None if bool(values.any()) else ALL_ZERO
     # Dimension 0 holds the inputs of a transposed convolution and the outputs of everything else.
     per_row = block.fans.fan_out if block.kind == "conv_transpose" else block.fans.fan_in
     shape = values.shape

@@ -11,7 +11,8 @@ attention modules also stay off their fused inference kernels, which would hide 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,15 +20,26 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_init.inspection.calls import Call
+from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
+    JOINS,
     LAYERS,
     MATRIX_PRODUCTS,
     NORMS,
     RANDOM,
     RECURRENT,
+    SELECTIONS,
+    SUMS,
+    TABLES,
+    names,
     operation_name,
 )
-from lightning_init.inspection.operations import PRODUCT_NOTE, Call, attention, behind, product
+from lightning_init.inspection.operations import behind
+from lightning_init.inspection.parameter_matrices import ParameterMatrices
+from lightning_init.inspection.region_memory import RegionMemory
+from lightning_init.inspection.regions import tensors_in
 from lightning_init.inspection.signals import (
     Signal,
     activate,
@@ -43,6 +55,10 @@ CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
 STATE_NOTE = "the state of an LSTM or GRU has no known law: linear rule used"
 UNSEEN_NOTE = "its input is made by something that the trace cannot follow: linear rule used"
 
+# What is asked here must be known: the calls that merge signals, or end a region.
+_MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
+_ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
+
 
 class SignalMode(TorchFunctionMode):
     """Records which signal reaches each weight while it is active.
@@ -51,32 +67,46 @@ class SignalMode(TorchFunctionMode):
         parameters: Every parameter of the model, with the weights that it makes up (none for
             biases and whatever else is left out).
         inputs: The tensors given to the model.
+        candidates: By identity, the parameters that are a weight if they turn out to be the matrix
+            of a linear map, with the name to report them under.
     """
 
     def __init__(
         self,
         parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
         inputs: Iterable[Tensor],
+        candidates: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__()
         self.reached: dict[str, list[Signal]] = {}
-        self._normalized: set[str] = set()
         self._used_otherwise: set[str] = set()
+        self._normalized: set[str] = set()
         # Keyed by identity, held weakly: a tensor takes its record with it when it goes.
         self._signals: Any = WeakTensorKeyDictionary()
-        self._made_of: Any = WeakTensorKeyDictionary()
-        for parameter, weights in parameters:
-            self._made_of[parameter] = weights
+        self._constants: Any = WeakTensorKeyDictionary()
+        self._parameters = ParameterMatrices(parameters, candidates or {})
+        self._regions = RegionMemory()
         for tensor in inputs:
             self._signals[tensor] = Signal(from_input=True)
+            self._regions.begin(tensor, self._signals[tensor], given=True)
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, Fans]]:
+        """The candidates that turned out to be matrices: by name, identity and fans."""
+        return self._parameters.found
 
     def scale_free(self, outputs: Any) -> set[str]:
-        """Return the weights whose output went into norms only, given the model's outputs."""
+        """Return the weights whose output went into norms only, given the model's outputs.
+
+        Standardised weights too: their scale never reaches the output.
+        """
         returned: set[str] = set()
         for tensor in tensors_in(outputs):
             signal = self._signals.get(tensor)
             returned |= signal.straight_from if signal is not None else frozenset()
-        return self._normalized - self._used_otherwise - returned
+        into_norms = self._normalized | self._regions.into_norms()
+        otherwise = self._used_otherwise | self._regions.used_outside_norms() | returned
+        return (into_norms - otherwise) | self._parameters.standardized
 
     def __torch_function__(
         self,
@@ -87,41 +117,65 @@ class SignalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         call = self._call(operation_name(func), args, kwargs)
-        weights = self._weights_in((args, kwargs))
         single = _refuses_single_values(call)
         result = args[0].clone() if single else func(*args, **kwargs)
         outputs = list(tensors_in(result)) or ([args[0]] if call.name == "setitem" else [])
         if outputs:
-            self._follow(call, weights, outputs)
+            self._follow(func, call, outputs)
         return result
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
         tensors = list(tensors_in((args, kwargs)))
         carriers = tuple((t, self._signals[t]) for t in tensors if t in self._signals)
-        has_parameters = any(tensor in self._made_of for tensor in tensors)
-        return Call(name, args, kwargs, carriers, has_parameters)
+        return Call(name, args, kwargs, carriers, self._parameters.any_in(tensors))
 
-    def _weights_in(self, value: Any) -> tuple[Weight, ...]:
-        found = (w for tensor in tensors_in(value) for w in self._made_of.get(tensor, ()))
-        return tuple(dict.fromkeys(found))
-
-    def _follow(self, call: Call, weights: tuple[Weight, ...], outputs: list[Tensor]) -> None:
-        if call.name in RANDOM or call.name.startswith("embedding"):
-            after: Signal | None = Signal(from_input=True)
-        elif call.name in RECURRENT:
-            after = self._recurrent(call, weights)
-        elif call.name == "multi_head_attention_forward":
-            after = self._multi_head_attention(call)
-        elif call.name in LAYERS or call.name in MATRIX_PRODUCTS:
-            after = self._linear_map(call, weights)
-        else:
-            after = behind(call) if call.carriers else None
-        self._note_use(call, after)
+    def _follow(self, func: Callable[..., Any], call: Call, outputs: list[Tensor]) -> None:
+        weights = self._parameters.weights_in((call.args, call.kwargs))
+        apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
+        apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
+        if call.name in _MERGES or (apart and len(call.carriers) > 1):
+            resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
+            call = replace(call, carriers=resolved)
+        after = self._after(call, weights)
+        ends = (
+            call.name in _ENDS
+            or (apart and len(call.carriers) > 1)
+            or call.name.startswith("embedding")
+        )
         changed = call.args[0] if call.args else None
-        for tensor in outputs:
+        nodes = self._regions.extend(func, call, outputs, after) if not ends and after else ()
+        self._note_use(call, after, nodes)
+        for place, tensor in enumerate(outputs):
             if tensor is changed and after is not None:
                 self._change_aliases(tensor, after)
-            self._keep(tensor, after, weights if call.has_parameters else None)
+            self._keep(func, call, tensor, place, after, weights)
+            if after is None:
+                continue
+            if nodes:
+                self._regions.put(tensor, nodes[place])
+            else:
+                product_of_weight = call.has_parameters and call.name in LAYERS | MATRIX_PRODUCTS
+                given = call.name in RANDOM
+                self._regions.begin(tensor, after, given=given, from_weight=product_of_weight)
+
+    def _after(self, call: Call, weights: tuple[Weight, ...]) -> Signal | None:
+        if call.name in RANDOM or call.name.startswith("embedding"):
+            return Signal(from_input=True)
+        if call.name in RECURRENT:
+            return self._recurrent(call, weights)
+        if call.name == "multi_head_attention_forward":
+            return self._multi_head_attention(call)
+        if call.name in LAYERS or call.name in MATRIX_PRODUCTS:
+            return self._linear_map(call, weights)
+        return behind(call) if call.carriers else None
+
+    def _resolved(self, tensor: Tensor) -> Signal:
+        """The signal of a tensor, by the values of what made it where the names do not tell."""
+        signal: Signal = self._signals[tensor]
+        known = self._regions.resolve(tensor, signal)
+        if known is not signal:
+            self._signals[tensor] = known
+        return known
 
     def _change_aliases(self, changed: Tensor, after: Signal) -> None:
         """Carry an in-place change over to the live tensors that share its memory."""
@@ -132,50 +186,76 @@ class SignalMode(TorchFunctionMode):
             rest = alias.numel() - changed.numel()
             both = (signal, after), (rest, changed.numel())
             self._signals[alias] = concatenate(*both) if rest > 0 else after
+            self._regions.begin(alias, self._signals[alias])
 
     def _keep(
-        self, tensor: Tensor, signal: Signal | None, weights: tuple[Weight, ...] | None
+        self,
+        func: Callable[..., Any],
+        call: Call,
+        tensor: Tensor,
+        place: int,
+        signal: Signal | None,
+        weights: tuple[Weight, ...],
     ) -> None:
         if signal is not None:
             self._signals[tensor] = signal
             return
         self._signals.pop(tensor, None)
-        if weights is not None and tensor not in self._made_of:
-            self._made_of[tensor] = weights
+        if call.has_parameters:
+            self._parameters.extend(func, call, tensor, place, weights)
+        elif self._is_constant(call):
+            self._constants[tensor] = True
 
-    def _note_use(self, call: Call, after: Signal | None) -> None:
+    def _is_constant(self, call: Call) -> bool:
+        """Whether a result without a signal is a table, as of positions, and not data unseen."""
+        given = list(tensors_in((call.args, call.kwargs)))
+        return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
+
+    def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
         used = frozenset().union(*(signal.straight_from for signal in call.signals))
         used -= after.straight_from if after is not None else frozenset()
-        (self._normalized if call.name in NORMS else self._used_otherwise).update(used)
+        if nodes:
+            self._regions.note_use(used, nodes[0])
+        else:
+            (self._normalized if call.name in NORMS else self._used_otherwise).update(used)
 
-    def _reach(self, weights: Iterable[Weight], signal: Signal) -> Signal:
-        names = [weight.name for weight in weights]
+    def _reach(self, names: Iterable[str], signal: Signal) -> Signal:
+        names = tuple(names)
         for name in names:
             self.reached.setdefault(name, []).append(signal)
         return Signal(straight_from=frozenset(names))
 
     def _input_of(self, value: Any) -> Signal:
-        signal: Signal | None = self._signals.get(value) if isinstance(value, Tensor) else None
-        if signal is not None:
-            return signal
-        if isinstance(value, Tensor) and value in self._made_of:
-            return Signal(from_input=True)  # learned tokens
+        if isinstance(value, Tensor):
+            if value in self._signals:
+                return self._resolved(value)
+            if self._parameters.any_in([value]) or value in self._constants:
+                return Signal(from_input=True)  # learned tokens, tables of positions
         return undecided(Signal(), UNSEEN_NOTE)
 
     def _linear_map(self, call: Call, weights: tuple[Weight, ...]) -> Signal | None:
         if call.name in LAYERS:
             return self._layer(call, weights)
+        # What counts or indexes is no factor, as the offsets of grouped products.
+        numbers = tuple(one for one in call.carriers if one[0].dtype.is_floating_point)
+        call = replace(call, carriers=numbers)
+        found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
         if not call.carriers:
-            return None
+            return self._reach(found, Signal(from_input=True)) if self._has_constant(call) else None
         # addmm and its kin add their first argument to the product of the others.
         trunk = call.first if "add" in call.name else None
         factors = [signal for signal in call.signals if signal is not trunk]
-        if call.has_parameters and (weights or len(factors) == 1):
-            output = self._reach(weights, _factor(factors))
+        if call.has_parameters and (found or len(factors) == 1):
+            output = self._reach(found, factor(factors))
             return output if trunk is None else add((trunk, output))
         if len(factors) > 1:
             return product(call)
         return undecided(pool(call.signals[0]), CONSTANT_MATRIX_NOTE)
+
+    def _has_constant(self, call: Call) -> bool:
+        """Whether a parameter is multiplied by what neither the input nor a parameter decides."""
+        constant = any(t in self._constants for t in tensors_in((call.args, call.kwargs)))
+        return constant and call.has_parameters
 
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         """Follow `F.linear`, `F.bilinear` or a convolution, frozen ones included."""
@@ -186,9 +266,11 @@ class SignalMode(TorchFunctionMode):
         entering = [self._input_of(call.argument(0, "input" if inputs == 1 else "input1"))]
         if inputs == 2:
             entering.append(self._input_of(call.argument(1, "input2")))
-        if matrix not in self._made_of:
+        if not self._parameters.any_in([matrix]):
             return undecided(pool(entering[0]), CONSTANT_MATRIX_NOTE)
-        return self._reach(weights, _factor(entering))
+        self._parameters.note_standardized(matrix)
+        found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
+        return self._reach(found, factor(entering))
 
     def _recurrent(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         nonlinearity = {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(call.name.removesuffix("_cell"))
@@ -201,11 +283,11 @@ class SignalMode(TorchFunctionMode):
         for weight in weights:
             if weight.kind != "recurrent_input":
                 note = f"the same weight acts at every step: rule of {state.nonlinearity} used"
-                self._reach([weight], undecided(state, note) if state.decided else state)
+                self._reach([weight.name], undecided(state, note) if state.decided else state)
             elif re.search(r"_l[1-9]", weight.attribute):
-                self._reach([weight], drop(state, dropout))
+                self._reach([weight.name], drop(state, dropout))
             else:
-                self._reach([weight], self._input_of(call.argument(0, "input")))
+                self._reach([weight.name], self._input_of(call.argument(0, "input")))
         return state
 
     def _multi_head_attention(self, call: Call) -> Signal:
@@ -213,22 +295,14 @@ class SignalMode(TorchFunctionMode):
             self._input_of(call.argument(i, k)) for i, k in enumerate(("query", "key", "value"))
         ]
         width = call.argument(3, "embed_dim_to_check")
-        for weight in self._weights_in(call.argument(5, "in_proj_weight")):
-            self._reach([weight], inputs[weight.rows[0] // width if weight.rows else 0])
+        for weight in self._parameters.weights_in(call.argument(5, "in_proj_weight")):
+            signal = inputs[weight.rows[0] // width if weight.rows else 0]
+            self._reach([weight.name], signal)
         for signal, letter in zip(inputs, "qkv", strict=True):
-            self._reach(self._weights_in(call.kwargs.get(f"{letter}_proj_weight")), signal)
-        mixed = attention(call)
-        return self._reach(self._weights_in(call.argument(11, "out_proj_weight")), mixed)
-
-
-def _factor(signals: list[Signal]) -> Signal:
-    """Return what a weight matrix is multiplied by: one signal, or the product of several."""
-    if len(signals) == 1:
-        return signals[0]
-    marks = frozenset().union(*(signal.marks for signal in signals))
-    merged = Signal(marks=marks, from_input=all(signal.from_input for signal in signals))
-    plain = all(signal.rule == merged.rule and signal.decided for signal in signals)
-    return merged if plain else undecided(merged, PRODUCT_NOTE)
+            weights = self._parameters.weights_in(call.kwargs.get(f"{letter}_proj_weight"))
+            self._reach([weight.name for weight in weights], signal)
+        out = self._parameters.weights_in(call.argument(11, "out_proj_weight"))
+        return self._reach([weight.name for weight in out], attention(call))
 
 
 def _memory(tensor: Tensor) -> int:
@@ -242,15 +316,3 @@ def _refuses_single_values(call: Call) -> bool:
         return False
     shape = call.args[0].shape
     return bool(shape.numel() == shape[:2].numel())
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors inside nested tuples, lists and dicts, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)

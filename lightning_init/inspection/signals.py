@@ -8,6 +8,7 @@ weight matrices, so every rule here answers one question: is the law of that fun
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -25,6 +26,9 @@ HOMOGENEOUS = frozenset({"linear", "relu", "leaky_relu", "prelu", "rrelu", "abs"
 SUM_NOTE = (
     "a sum of branches reaches this weight, its scale is not held by the rule: linear rule used"
 )
+
+# How notes name the rule; what follows later may have changed it.
+_RULE_USED = re.compile(r"(linear rule|rule of \S+) used")
 
 SCALE_NOTE = "scaled by a factor that the rule does not undo"
 
@@ -89,12 +93,14 @@ class Signal(NamedTuple):
 def in_front(signal: Signal, source: str, *, scale_free: bool) -> ActivationInFront:
     """Return the record of a weight that a signal reaches."""
     marks = signal.marks | {"scale-free"} if scale_free else signal.marks
+    words = "linear rule" if signal.nonlinearity == "linear" else f"rule of {signal.nonlinearity}"
+    notes = [_RULE_USED.sub(f"{words} used", note) for note in signal.notes]
     return ActivationInFront(
         *signal.rule,
         source=source if signal.decided else "assumed",
         first_layer=signal.from_input and signal.nonlinearity == "linear",
         marks=tuple([mark for mark in MARKS if mark in marks]) if marks else (),
-        note="; ".join(signal.notes),
+        note="; ".join(dict.fromkeys(notes)),
     )
 
 

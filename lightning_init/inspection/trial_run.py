@@ -53,7 +53,7 @@ def trial_run(
             with ExitStack() as stack:
                 for guard in (_attributes, _train_flags, random_state_of):
                     stack.enter_context(guard(model))
-                stack.enter_context(_eager())
+                stack.enter_context(eager())
                 stack.enter_context(observer)
                 return functional_call(model, buffers, args, kwargs)
         except Exception as error:
@@ -142,7 +142,7 @@ def random_state_of(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Run compiled parts eagerly; nothing can be compiled while dynamo was never imported."""
     set_stance = getattr(torch.compiler, "set_stance", None)
     if "torch._dynamo" not in sys.modules or set_stance is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_init.inspection.fans import WeightBlock
+from lightning_init.inspection.fans import Fans, WeightBlock
 from lightning_init.inspection.parameter_walk import (
     ParameterSlot,
     module_at,
@@ -40,8 +40,8 @@ class Weight(NamedTuple):
         fan_in: Products summed into one output unit.
         fan_out: Output units that one input unit feeds.
         taps: Kernel positions; 1 for a dense layer.
-        kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input" or
-            "recurrent_hidden".
+        kind: "linear", "bilinear", "conv", "conv_transpose", "attention", "recurrent_input",
+            "recurrent_hidden", or "matrix" for another parameter that a trace saw in a linear map.
         parametrization: "weight_norm", or None.
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
@@ -90,6 +90,7 @@ def find_weights(
     model: nn.Module,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    matrices: Mapping[int, Fans] | None = None,
 ) -> WeightInventory:
     """Sort every parameter of a model into weights, their biases, and the left out.
 
@@ -105,6 +106,8 @@ def find_weights(
             weight. Patterns narrow the choice; they never bring in what is left out anyway.
         exclude: Glob patterns in the same manner. A weight that one of them matches is left out,
             whatever `include` says.
+        matrices: By identity, the fans of parameters that a trace saw as matrices of linear maps,
+            which take part too; None without a trace.
 
     Returns:
         The inventory, in the order of `model.named_modules()`. The biases of a weight that is left
@@ -121,16 +124,16 @@ def find_weights(
         >>> inventory.left_out[0]
         LeftOut(name='1', shape=(4,), reason='scale of a normalization layer')
     """
-    candidates = tuple(_candidates(model))
-    matrices = [one for one in candidates if not one.is_bias]
+    candidates = tuple(_candidates(model, matrices))
+    places, traced = [one for one in candidates if not one.is_bias], matrices is not None
     if include is not None or exclude is not None:
-        answers = {one.name: one.answers_to for one in matrices}
+        answers = {one.name: one.answers_to for one in places}
         check_patterns("include", include, answers)
         check_patterns("exclude", exclude, answers)
-    reasons = {one.name: _reason(one, include, exclude) for one in matrices}
+    reasons = {one.name: _reason(one, include, exclude, traced) for one in places}
     # By module and attribute of a bias: the blocks that it is added to.
     stacks: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
-    for one in matrices:
+    for one in places:
         for bias in one.block.biases if one.block else ():
             stacks[one.slot.module_name, bias].append(one)
     taken: set[tuple[str, str]] = set()
@@ -144,7 +147,7 @@ def find_weights(
         weights=tuple(
             [
                 _weight(one, one.block, taken)
-                for one in matrices
+                for one in places
                 if one.block is not None and reasons[one.name] is None
             ]
         ),
@@ -216,8 +219,8 @@ def _labelled(name: str, block: WeightBlock | None) -> str:
     return f"{name}.{block.label}" if block and block.label else name
 
 
-def _candidates(model: nn.Module) -> Iterator[_Candidate]:
-    slots = tuple(walk_parameters(model))
+def _candidates(model: nn.Module, matrices: Mapping[int, Fans] | None) -> Iterator[_Candidate]:
+    slots = tuple(walk_parameters(model, matrices or {}))
     groups: dict[int, list[ParameterSlot]] = defaultdict(list)
     for slot in slots:
         groups[id(slot.leaves[0])].append(slot)
@@ -272,7 +275,10 @@ def _first_block(slot: ParameterSlot, bias: str) -> WeightBlock:
 
 
 def _reason(
-    candidate: _Candidate, include: Sequence[str] | None, exclude: Sequence[str] | None
+    candidate: _Candidate,
+    include: Sequence[str] | None,
+    exclude: Sequence[str] | None,
+    traced: bool,
 ) -> str | None:
     slot, block = candidate.slot, candidate.block
     if candidate.tied_to is not None:
@@ -280,7 +286,7 @@ def _reason(
     if slot.in_metric:
         return "inside a torchmetrics metric"
     if block is None:
-        return why_not_a_weight(slot)
+        return why_not_a_weight(slot, traced=traced)
     for pattern in exclude or ():
         if matches(pattern, candidate.answers_to):
             return f"excluded by pattern {pattern!r}"

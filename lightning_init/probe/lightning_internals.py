@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import inspect
 import os
+import types
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -203,6 +204,41 @@ def uncompile(module: LightningModule) -> bool:
 def forget_metric_attributes(module: LightningModule) -> None:
     """Clear the cache of metric identities: on a copy it would name the original's metrics."""
     module._metric_attributes = None
+
+
+def attach_trainer(module: LightningModule, trainer: Any) -> None:
+    """Let a copy of a module see ``trainer``, whatever its class."""
+    module._trainer = trainer
+
+
+def rebind_closures(original: nn.Module, copied: nn.Module) -> None:
+    """Let functions planted on a copied module, as wrappers of `forward` are, mean the copy.
+
+    Copying a function shares it, so that a closure over the original would run the original.
+    """
+    twins = {id(one): two for one, two in zip(original.modules(), copied.modules(), strict=False)}
+    for module in copied.modules():
+        for name, value in list(vars(module).items()):
+            bound = _rebound(value, twins)
+            if bound is not value:
+                vars(module)[name] = bound
+
+
+def _rebound(value: Any, twins: dict[int, nn.Module]) -> Any:
+    if isinstance(value, types.MethodType) and id(value.__self__) in twins:
+        return types.MethodType(value.__func__, twins[id(value.__self__)])
+    if not isinstance(value, types.FunctionType) or not value.__closure__:
+        return value
+    held = [cell.cell_contents for cell in value.__closure__]
+    changed = [twins.get(id(one)) or _rebound(one, twins) for one in held]
+    if all(new is old for new, old in zip(changed, held, strict=True)):
+        return value
+    cells = tuple(types.CellType(one) for one in changed)
+    function = types.FunctionType(
+        value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+    )
+    function.__kwdefaults__ = value.__kwdefaults__
+    return function
 
 
 def shadow_modules(callback: Callback) -> list[nn.Module]:

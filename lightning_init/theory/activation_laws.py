@@ -5,6 +5,10 @@ is a scale mixture of chi-square variables and the moment-preserving scale of `f
 is exact at every width. For the others the same scale is a fixed point at unit pre-activation
 scale: exact only while the pre-activations are N(0, I), with `ActivationLaw.scale_exponent`
 telling whether deviations die out.
+
+A gated product phi(a) b of two weights' outputs is such a function of two independent draws; for
+ReLU and linear gates, as for a squared ReLU, it is homogeneous of degree 2: exact at every width
+behind pre-activations of unit scale, a norm's for example, while a deviation is squared (chi = 2).
 """
 
 from __future__ import annotations
@@ -15,23 +19,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from lightning_init.theory.elementwise import ELEMENTWISE, elementwise_function
-from lightning_init.theory.function_table import (
-    ElementwiseFunction,
-    function_table,
-    scale_exponent,
+from lightning_init.theory.composed_activations import (
+    GATES,
+    POOLED,
+    SAMPLED,
+    Activation,
+    composed_activation,
 )
+from lightning_init.theory.elementwise import ELEMENTWISE, registered
+from lightning_init.theory.function_table import ElementwiseFunction, function_table
 from lightning_init.theory.slopes import NO_SLOPE, slope_law
 from lightning_init.theory.special import FloatArray
-from lightning_init.theory.squared_activations import (
-    ChiSquareMixture,
-    Component,
-    Tabulated,
-    UniformSlope,
-)
+from lightning_init.theory.squared_activations import ChiSquareMixture, Component, UniformSlope
+from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
 
 HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
-_registered: dict[str, ElementwiseFunction] = {}
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,21 @@ def activation_law(
 
     Args:
         nonlinearity: "linear" (or "identity"), "abs", "relu", "leaky_relu", "prelu", "rrelu";
-            beyond homogeneity "gelu", "gelu_tanh", "silu", "mish", "elu", "celu", "selu",
-            "softplus", "tanh", "sigmoid", "hardtanh", "relu6", "hardswish", or a name given to
-            `register_activation`.
+            beyond homogeneity "gelu", "gelu_tanh", "quick_gelu", "silu", "mish", "elu", "celu",
+            "selu", "softplus", "tanh", "sigmoid", "hardtanh", "relu6", "hardswish",
+            "relu_squared", "sine", "snake", or a name given to `register_activation`;
+            gated products phi(a) b "glu", "swiglu", "geglu", "geglu_tanh", "reglu", "bilinear",
+            or "gated_" before any other activation; "max_pool" for the largest of k draws, with
+            an activation in front of it "relu_max_pool"; "sampled" for a function known by its
+            values, see `recognition.rule_of_values`.
         param: leaky_relu: the negative slope, any sign (default 0.01). prelu: one slope or one per
             channel (default 0.25); the slope of a coordinate is then drawn uniformly from the
             channels, which is exact at order 2 and for equal slopes. rrelu: (lower, upper) of the
             training-mode slope (default 1/8, 1/3). elu, celu: alpha (1). softplus: (beta,
-            threshold) (1, 20). hardtanh: (min, max) (-1, 1). None for the others.
+            threshold) (1, 20). hardtanh: (min, max) (-1, 1). sine: frequency w (1), of sin(w x);
+            pre-activations are then kept at scale 1 / w, as in a SIREN. snake: frequency a (1) of
+            x + sin(a x)^2 / a. A gated product: that of its activation. Pooling: the same, and
+            then k, which need not be an integer. None for the others.
         dropout: Drop probability p; survivors are scaled by 1 / (1 - p).
 
     Returns:
@@ -143,13 +152,12 @@ def activation_law(
     if not all(math.isfinite(value) for value in values):
         raise ValueError(f"`param` of {nonlinearity!r} must be finite, got {param}.")
     name = "linear" if nonlinearity == "identity" else nonlinearity
-    if name in _registered:
-        return _tabulated_law(name, values, float(dropout), _registered[name])
-    if name in ELEMENTWISE:
-        return _tabulated_law(name, values, float(dropout), elementwise_function(name, values))
     if name in HOMOGENEOUS:
         return _homogeneous_law(name, values, float(dropout))
-    raise ValueError(_unknown(name))
+    activation = composed_activation(name, values)
+    if activation is None:
+        raise ValueError(_unknown(name))
+    return _tabulated_law(name, values, float(dropout), activation)
 
 
 def register_activation(
@@ -175,11 +183,16 @@ def register_activation(
         >>> round(law.mean, 12), round(law.dead_probability, 12), round(law.scale_exponent, 12)
         (1.5, 0.5, 2.0)
     """
-    if name in ELEMENTWISE or name in HOMOGENEOUS:
+    if name not in registered and name in built_in_names():
         raise ValueError(f"`name` must not be a built-in activation, got {name!r}; choose another.")
     candidate = ElementwiseFunction(function, (), tuple(float(point) for point in breakpoints))
     function_table(candidate)
-    _registered[name] = candidate
+    registered[name] = candidate
+
+
+def built_in_names() -> tuple[str, ...]:
+    """Every name that `activation_law` knows, but for those composed of two."""
+    return (*HOMOGENEOUS, *ELEMENTWISE, *GATES, POOLED, SAMPLED)
 
 
 def _as_tuple(param: float | Sequence[float] | None) -> tuple[float, ...]:
@@ -191,7 +204,7 @@ def _as_tuple(param: float | Sequence[float] | None) -> tuple[float, ...]:
 
 
 def _unknown(name: str) -> str:
-    known = [*HOMOGENEOUS, *ELEMENTWISE, *_registered]
+    known = [*built_in_names(), *registered]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "add it with register_activation."
     return f"`nonlinearity` must be one of {', '.join(known)}, got {name!r}; {hint}"
@@ -199,18 +212,23 @@ def _unknown(name: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _tabulated_law(
-    name: str, param: tuple[float, ...], dropout: float, function: ElementwiseFunction
+    name: str, param: tuple[float, ...], dropout: float, activation: Activation
 ) -> ActivationLaw:
     keep = 1.0 - dropout
-    component = Tabulated(function, keep**-2, keep)
+    component: Tabulated | GatedProduct
+    if activation.gated:
+        component = GatedProduct(activation.function, keep**-2, keep)
+    else:
+        component = Tabulated(activation.function, keep**-2, keep, activation.window)
+    degree = activation.degree
     return ActivationLaw(
         nonlinearity=name,
         param=param,
         dropout=dropout,
         components=(component,),
         alive_probability=component.weight,
-        homogeneous=False,
-        scale_exponent=scale_exponent(function),
+        homogeneous=degree == 1,
+        scale_exponent=component.scale_exponent if degree is None else float(degree),
     )
 
 

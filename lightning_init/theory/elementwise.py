@@ -1,4 +1,4 @@
-"""The elementwise activations known by name beyond the homogeneous ones.
+"""The elementwise activations known by name, as functions of numpy arrays.
 
 Each is a float64 numpy function written so that its *relative* accuracy survives where it tends to
 0; the law of phi(z)^2 near 0 decides the low-order moments at small widths.
@@ -77,6 +77,45 @@ def hardswish(z: FloatArray) -> FloatArray:
     return z * np.clip(z + 3.0, 0.0, 6.0) / 6.0
 
 
+def quick_gelu(z: FloatArray) -> FloatArray:
+    """Product z sigmoid(1.702 z), the approximation of GELU used by CLIP."""
+    return z * sigmoid(1.702 * z)
+
+
+def relu_squared(z: FloatArray) -> FloatArray:
+    """max(z, 0)^2 (So et al. 2021, arXiv 2109.08668)."""
+    return np.maximum(z, 0.0) ** 2
+
+
+def sine(z: FloatArray, frequency: float = 1.0) -> FloatArray:
+    """Product frequency sin(z): sin(frequency x) of pre-activations x of scale 1 / frequency.
+
+    A SIREN (Sitzmann et al. 2020, arXiv 2006.09661) keeps frequency x at unit scale. With y =
+    frequency x both sides of x' = W sin(frequency x) are y' = W (frequency sin y).
+    """
+    return frequency * np.sin(z)
+
+
+def snake(z: FloatArray, frequency: float = 1.0) -> FloatArray:
+    """Sum z + sin(frequency z)^2 / frequency (Ziyin et al. 2020, arXiv 2006.08195)."""
+    return z + np.sin(frequency * z) ** 2 / frequency
+
+
+def linear(z: FloatArray) -> FloatArray:
+    """The input."""
+    return z
+
+
+def relu(z: FloatArray) -> FloatArray:
+    """max(z, 0)."""
+    return np.maximum(z, 0.0)
+
+
+def leaky_relu(z: FloatArray, slope: float = 0.01) -> FloatArray:
+    """Identity for z > 0, slope z below."""
+    return np.where(z > 0.0, z, slope * z)
+
+
 _DEFAULTS: dict[str, tuple[Callable[..., FloatArray], tuple[float, ...]]] = {
     "gelu": (gelu, ()),
     "gelu_tanh": (gelu_tanh, ()),
@@ -91,25 +130,47 @@ _DEFAULTS: dict[str, tuple[Callable[..., FloatArray], tuple[float, ...]]] = {
     "hardtanh": (hardtanh, (-1.0, 1.0)),
     "relu6": (hardtanh, (0.0, 6.0)),
     "hardswish": (hardswish, ()),
+    "quick_gelu": (quick_gelu, ()),
+    "relu_squared": (relu_squared, ()),
+    "sine": (sine, (1.0,)),
+    "snake": (snake, (1.0,)),
 }
 _FIXED = ("relu6",)
+_POSITIVE = ("celu", "softplus", "sine", "snake")  # whose first parameter must be positive
 ELEMENTWISE = tuple(_DEFAULTS)
+
+# Homogeneous activations have exact laws of their own; as functions they serve gates and pooling.
+_HOMOGENEOUS: dict[str, tuple[Callable[..., FloatArray], tuple[float, ...]]] = {
+    "linear": (linear, ()),
+    "relu": (relu, ()),
+    "leaky_relu": (leaky_relu, (0.01,)),
+    "prelu": (leaky_relu, (0.25,)),
+}
+FIXED_SLOPE = tuple(_HOMOGENEOUS)
+
+registered: dict[str, ElementwiseFunction] = {}
 
 
 def elementwise_function(name: str, param: tuple[float, ...]) -> ElementwiseFunction:
-    """The built-in activation with its parameters; an empty ``param`` means torch's defaults.
+    """The activation with its parameters; an empty ``param`` means torch's defaults.
+
+    Args:
+        name: One of `ELEMENTWISE`, of `FIXED_SLOPE`, or a registered name, which has no parameters.
+        param: The parameters.
 
     Raises:
         ValueError: If the number of parameters or their values are not those of the activation.
     """
-    function, defaults = _DEFAULTS[name]
+    if name in registered:
+        return registered[name]
+    function, defaults = _DEFAULTS.get(name) or _HOMOGENEOUS[name]
     wanted = 0 if name in _FIXED else len(defaults)
     if param and len(param) != wanted:
         raise ValueError(f"`param` of {name!r} must hold {wanted} numbers, got {param}.")
     values = param or defaults
     if name == "hardtanh" and not values[0] < values[1]:
         raise ValueError(f"`param` of 'hardtanh' must be (min, max) with min < max, got {values}.")
-    if name in ("celu", "softplus") and not values[0] > 0.0:
+    if name in _POSITIVE and not values[0] > 0.0:
         raise ValueError(f"`param` of {name!r} must start with a positive number, got {values}.")
     return ElementwiseFunction(function, values, _breakpoints(name, values))
 
@@ -119,4 +180,12 @@ def _breakpoints(name: str, values: tuple[float, ...]) -> tuple[float, ...]:
         return values
     if name == "softplus":
         return (values[1] / values[0],)
+    if name == "snake":
+        return _quarter_waves(values[0])
     return (-3.0, 3.0) if name == "hardswish" else ()
+
+
+def _quarter_waves(frequency: float) -> tuple[float, ...]:
+    """Panel edges that resolve sin(frequency z)^2; above frequency 12 it is 1/2 up to noise."""
+    step = math.pi / (2.0 * min(frequency, 12.0))
+    return tuple(step * k for k in range(-200, 201)) if step < 1.0 else ()

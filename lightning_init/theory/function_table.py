@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from lightning_init.theory.special import FloatArray, composite_gauss_legendre
+from lightning_init.theory.special import FloatArray, composite_gauss_legendre, normal_cdf
 
 _BOUND = 9.5  # P(|z| > 9.5) = 2e-21
 _FINEST = 1e-19  # the closest panel edge to a zero of phi: closer lies less than 1e-19 of the mass
@@ -17,6 +17,7 @@ _SNAP = 1e-14  # zeros this close to 0 are 0: a sign change is only known to the
 _GRADING = 0.2  # ratio of neighbouring panel edges towards a zero of phi
 _POINTS = 16
 _WIDEST_PANEL = 1.0
+_GRADED_PANELS = 200  # towards all zeros together, so that a function of many zeros stays cheap
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,24 @@ class FunctionTable:
 
 
 @lru_cache(maxsize=256)
-def function_table(function: ElementwiseFunction) -> FunctionTable:
+def function_table(function: ElementwiseFunction, window: float = 1.0) -> FunctionTable:
     """Tabulate phi(z)^2 on panels that end at every kink and close in on every zero of phi.
 
     Plain Gauss-Hermite is not enough: at large t the integrand exp(-t phi(z)^2) is a spike of width
     t^(-1/2) at the zero of phi, hence panels that shrink geometrically towards it.
+
+    Args:
+        function: The activation phi.
+        window: The number k of draws of which z is the largest, of density k cdf^(k-1) pdf; need
+            not be an integer.
 
     Raises:
         ValueError: If phi is not finite on [-9.5, 9.5] or vanishes everywhere.
     """
     nodes, lengths = composite_gauss_legendre(_panel_edges(function), _POINTS)
     weights = lengths * np.exp(-0.5 * nodes * nodes)
+    if window != 1.0:
+        weights *= _normal_cdf(nodes) ** (window - 1.0)
     weights /= weights.sum()
     squares = function(nodes) ** 2
     if squares.shape != nodes.shape or not np.all(np.isfinite(squares)):
@@ -93,15 +101,24 @@ def function_table(function: ElementwiseFunction) -> FunctionTable:
     return FunctionTable(nodes[rising], squares[rising], weights[rising], dead)
 
 
-def scale_exponent(function: ElementwiseFunction) -> float:
+def scale_exponent(function: ElementwiseFunction, window: float = 1.0) -> float:
     """Scale exponent chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1.
 
-    The derivative is taken on the density of sqrt(q) z, whose logarithm changes by (z^2 - 1)/2 per
-    unit of log q, so chi = E[phi(z)^2 (z^2 - 1)] / (2 E phi(z)^2) needs no differences.
+    The derivative is taken on the density f of z, whose logarithm changes by -(1 + z f'/f)/2 per
+    unit of log q, (z^2 - 1)/2 for one draw, so chi = E[phi(z)^2 (z^2 - 1)] / (2 E phi(z)^2) needs
+    no differences.
     """
-    table = function_table(function)
-    mass = table.weights * table.squares
-    return float((mass @ (table.nodes**2 - 1.0)) / (2.0 * mass.sum()))
+    table = function_table(function, window)
+    mass, z = table.weights * table.squares, table.nodes
+    change = z**2 - 1.0
+    if window != 1.0:
+        hazard = np.exp(-0.5 * z * z) / (math.sqrt(2.0 * math.pi) * _normal_cdf(z))
+        change -= (window - 1.0) * z * hazard
+    return float((mass @ change) / (2.0 * mass.sum()))
+
+
+def _normal_cdf(z: FloatArray) -> FloatArray:
+    return np.array([normal_cdf(value) for value in z.tolist()])
 
 
 def _panel_edges(function: ElementwiseFunction) -> FloatArray:
@@ -113,14 +130,15 @@ def _panel_edges(function: ElementwiseFunction) -> FloatArray:
         panels = math.ceil((right - left) / _WIDEST_PANEL)
         edges.update(np.linspace(left, right, panels + 1).tolist())
         # Half a panel at most: a gap of one panel may close in on both ends.
-        offsets = _graded_offsets((right - left) / (2.0 * panels))
+        offsets = _graded_offsets((right - left) / (2.0 * panels), len(zeros))
         edges.update(left + offset for offset in offsets if left in zeros)
         edges.update(right - offset for offset in offsets if right in zeros)
     return np.array(sorted(edges))
 
 
-def _graded_offsets(largest: float) -> list[float]:
-    count = max(1, math.ceil(math.log(_FINEST / largest) / math.log(_GRADING)))
+def _graded_offsets(largest: float, zeros: int) -> list[float]:
+    finest = max(1, math.ceil(math.log(_FINEST / largest) / math.log(_GRADING)))
+    count = min(finest, _GRADED_PANELS // max(1, 2 * zeros))
     return [largest * _GRADING**k for k in range(count)]
 
 
@@ -129,19 +147,20 @@ def _sign_changes(function: ElementwiseFunction) -> set[float]:
     grid = np.linspace(-_BOUND, _BOUND, 1901)
     signs = np.sign(function(grid))
     changes = np.flatnonzero(signs[:-1] != signs[1:])
-    points = [
-        _bisect_sign(function, float(grid[k]), float(grid[k + 1]), float(signs[k])) for k in changes
-    ]
-    return {0.0 if abs(point) < _SNAP else point for point in points}
+    points = _bisect_signs(function, grid[changes], grid[changes + 1], signs[changes])
+    return {0.0 if abs(point) < _SNAP else point for point in points.tolist()}
 
 
-def _bisect_sign(function: ElementwiseFunction, left: float, right: float, sign: float) -> float:
-    while right - left > _SNAP / 8.0:
+def _bisect_signs(
+    function: ElementwiseFunction, left: FloatArray, right: FloatArray, signs: FloatArray
+) -> FloatArray:
+    """The first points from each left end on where the sign is another one."""
+    while np.any(open_ := right - left > _SNAP / 8.0):
         middle = (left + right) / 2.0
-        if middle in (left, right):
+        open_ &= (middle != left) & (middle != right)
+        if not open_.any():
             break
-        if float(np.sign(function(np.array([middle])))[0]) == sign:
-            left = middle
-        else:
-            right = middle
+        same = np.sign(function(middle)) == signs
+        left = np.where(open_ & same, middle, left)
+        right = np.where(open_ & ~same, middle, right)
     return right

@@ -1,6 +1,7 @@
 """Laplace transforms of the building blocks of X = phi(z)^2, z ~ N(0, 1).
 
-Every activation is a mixture of a dead atom (X = 0) and the three components below. For each, with
+Every activation is a mixture of a dead atom (X = 0) and components: the two below, in closed form,
+and those of `tabulated_components`. For each, with
 ``w`` its probability, a component gives at t >= 0
 
 * the deficit ``w - w E exp(-t X)``, accurate as t -> 0,
@@ -17,14 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lightning_init.theory.function_table import ElementwiseFunction, FunctionTable, function_table
 from lightning_init.theory.special import FloatArray
-
-# Tabulated laws, in blocks of neighbouring t: below the first exponent two terms of the series are
-# exact to rounding, above the second exp(-t X) counts for nothing.
-_LINEAR = 1e-8
-_VANISHED = 700.0
-_BLOCK = 16
 
 
 class Component(Protocol):
@@ -139,51 +133,3 @@ def _slope_series(terms: int) -> FloatArray:
 
 _TERMS = 18  # 0.35^38 is below 1e-17
 _SERIES = _slope_series(_TERMS)
-
-
-@dataclass(frozen=True)
-class Tabulated:
-    """X = gain * phi(z)^2 for an elementwise phi, integrated on Gauss-Legendre panels."""
-
-    function: ElementwiseFunction
-    gain: float
-    keep: float
-
-    @property
-    def weight(self) -> float:
-        """Probability of this part: kept by dropout and outside the dead zone of phi."""
-        return self.keep * (1.0 - function_table(self.function).dead_probability)
-
-    def power_mean(self, power: int) -> float:
-        """``w E X^power`` on the table."""
-        table = function_table(self.function)
-        return float(self.keep * self.gain**power * (table.weights @ table.squares**power))
-
-    def laplace(self, t: FloatArray) -> FloatArray:
-        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
-        table = function_table(self.function)
-        blocks = [
-            _table_transforms(table, self.gain * t[start : start + _BLOCK])
-            for start in range(0, len(t), _BLOCK)
-        ]
-        return self.keep * np.concatenate(blocks, axis=1)
-
-
-def _table_transforms(table: FunctionTable, t: FloatArray) -> FloatArray:
-    """The four transforms for a few neighbouring t: only nodes with t X of order 1 need exp."""
-    low, high = np.searchsorted(table.squares, (_LINEAR / t[-1], _VANISHED / t[0]))
-    exponent = np.multiply.outer(t, table.squares[low:high])
-    weights = table.weights[low:high]
-    decay = np.exp(-exponent)
-    first = exponent * decay
-    mass, mean, square = table.power_sums[:, low, None]
-    linear, quadratic = t * mean, (t * np.sqrt(square)) ** 2
-    vanished = table.power_sums[0, -1] - table.power_sums[0, high]
-    return np.stack(
-        [
-            -np.expm1(-exponent) @ weights + linear - quadratic / 2.0 + vanished,
-            decay @ weights + mass - linear + quadratic / 2.0,
-            first @ weights + linear - quadratic,
-            (exponent * first) @ weights + quadratic,
-        ]
-    )

@@ -197,11 +197,22 @@ def test_data_that_can_be_read_once_are_not_read() -> None:
     data = OneShot()
     model = Functional()
     before = copy.deepcopy(model.state_dict())
-    trainer = Trainer(max_epochs=1, max_steps=1, callbacks=[FractionalMomentInit(seed=0)], **QUIET)
+    callback = FractionalMomentInit(seed=0, nonlinearity="strict")
+    trainer = Trainer(max_epochs=1, max_steps=1, callbacks=[callback], **QUIET)
     with pytest.raises(MisconfigurationException, match="name it .nonlinearity='relu'."):
         trainer.fit(model, data)
     assert data.reads == 0
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_by_default_the_linear_rule_is_assumed_with_one_warning() -> None:
+    data, callback = OneShot(), FractionalMomentInit(seed=0, verbose=False)
+    trainer = Trainer(max_epochs=1, max_steps=1, callbacks=[callback], **QUIET)
+    with pytest.warns(UserWarning, match="read only once.*linear rule is assumed") as caught:
+        trainer.fit(Functional(), data)
+    assert sum("linear rule" in str(one.message) for one in caught) == 1
+    assert callback.plan is not None
+    assert {row.activation.source for row in callback.plan.rows} == {"assumed"}
 
 
 class TestForwardArguments:

@@ -234,6 +234,18 @@ class TestLogging:
         assert "FractionalMomentInit/std/net.2" in header
 
 
+class Extra(Regression):
+    """Everything frozen but one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(False)
+        self.extra = nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.extra.square().sum()
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -266,18 +278,19 @@ class TestRefusals:
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    def test_auto_that_cannot_be_told_says_how_to_name_it(self) -> None:
-        class Functional(Regression):
+    def test_strict_that_cannot_be_told_says_how_to_name_it(self) -> None:
+        class Unseen(Regression):
             def __init__(self) -> None:
                 super().__init__(nn.Linear(16, 8))
                 self.head = nn.Linear(8, 4)
 
             def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-                return self.head(self.net(batch[0]).relu()).square().mean()
+                raise RuntimeError("not today")
 
-        message = self.refused(Functional(), init())
+        message = self.refused(Unseen(), init(nonlinearity="strict"))
         assert "nonlinearity='relu'" in message
         assert "'head'" in message
+        assert "not today" in message
 
     def test_no_weight_matches(self) -> None:
         assert "'encoder.*'" in self.refused(Regression(), init(include=["encoder.*"]))
@@ -286,7 +299,9 @@ class TestRefusals:
         model = Regression()
         model.requires_grad_(False)
         model.extra = nn.Parameter(torch.zeros(1))
-        assert "no weight takes part" in self.refused(model, init())
+        assert "no weight takes part" in self.refused(model, init(nonlinearity="strict"))
+        with pytest.warns(UserWarning, match="no weight takes part.*Nothing was drawn"):
+            Trainer(max_epochs=1, callbacks=[init()], **QUIET).fit(Extra(), regression_loader())
 
     def test_a_law_that_is_not_defined_names_the_layer(self) -> None:
         net = nn.Sequential(nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 4))

@@ -1,0 +1,54 @@
+"""One call of a torch operation in a trace, with what its arguments carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lightning_init.inspection.signals import Signal
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a torch operation, with the signals that its arguments carry.
+
+    Args:
+        name: Name of the operation, without underscores around it.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        carriers: The tensor arguments that carry a signal, in order, each with its signal.
+        has_parameters: A parameter, or what is computed from parameters only, takes part.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    carriers: tuple[tuple[Tensor, Signal], ...]
+    has_parameters: bool
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """Signals of the arguments, in order."""
+        return tuple(signal for _, signal in self.carriers)
+
+    @property
+    def first(self) -> Signal | None:
+        """Signal of the first argument."""
+        return self.signal_of(self.argument(0, "input"))
+
+    def signal_of(self, value: Any) -> Signal | None:
+        """Return the signal that one argument carries, None if it carries none."""
+        return next((signal for tensor, signal in self.carriers if tensor is value), None)
+
+    def argument(self, position: int, keyword: str, default: Any = None) -> Any:
+        """Return an argument wherever it was written."""
+        if len(self.args) > position:
+            return self.args[position]
+        return self.kwargs.get(keyword, default)
+
+    def number(self, position: int, keyword: str, default: float) -> float:
+        """Return a numeric argument."""
+        return float(self.argument(position, keyword, default))

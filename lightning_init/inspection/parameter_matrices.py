@@ -1,0 +1,104 @@
+"""Follows parameters to the linear maps that they take part in, whatever class holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_init.inspection.calls import Call
+from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.matrices import fans_in_call
+from lightning_init.inspection.recognition import scale_free
+from lightning_init.inspection.regions import Node, mapped, region_of, tensors_in
+from lightning_init.inspection.weights import Weight
+
+
+class ParameterMatrices:
+    """What is made of the parameters of a model during one trace.
+
+    Args:
+        parameters: Every parameter, with the weights that it makes up.
+        candidates: By identity, the names of those that are a weight if a linear map uses them.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
+        candidates: Mapping[int, str],
+    ) -> None:
+        self.found: dict[str, tuple[int, Fans]] = {}
+        self.standardized: set[str] = set()
+        self._made_of: Any = WeakTensorKeyDictionary()
+        self._nodes: Any = WeakTensorKeyDictionary()
+        self._names: dict[Node, tuple[str, int]] = {}
+        for parameter, weights in parameters:
+            self._made_of[parameter] = weights
+            node = Node(parameter.shape, parameter.dtype, parameter.device)
+            self._nodes[parameter] = node
+            if id(parameter) in candidates:
+                self._names[node] = candidates[id(parameter)], id(parameter)
+
+    def any_in(self, tensors: Iterable[Any]) -> bool:
+        """Whether one of these is a parameter, or made of parameters only."""
+        return any(tensor in self._made_of for tensor in tensors if isinstance(tensor, Tensor))
+
+    def weights_in(self, value: Any) -> tuple[Weight, ...]:
+        """The weights that the tensors inside nested arguments are made of."""
+        found = (w for tensor in tensors_in(value) for w in self._made_of.get(tensor, ()))
+        return tuple(dict.fromkeys(found))
+
+    def extend(
+        self,
+        function: Callable[..., Any],
+        call: Call,
+        tensor: Tensor,
+        pick: int,
+        weights: tuple[Weight, ...],
+    ) -> None:
+        """Note what a call makes of parameters only."""
+        if tensor in self._made_of:
+            return
+        self._made_of[tensor] = weights
+
+        def leaf(value: Any) -> Any:
+            return self._nodes.get(value, value) if isinstance(value, Tensor) else value
+
+        args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
+        self._nodes[tensor] = Node(
+            tensor.shape,
+            tensor.dtype,
+            tensor.device,
+            operation=call.name,
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            pick=pick,
+        )
+
+    def matrices_in(self, call: Call) -> tuple[str, ...]:
+        """The candidates that a linear map multiplies by: themselves, reordered or in part."""
+        names: list[str] = []
+        for tensor in tensors_in((call.args, call.kwargs)):
+            node = self._nodes.get(tensor)
+            if node is None or not node.is_layout or not self._names.keys() & node.roots:
+                continue
+            fans = fans_in_call(call.name, call.args, call.kwargs, tensor)
+            if fans is not None:
+                (root,) = node.roots
+                name, identity = self._names[root]
+                self.found.setdefault(name, (identity, fans))
+                names.append(name)
+        return tuple(names)
+
+    def note_standardized(self, matrix: Any) -> None:
+        """Note the weights behind a matrix that stays the same when they are doubled."""
+        node = self._nodes.get(matrix) if isinstance(matrix, Tensor) else None
+        if node is None or node.is_layout or len(node.roots) != 1:
+            return
+        (root,) = node.roots
+        region = region_of(node)
+        if region is not None and scale_free(region, root):
+            self.standardized |= {weight.name for weight in self._made_of[matrix]}

@@ -1,0 +1,150 @@
+"""Remembers the region behind every tensor of a trace, and what each region turned out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from lightning_init.inspection.calls import Call
+from lightning_init.inspection.operation_names import PRODUCTS, SUMS
+from lightning_init.inspection.recognition import Finding, recognize
+from lightning_init.inspection.regions import SPLITS, Node, Region, mapped, region_of
+from lightning_init.inspection.signals import Signal, activate, scale, undecided
+
+_PLAIN = Signal().rule
+
+
+class RegionMemory:
+    """The regions of one trace; equal regions are looked into once."""
+
+    def __init__(self) -> None:
+        self._nodes: Any = WeakTensorKeyDictionary()
+        self._findings: dict[Any, Finding | None] = {}
+        self._uses: dict[str, set[Node]] = {}
+        self._inside_norms: set[Node] = set()
+
+    def begin(
+        self, tensor: Tensor, signal: Signal, *, given: bool = False, from_weight: bool = False
+    ) -> None:
+        """Let a region start at `tensor`."""
+        values = tensor.detach() if given else None
+        self._nodes[tensor] = _node(tensor, signal=signal, values=values, from_weight=from_weight)
+
+    def put(self, tensor: Tensor, node: Node) -> None:
+        """Give a tensor the node that `extend` made for it."""
+        self._nodes[tensor] = node
+
+    def extend(
+        self, function: Callable[..., Any], call: Call, outputs: list[Tensor], after: Signal
+    ) -> tuple[Node, ...]:
+        """One node for each result of a call that keeps to its region."""
+
+        def leaf(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return self._nodes.get(value, value.detach())
+
+        args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
+        # A product of what is fed in may be its norm; a sum of one signal's functions, anything.
+        several = len(call.carriers) > 1
+        doubtful = several and (call.name in SUMS or (after.from_input and call.name in PRODUCTS))
+        nodes = tuple(
+            _node(
+                tensor,
+                operation=call.name,
+                function=function,
+                args=args,
+                kwargs=kwargs,
+                pick=pick,
+                doubtful=doubtful,
+            )
+            for pick, tensor in enumerate(outputs)
+        )
+        return tuple(map(_part, nodes, outputs, [after] * len(nodes)))
+
+    def share_a_root(self, carriers: Iterable[tuple[Tensor, Signal]]) -> bool:
+        """Whether all these tensors are made of the same roots."""
+        nodes = [self._nodes.get(tensor) for tensor, _ in carriers]
+        roots = {node.roots if node is not None else None for node in nodes}
+        return len(roots) == 1 and None not in roots
+
+    def resolve(self, tensor: Tensor, signal: Signal) -> Signal:
+        """Return the signal that a tensor carries, by its region where `signal` does not tell."""
+        node: Node | None = self._nodes.get(tensor)
+        if node is None or node.function is None or (signal.decided and not node.doubtful):
+            return signal
+        region = region_of(node)
+        if region is None or any(_rule(root) != _PLAIN for root in region.free_roots):
+            return signal
+        finding = self._finding(region)
+        if finding is None:
+            return signal
+        self._inside_norms.update(region.calls[place] for place in finding.inside_norms)
+        starts = [region.roots[place] for place in finding.starts]
+        known = _behind([root.signal for root in starts if root.signal], finding, signal.dropout)
+        if known.rule == _PLAIN:
+            self.begin(tensor, known, from_weight=all(root.from_weight for root in starts))
+        return known
+
+    def _finding(self, region: Region) -> Finding | None:
+        key = region.key()
+        if key not in self._findings:
+            self._findings[key] = recognize(region)
+        return self._findings[key]
+
+    def note_use(self, names: Iterable[str], node: Node) -> None:
+        """Note that the outputs of these weights go into a call that keeps to its region."""
+        for name in names:
+            self._uses.setdefault(name, set()).add(node)
+
+    def into_norms(self) -> set[str]:
+        """The weights whose output goes into norms that are written out."""
+        return {name for name, nodes in self._uses.items() if nodes & self._inside_norms}
+
+    def used_outside_norms(self) -> set[str]:
+        """The weights whose output goes into a call that does not lead up to a norm."""
+        return {name for name, nodes in self._uses.items() if nodes - self._inside_norms}
+
+
+def _rule(root: Node) -> Any:
+    return root.signal.rule if root.signal is not None else None
+
+
+def _node(tensor: Tensor, **about: Any) -> Node:
+    return Node(tensor.shape, tensor.dtype, tensor.device, **about)
+
+
+def _part(node: Node, tensor: Tensor, after: Signal) -> Node:
+    """A part of a root is a root of its own: the halves of an output are two signals."""
+    selects = node.operation in SPLITS and len(node.inputs) == 1 and not node.reshapes
+    if not (selects and after.rule == _PLAIN and node.inputs[0].is_layout):
+        return node
+    (whole,) = node.roots
+    values = None if whole.values is None else tensor.detach()
+    return _node(tensor, signal=after, values=values, from_weight=whole.from_weight)
+
+
+def _behind(signals: list[Signal], finding: Finding, dropout: float) -> Signal:
+    """The signal behind a region that starts at `signals`."""
+    marks = frozenset().union(*(signal.marks for signal in signals))
+    from_input = all(signal.from_input for signal in signals)
+    if finding.normalized:
+        before = Signal(marks=marks | {"normalized"}, from_input=from_input)
+    elif len(signals) == 1:
+        before = signals[0]
+    else:
+        notes = tuple(dict.fromkeys(note for signal in signals for note in signal.notes))
+        decided = all(signal.decided for signal in signals)
+        before = Signal(marks=marks, notes=notes, decided=decided, from_input=from_input)
+    name, param = finding.rule
+    for note in finding.notes:
+        before = scale(before) if finding.decided else undecided(before, note)
+    after = before if name == "linear" else activate(before, name, param)
+    after = after._replace(dropout=dropout)
+    if finding.drops_first and name != "linear":
+        note = f"dropout stands before {name}: rule for dropout behind it used"
+        return undecided(after, note)
+    return after

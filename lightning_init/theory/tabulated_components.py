@@ -1,0 +1,167 @@
+"""Laplace transforms of X = phi(z)^2 and of the gated X = phi(a)^2 b^2 from a table of phi.
+
+Both tables hold squares x_k with normal probabilities w_k: the transforms are sums over k of w_k
+kernel(t x_k), with exp(-x) for an activation and, b ~ N(0, 1) integrated out, (1 + 2 x)^(-1/2) for
+a gated product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from lightning_init.theory.elementwise import linear, relu
+from lightning_init.theory.function_table import (
+    ElementwiseFunction,
+    FunctionTable,
+    function_table,
+    scale_exponent,
+)
+from lightning_init.theory.special import FloatArray
+
+# In blocks of neighbouring t: below the first exponent two terms of the series are exact to
+# rounding, above the second exp(-t X) counts for nothing.
+_LINEAR = 1e-8
+_VANISHED = 700.0
+_BLOCK = 16
+
+# Trapezoid rule in log |a|: the integrands are analytic for |Im log a| < pi / 4, so that this step
+# leaves e^(-2 pi (pi / 4) / 0.13) = 3e-17; the lower end cuts 1e-20 of the mass.
+_LOG_STEP = 0.13
+_LOG_NODES = np.arange(-45.0, math.log(12.0), _LOG_STEP)
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """X = gain * phi(z)^2 for an elementwise phi, z normal or the largest of ``window`` draws."""
+
+    function: ElementwiseFunction
+    gain: float
+    keep: float
+    window: float = 1.0
+
+    @property
+    def weight(self) -> float:
+        """Probability of this part: kept by dropout and outside the dead zone of phi."""
+        return self.keep * (1.0 - function_table(self.function, self.window).dead_probability)
+
+    @property
+    def scale_exponent(self) -> float:
+        """How phi passes a small change of the log-scale of its input on to its second moment."""
+        return scale_exponent(self.function, self.window)
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power`` on the table."""
+        table = function_table(self.function, self.window)
+        return float(self.keep * self.gain**power * (table.weights @ table.squares**power))
+
+    def moments_at(self, scales: FloatArray) -> FloatArray:
+        """Rows E phi(c z)^2 and E phi(c z)^4, without dropout, one column per scale c."""
+        table = function_table(self.function, self.window)
+        squares = self.function(np.multiply.outer(scales, table.nodes)) ** 2
+        return np.stack([squares @ table.weights, squares**2 @ table.weights])
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        table = function_table(self.function, self.window)
+        return self.keep * _transforms(table, self.gain * t, _exponential, 0.5)
+
+
+@dataclass(frozen=True)
+class GatedProduct:
+    """X = gain * (phi(a) b)^2 with independent standard normal a and b."""
+
+    function: ElementwiseFunction
+    gain: float
+    keep: float
+
+    @property
+    def weight(self) -> float:
+        """Probability of this part: kept by dropout and outside the dead zone of phi."""
+        return self.keep * (1.0 - _gate_table(self.function).dead_probability)
+
+    @property
+    def scale_exponent(self) -> float:
+        """That of phi, and 1 for the factor b."""
+        return 1.0 + scale_exponent(self.function)
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power``: the normal moments of b of order 2, 4, 6 are 1, 3, 15."""
+        table = _gate_table(self.function)
+        of_gate = float(table.weights @ table.squares**power)
+        return (1.0, 3.0, 15.0)[power - 1] * self.keep * self.gain**power * of_gate
+
+    def moments_at(self, scales: FloatArray) -> FloatArray:
+        """Rows E (phi(c a) c b)^2 and E (phi(c a) c b)^4, without dropout, one column per c."""
+        of_gate = Tabulated(self.function, 1.0, 1.0).moments_at(scales)
+        return of_gate * np.stack([scales**2, 3.0 * scales**4])
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        return self.keep * _transforms(_gate_table(self.function), self.gain * t, _chi_square, 1.5)
+
+
+@lru_cache(maxsize=256)
+def _gate_table(function: ElementwiseFunction) -> FunctionTable:
+    """The table of the gate; the two homogeneous gates have one of few nodes."""
+    if function.function not in (linear, relu):
+        return function_table(function)
+    nodes = np.exp(_LOG_NODES)
+    weights = nodes * np.exp(-0.5 * nodes**2)
+    dead = 0.5 if function.function is relu else 0.0
+    return FunctionTable(nodes, nodes**2, (1.0 - dead) * weights / weights.sum(), dead)
+
+
+def _exponential(x: FloatArray) -> FloatArray:
+    value = np.exp(-x)
+    first = x * value
+    return np.array([-np.expm1(-x), value, first, x * first])
+
+
+def _chi_square(x: FloatArray) -> FloatArray:
+    square = 1.0 / (1.0 + 2.0 * x)
+    value = np.sqrt(square)
+    ratio = x * square
+    first = ratio * value
+    return np.array([2.0 * ratio / (1.0 + value), value, first, 3.0 * ratio * first])
+
+
+def _transforms(
+    table: FunctionTable,
+    t: FloatArray,
+    kernel: Callable[[FloatArray], FloatArray],
+    quadratic: float,
+) -> FloatArray:
+    """The four transforms at increasing t for the kernel 1 - x + quadratic x^2 + ..."""
+    blocks = [
+        _block_transforms(table, t[start : start + _BLOCK], kernel, quadratic)
+        for start in range(0, len(t), _BLOCK)
+    ]
+    return np.concatenate(blocks, axis=1)
+
+
+def _block_transforms(
+    table: FunctionTable,
+    t: FloatArray,
+    kernel: Callable[[FloatArray], FloatArray],
+    quadratic: float,
+) -> FloatArray:
+    """The transforms for a few neighbouring t: only nodes with t X of order 1 need the kernel."""
+    largest = _VANISHED if kernel is _exponential else math.inf
+    low, high = np.searchsorted(table.squares, (_LINEAR / t[-1], largest / t[0]))
+    rows = kernel(np.multiply.outer(t, table.squares[low:high])) @ table.weights[low:high]
+    mass, mean, square = table.power_sums[:, low, None]
+    first_order, second_order = t * mean, quadratic * (t * np.sqrt(square)) ** 2
+    vanished = table.power_sums[0, -1] - table.power_sums[0, high]
+    return np.stack(
+        [
+            rows[0] + first_order - second_order + vanished,
+            rows[1] + mass - first_order + second_order,
+            rows[2] + first_order - 2.0 * second_order,
+            rows[3] + 2.0 * second_order,
+        ]
+    )
