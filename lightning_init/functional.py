@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -242,4 +243,9 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     if example_input is not None and has_lazy_parameters(module):
         materialize_lazy_(module, example_input)
     plan.apply_(module, seed)
-    return plan if example_input is None else plan.measured_on(module, example_input)
+    if example_input is None:
+        return plan
+    try:
+        return plan.measured_on(module, example_input)
+    except ValueError as error:  # what was drawn stands: a batch that is too small may be to blame
+        return replace(plan, remarks=(*plan.remarks, f"Not measured: {error}"))

@@ -124,9 +124,16 @@ def _stack(weight: Weight) -> str:
 
 
 def _inside_branches(rows: Sequence[PlannedWeight]) -> frozenset[str]:
-    """Names of the weights before the last one that stands behind a sum, in the plan's order."""
-    behind = [index for index, row in enumerate(rows) if "residual" in row.activation.marks]
-    return frozenset(row.weight.name for row in rows[: max(behind, default=0)])
+    """In a model that adds branches up, every weight but the heads behind the sums.
+
+    A head stands behind a sum, and its place is not repeated through the depth.
+    """
+    behind = {row.weight.name for row in rows if "residual" in row.activation.marks}
+    if not behind:
+        return frozenset()
+    depth = Counter(_stack(row.weight) for row in rows)
+    heads = {row.weight.name for row in rows if depth[_stack(row.weight)] == 1} & behind
+    return frozenset(row.weight.name for row in rows) - heads
 
 
 def _judged(one: _Held, depth: int, inside: bool) -> PlannedWeight:

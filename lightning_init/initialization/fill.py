@@ -84,7 +84,7 @@ def fill_normal_(
         >>> round(model.weight.std().item(), 2)
         0.1
     """
-    _check_positive("std", std, weight)
+    check_scale("std", std, weight)
     target = _drawn_in_place(model, weight)
     if target is None:
         _write(model, weight, _draw(model, weight, seed).mul_(std))
@@ -133,7 +133,7 @@ def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 
         >>> bool(torch.allclose(model.weight_hh @ model.weight_hh.T, torch.eye(4), atol=1e-6))
         True
     """
-    _check_positive("gain", gain, weight)
+    check_scale("gain", gain, weight)
     draw = _draw(model, weight, seed)
     matrix = draw.double().reshape(draw.shape[0], -1)
     wide = matrix.shape[0] < matrix.shape[1]
@@ -233,7 +233,8 @@ def _parameter(value: object) -> nn.Parameter:
     return value
 
 
-def _check_positive(argument: str, value: float, weight: Weight) -> None:
+def check_scale(argument: str, value: float, weight: Weight) -> None:
+    """Refuse a scale that is not positive and finite, naming the layer."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(
             f"`{argument}` of layer {weight.name!r} must be positive and finite, got {value}; "

@@ -53,6 +53,7 @@ class InitPlan:
         remarks: Lines to add to what the plan predicts.
         warnings: What is worth a warning, one sentence each.
         log_norms: What a batch measured, one entry per layer that it reached; empty without one.
+        losses: Loss of the first batch before and after the draw; None where it is not known.
     """
 
     rows: tuple[PlannedWeight, ...]
@@ -61,13 +62,36 @@ class InitPlan:
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     log_norms: tuple[LayerLogNorm, ...] = ()
+    losses: tuple[float, float] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Closing lines: what the plan predicts, the remarks, and what changes in the model."""
         zeros = sum(one.reason == ALL_ZERO for one in self.left_out)
         changes = change_lines(self.rows, zeros)
-        return (*closing_lines(self.rows, self.settings), *self.remarks, *changes)
+        loss = (
+            (f"Loss of the first batch: {self.losses[0]:.4g} before, {self.losses[1]:.4g} after.",)
+            if self.losses
+            else ()
+        )
+        return (*closing_lines(self.rows, self.settings), *self.remarks, *changes, *loss)
+
+    def with_losses(self, before: float, after: float | None) -> InitPlan:
+        """The same plan with the first batch's loss, and a warning if it is more than doubled.
+
+        Args:
+            before: With the weights that were there.
+            after: With those that were drawn; None if it could not be worked out.
+        """
+        if after is None:
+            return self
+        worse = not math.isfinite(after) or after > 2.0 * before > 0.0
+        sentence = (
+            f"the loss of the first batch went from {before:.4g} to {after:.4g}; leave out the"
+            " layers that scale the output (exclude=[...]), or keep what was there."
+        )
+        warned = (*self.warnings, sentence) if worse and math.isfinite(before) else self.warnings
+        return replace(self, losses=(before, after), warnings=warned)
 
     def apply_(self, model: nn.Module, seed: int) -> None:
         """Draw every planned weight of ``model`` in place.
@@ -76,6 +100,9 @@ class InitPlan:
             model: The model that the plan was made for.
             seed: Each layer's stream depends on this and on the layer's name alone.
         """
+        for row in self.rows:  # before the first is written
+            if row.treatment == "normal":
+                fill.check_scale("std", row.std, row.weight)
         generator = torch.Generator()
         for row in self.rows:
             if row.treatment == "normal":
