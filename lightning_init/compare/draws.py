@@ -98,7 +98,13 @@ def first_input(batch: Any) -> Any:
 
 def _linear_plan(module: nn.Module, seed: int) -> InitPlan:
     return fractional_moment_init_(
-        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
+        module,
+        order=2.0,
+        nonlinearity="linear",
+        recurrent="same",
+        bias="zero",
+        respect="nothing",
+        seed=seed,
     )
 
 

@@ -27,7 +27,14 @@ Initialize = Callable[[nn.Module, int], Any]
 # From a seed and one batch of training data to the callbacks that initialize.
 Build = Callable[[int, Any], Sequence[Callback]]
 
-HE: dict[str, Any] = {"order": 2.0, "first_layer": "activation", "recurrent": "same"}
+# For every weight alike: what a comparison names, it draws.
+HE: dict[str, Any] = {
+    "order": 2.0,
+    "first_layer": "activation",
+    "recurrent": "same",
+    "bias": "zero",
+    "respect": "nothing",
+}
 
 
 @dataclass(frozen=True)
