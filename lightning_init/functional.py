@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from lightning_init.initialization.settings import (
     FractionalMomentSettings,
     Mode,
     Recurrent,
+    Respect,
     documents_settings,
 )
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
@@ -182,13 +184,14 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     seed: int = 0,
     param: float | tuple[float, ...] | None = None,
     dropout: float = 0.0,
-    bias: Bias = "zero",
+    bias: Bias = "auto",
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
     first_layer: FirstLayer = "linear",
     mode: Mode = "fan_in",
     conv_width: ConvWidth = "taps",
     recurrent: Recurrent = "orthogonal",
+    respect: Respect = "author",
     dry_run: bool = False,
 ) -> InitPlan:
     """Draw the weights of a whole model so that the order-s moment of the signal is preserved.
@@ -240,4 +243,9 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     if example_input is not None and has_lazy_parameters(module):
         materialize_lazy_(module, example_input)
     plan.apply_(module, seed)
-    return plan if example_input is None else plan.measured_on(module, example_input)
+    if example_input is None:
+        return plan
+    try:
+        return plan.measured_on(module, example_input)
+    except ValueError as error:  # what was drawn stands: a batch that is too small may be to blame
+        return replace(plan, remarks=(*plan.remarks, f"Not measured: {error}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -17,6 +18,30 @@ def shorten(text: str, width: int) -> str:
         return text
     kept = width - 3
     return text[: kept - kept // 2] + "..." + text[len(text) - kept // 2 :]
+
+
+def shorten_all(texts: Sequence[str], width: int) -> dict[str, str]:
+    """Shorten dotted names so that different ones stay different.
+
+    Where the middle tells them apart, all words but the last are cut and numbers stay.
+
+    >>> shorten_all(["encoder.block.3.attention.output", "encoder.block.4.attention.output"], 20)
+    ... # doctest: +NORMALIZE_WHITESPACE
+    {'encoder.block.3.attention.output': 'enc.blo.3.att.output',
+     'encoder.block.4.attention.output': 'enc.blo.4.att.output'}
+    """
+    short = {text: shorten(text, width) for text in texts}
+    for letters in range(width // 2, 0, -1):
+        uses = Counter(short.values())
+        alike = [text for text in short if uses[short[text]] > 1]
+        for text in alike:
+            *words, last = text.split(".")
+            cut = ".".join([*(w if w.isdigit() else w[:letters] for w in words), last])
+            short[text] = cut if len(cut) <= width else shorten(cut, width)
+    uses = Counter(short.values())
+    left = [text for text in short if uses[short[text]] > 1]
+    short.update({t: f"{shorten(t, width - 5)} #{place + 1}" for place, t in enumerate(left)})
+    return short
 
 
 def number(value: float, digits: int = 3) -> str:

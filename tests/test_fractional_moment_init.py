@@ -315,7 +315,7 @@ BAD_INPUT: dict[str, tuple[Any, dict[str, Any], str]] = {
     "dropout_one": (mlp, {"nonlinearity": "relu", "dropout": 1.0}, "`dropout` must be in [0, 1)"),
     "param_of_auto": (mlp, {"param": 0.1}, "belong to a named `nonlinearity`"),
     "dropout_of_auto": (mlp, {"dropout": 0.1}, "belong to a named `nonlinearity`"),
-    "bias": (mlp, {"bias": "none"}, "`bias` must be one of zero, keep, got 'none'."),
+    "bias": (mlp, {"bias": "none"}, "`bias` must be one of auto, zero, keep, got 'none'."),
     "first_layer": (mlp, {"first_layer": "relu"}, "`first_layer` must be one of linear, activ"),
     "mode": (mlp, {"mode": "fan_avg"}, "`mode` must be one of fan_in, fan_out, got 'fan_avg'."),
     "conv_width": (mlp, {"conv_width": "kernel"}, "`conv_width` must be one of taps, channels"),

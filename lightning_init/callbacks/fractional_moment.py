@@ -23,6 +23,7 @@ from lightning_init.initialization.settings import (
     FractionalMomentSettings,
     Mode,
     Recurrent,
+    Respect,
     documents_settings,
 )
 from lightning_init.initialization.synchronization import synchronize
@@ -33,6 +34,7 @@ from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.first_batch import first_batch, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
+from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
 
@@ -83,13 +85,14 @@ class FractionalMomentInit(_InitCallback):
         nonlinearity: str = "auto",
         param: float | tuple[float, ...] | None = None,
         dropout: float = 0.0,
-        bias: Bias = "zero",
+        bias: Bias = "auto",
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         first_layer: FirstLayer = "linear",
         mode: Mode = "fan_in",
         conv_width: ConvWidth = "taps",
         recurrent: Recurrent = "orthogonal",
+        respect: Respect = "author",
         seed: int | None = None,
         dry_run: bool = False,
         verbose: bool = True,
@@ -101,7 +104,7 @@ class FractionalMomentInit(_InitCallback):
         self.plan: InitPlan | None = None
         self._planned: frozenset[str] = frozenset()
         self._example: Any = None
-        self._example_is_batch = False
+        self._batch: Any = None
         self._failure = ""
         self._to_log = False
         self._to_show = False
@@ -119,7 +122,8 @@ class FractionalMomentInit(_InitCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or not self._is_fresh(trainer):
             return
-        self.plan, self._planned, self._example = None, frozenset(), None
+        self.plan, self._planned = None, frozenset()
+        self._example = self._batch = None
         self._to_log = self._to_show = self._to_measure = False
         if not trains(trainer) or has_lazy_parameters(pl_module):
             return
@@ -165,7 +169,7 @@ class FractionalMomentInit(_InitCallback):
             self._draw(trainer, module, reading)
         self._measure(trainer, module)
         self._show(trainer)
-        self._example = None
+        self._example = self._batch = None
 
     # ------------------------------------------------------------------------------------- steps
     def _example_array(self, trainer: Trainer, module: LightningModule) -> Any:
@@ -192,7 +196,7 @@ class FractionalMomentInit(_InitCallback):
     def _decide(self, trainer: Trainer, module: LightningModule) -> Reading:
         """Learn of the model whatever can be learned; all ranks go by rank zero."""
         found = read_for_training(trainer, module, self._example, self.settings)
-        self._example, self._example_is_batch = found.example, found.from_batch
+        self._example, self._batch = found.example, found.batch
         self._failure = f" ({'; '.join(found.failures)})" if found.failures else ""
         decided: Reading = trainer.strategy.broadcast(found.reading)
         return decided
@@ -234,18 +238,24 @@ class FractionalMomentInit(_InitCallback):
         reading: Reading,
     ) -> None:
         activations = self._activations(reading)
-        plan = plan_fractional_moments(reading.inventory, activations, self.settings)
+        plan = plan_fractional_moments(reading.inventory, activations, self.settings, module)
         if self.settings.reads_model:
             sentences = assumption_warning(reading.unknown, self._failure)
             plan = replace(plan, warnings=(*sentences, *plan.warnings))
-        late = tuple(row for row in plan.rows if row.weight.name not in self._planned)
+        drawn = {} if self.plan is None else {row.weight.name: row for row in self.plan.rows}
+        late = tuple(row for row in plan.rows if row.weight.name not in drawn)
+        plan = replace(plan, rows=tuple([drawn.get(row.weight.name, row) for row in plan.rows]))
         self.plan, self._to_show = plan, True
         self._to_log = self._to_measure = not self.dry_run
         if not self.dry_run:
             seed = self._resolve_seed(trainer)
+            # What an earlier draw of ours left is not what was there.
+            before = None if self._planned else first_loss(trainer, module, self._batch)
             with shadows_follow(trainer, module):
                 replace(plan, rows=late).apply_(module, seed)
                 synchronize(module)
+            if before is not None:
+                self.plan = plan.with_losses(before, first_loss(trainer, module, self._batch))
         self._planned = frozenset(row.weight.name for row in plan.rows)
 
     def _measure(self, trainer: Trainer, module: LightningModule) -> None:
@@ -258,7 +268,7 @@ class FractionalMomentInit(_InitCallback):
             try:
                 self.plan = self.plan.measured_on(module, self._example)
             except ValueError as error:
-                why = "`forward` does not take the batch." if self._example_is_batch else error
+                why = "`forward` does not take the batch." if self._batch is not None else error
                 remark = f"Not measured: {why}"
                 self.plan = replace(self.plan, remarks=(*self.plan.remarks, remark))
 

@@ -21,13 +21,13 @@ class TrainingReading(NamedTuple):
     Args:
         reading: Its weights, and what stands in front of them.
         example: What its forward can be called with, None if nothing is at hand.
-        from_batch: Whether the example is a batch of the training data.
+        batch: The batch of the training data that was read for it, None if there was no need.
         failures: Why something could not be traced, one line each.
     """
 
     reading: Reading
     example: Any
-    from_batch: bool
+    batch: Any
     failures: tuple[str, ...]
 
 
@@ -62,27 +62,27 @@ def read_for_training(
     failures: list[str] = []
     if example is not None:
         try:
-            return TrainingReading(read_quietly(module, example, settings), example, False, ())
+            return TrainingReading(read_quietly(module, example, settings), example, None, ())
         except Exception as error:
             failures.append(_line(error))
     declared = read_quietly(module, None, settings)
     if declared.complete:
-        return TrainingReading(declared, None, False, tuple(failures))
+        return TrainingReading(declared, None, None, tuple(failures))
     try:
         batch = first_batch(trainer, module)
     except Exception as error:
-        return TrainingReading(declared, None, False, (*failures, _line(error)))
+        return TrainingReading(declared, None, None, (*failures, _line(error)))
     if batch is None:
         failures.append("the training data are empty, or can be read only once")
-        return TrainingReading(declared, None, False, tuple(failures))
+        return TrainingReading(declared, None, None, tuple(failures))
     example = forward_arguments(module, batch)
     for source in (_from_step, _from_forward):
         try:
             reading = source(trainer, module, batch, settings)
-            return TrainingReading(reading, example, True, ())
+            return TrainingReading(reading, example, batch, ())
         except Exception as error:
             failures.append(_line(error))
-    return TrainingReading(declared, None, True, tuple(failures))
+    return TrainingReading(declared, None, batch, tuple(failures))
 
 
 def _from_step(

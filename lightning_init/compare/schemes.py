@@ -34,7 +34,14 @@ Initialize = Callable[[nn.Module, int], Any]
 # From a seed and one batch of training data to the callbacks that initialize.
 Build = Callable[[int, Any], Sequence[Callback]]
 
-HE: dict[str, Any] = {"order": 2.0, "first_layer": "activation", "recurrent": "same"}
+# For every weight alike: what a comparison names, it draws.
+HE: dict[str, Any] = {
+    "order": 2.0,
+    "first_layer": "activation",
+    "recurrent": "same",
+    "bias": "zero",
+    "respect": "nothing",
+}
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,13 @@ def _scaled_he(*, seed: int, batch: Any, factor: float = 1.0) -> list[Callback]:
 
 def _xavier(module: nn.Module, seed: int, *, uniform: bool) -> None:
     plan = fractional_moment_init_(
-        module, order=2.0, nonlinearity="linear", recurrent="same", seed=seed
+        module,
+        order=2.0,
+        nonlinearity="linear",
+        recurrent="same",
+        bias="zero",
+        respect="nothing",
+        seed=seed,
     )
     draws.xavier_(module, plan, seed, uniform=uniform)
 

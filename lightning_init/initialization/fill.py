@@ -85,7 +85,7 @@ def fill_normal_(
         >>> round(model.weight.std().item(), 2)
         0.1
     """
-    _check_positive("std", std, weight)
+    check_scale("std", std, weight)
     target = _drawn_in_place(model, weight)
     if target is None:
         _write(model, weight, _draw(model, weight, seed).mul_(std))
@@ -134,7 +134,7 @@ def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 
         >>> bool(torch.allclose(model.weight_hh @ model.weight_hh.T, torch.eye(4), atol=1e-6))
         True
     """
-    _check_positive("gain", gain, weight)
+    check_scale("gain", gain, weight)
     draw = _draw(model, weight, seed)
     matrix = draw.double().reshape(draw.shape[0], -1)
     wide = matrix.shape[0] < matrix.shape[1]
@@ -156,7 +156,8 @@ def scale_(model: nn.Module, weight: Weight, factor: float) -> None:
 def zero_biases_(model: nn.Module, weight: Weight) -> None:
     """Set the biases that belong to a weight to zero, in place.
 
-    A bias stacked over several blocks belongs to the first of them and is zeroed whole.
+    A bias stacked over several blocks belongs to the first of them and is zeroed whole. A weight
+    with fewer biases than its layer has, `weight._replace(biases=...)`, has those zeroed only.
     """
     for bias in biases_of(model, weight):
         bias.detach().zero_()
@@ -236,7 +237,8 @@ def _parameter(value: object) -> nn.Parameter:
     return value
 
 
-def _check_positive(argument: str, value: float, weight: Weight) -> None:
+def check_scale(argument: str, value: float, weight: Weight) -> None:
+    """Refuse a scale that is not positive and finite, naming the layer."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(
             f"`{argument}` of layer {weight.name!r} must be positive and finite, got {value}; "

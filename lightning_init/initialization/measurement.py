@@ -42,6 +42,8 @@ class LayerLogNorm:
         """Whether the measurement lies within two standard deviations; None without prediction."""
         if math.isnan(self.predicted):
             return None
+        if self.measured == self.predicted:  # -inf: a layer that is dead, as was foreseen
+            return True
         return abs(self.measured - self.predicted) <= 2.0 * self.sd
 
 
@@ -118,7 +120,16 @@ def _follows(row: PlannedWeight, before: PlannedWeight) -> bool:
         and not row.activation.first_layer
         and not row.activation.note
         and not _UNCERTAIN.intersection(row.activation.marks)
+        and not _averaged_unlike(row, before)
     )
+
+
+def _averaged_unlike(row: PlannedWeight, before: PlannedWeight) -> bool:
+    """Whether one log-norm is the mean of logs over positions, the other the log of a mean."""
+    kinds = before.weight.kind, row.weight.kind
+    # A linear layer of as many inputs as the convolution has channels acts on every position.
+    per_position = kinds == ("conv", "linear") and row.weight.fan_in == before.weight.shape[0]
+    return per_position or kinds == ("linear", "conv")
 
 
 def longest_chain(log_norms: Sequence[LayerLogNorm]) -> tuple[LayerLogNorm, ...]:

@@ -49,7 +49,7 @@ def plan_model(
                 " traced."
             )
         warning = assumption_warning(reading.unknown)
-        plan = plan_fractional_moments(inventory, reading.assumed().activations, settings)
+        plan = plan_fractional_moments(inventory, reading.assumed().activations, settings, model)
         return replace(plan, warnings=(*warning, *plan.warnings))
     activations = named_activations(
         inventory.weights,
@@ -58,7 +58,7 @@ def plan_model(
         settings.param,
         settings.dropout,
     )
-    return plan_fractional_moments(inventory, activations, settings)
+    return plan_fractional_moments(inventory, activations, settings, model)
 
 
 def assumption_warning(unknown: Sequence[str], reason: str = "") -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightning_init.initialization import fill
+from lightning_init.initialization.author import beside_what_was_there
 from lightning_init.initialization.measurement import (
     NOTHING_MEASURED,
     LayerLogNorm,
@@ -20,11 +21,12 @@ from lightning_init.initialization.measurement import (
     signal_cells,
 )
 from lightning_init.initialization.planned_weight import PlannedWeight, law_words, rule_words
-from lightning_init.initialization.prediction import closing_lines, plan_warnings
+from lightning_init.initialization.prediction import change_lines, closing_lines, plan_warnings
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
+from lightning_init.inspection.reasons import ALL_ZERO
 from lightning_init.inspection.weights import LeftOut, Weight, WeightInventory
-from lightning_init.tables import number, shape_text, shorten, text_table
+from lightning_init.tables import number, shape_text, shorten_all, text_table
 from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.fractional_moments import (
     MATERIAL_INFLATION,
@@ -51,6 +53,7 @@ class InitPlan:
         remarks: Lines to add to what the plan predicts.
         warnings: What is worth a warning, one sentence each.
         log_norms: What a batch measured, one entry per layer that it reached; empty without one.
+        losses: Loss of the first batch before and after the draw; None where it is not known.
     """
 
     rows: tuple[PlannedWeight, ...]
@@ -59,11 +62,36 @@ class InitPlan:
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     log_norms: tuple[LayerLogNorm, ...] = ()
+    losses: tuple[float, float] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Closing lines: what the plan predicts, and the remarks."""
-        return (*closing_lines(self.rows, self.settings), *self.remarks)
+        """Closing lines: what the plan predicts, the remarks, and what changes in the model."""
+        zeros = sum(one.reason == ALL_ZERO for one in self.left_out)
+        changes = change_lines(self.rows, zeros)
+        loss = (
+            (f"Loss of the first batch: {self.losses[0]:.4g} before, {self.losses[1]:.4g} after.",)
+            if self.losses
+            else ()
+        )
+        return (*closing_lines(self.rows, self.settings), *self.remarks, *changes, *loss)
+
+    def with_losses(self, before: float, after: float | None) -> InitPlan:
+        """The same plan with the first batch's loss, and a warning if it is more than doubled.
+
+        Args:
+            before: With the weights that were there.
+            after: With those that were drawn; None if it could not be worked out.
+        """
+        if after is None:
+            return self
+        worse = not math.isfinite(after) or after > 2.0 * before > 0.0
+        sentence = (
+            f"the loss of the first batch went from {before:.4g} to {after:.4g}; leave out the"
+            " layers that scale the output (exclude=[...]), or keep what was there."
+        )
+        warned = (*self.warnings, sentence) if worse and math.isfinite(before) else self.warnings
+        return replace(self, losses=(before, after), warnings=warned)
 
     def apply_(self, model: nn.Module, seed: int) -> None:
         """Draw every planned weight of ``model`` in place.
@@ -72,14 +100,16 @@ class InitPlan:
             model: The model that the plan was made for.
             seed: Each layer's stream depends on this and on the layer's name alone.
         """
+        for row in self.rows:  # before the first is written
+            if row.treatment == "normal":
+                fill.check_scale("std", row.std, row.weight)
         generator = torch.Generator()
         for row in self.rows:
             if row.treatment == "normal":
                 fill.fill_normal_(model, row.weight, row.std, seed, generator)
             elif row.treatment == "orthogonal":
                 fill.fill_orthogonal_(model, row.weight, seed)
-            if row.treatment != "keep" and self.settings.bias == "zero":
-                fill.zero_biases_(model, row.weight)
+            fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
 
     def measured_on(self, model: nn.Module, example_input: Any) -> InitPlan:
         """The same plan with the log-norms that a batch shows in the drawn model.
@@ -128,7 +158,7 @@ class InitPlan:
     ) -> str:
         """The table; the measured log-norms are columns of it, or a table of their own below it."""
         footnotes: dict[str, int] = {}
-        names = {row.weight.name: shorten(row.weight.name, name_width) for row in rows}
+        names = shorten_all([row.weight.name for row in rows], name_width)
         signals = {one.name: signal_cells(one) for one in self.log_norms if one.name in names}
         predicted = any(one.inside is not None for one in self.log_norms)
         headers = ("log-norm", "predicted")[: 1 + predicted if signals else 0]
@@ -143,7 +173,17 @@ class InitPlan:
             for row in rows
         ]
         law = f"law at order {self.settings.order:g}"
-        first = ("layer", "shape", law, "fan_in", "std", "/ Kaiming", *headers[:columns], "note")
+        first = (
+            "layer",
+            "shape",
+            law,
+            "fan_in",
+            "was",
+            "std",
+            "/ Kaiming",
+            *headers[:columns],
+            "note",
+        )
         parts = [text_table(first, cells, _WIDEST), *more]
         parts += [f"[{index}] {remark}" for remark, index in footnotes.items()]
         if headers and not inline:
@@ -157,11 +197,14 @@ def _law_cells(row: PlannedWeight) -> tuple[str, ...]:
     law = f"{law_words(row.activation)} ({row.activation.source})" if drawn else row.formula
     std = number(row.std, 4)
     shape = shape_text(weight.shape)
-    return (shape, law, str(weight.fan_in), std, number(row.ratio, 5))
+    return (shape, law, str(weight.fan_in), number(row.before), std, number(row.ratio, 5))
 
 
 def _note(row: PlannedWeight, footnotes: dict[str, int], width: int) -> str:
-    remarks = (", ".join(row.activation.marks), row.note, row.activation.note)
+    assumed = row.activation.note
+    if row.activation.nonlinearity != "linear":  # a note of one use of several
+        assumed = assumed.replace("linear rule used", f"rule of {row.activation.nonlinearity} used")
+    remarks = (", ".join(row.activation.marks), row.note, assumed)
     return " ".join(
         remark if len(remark) <= width else _footnote(remark, footnotes)
         for remark in remarks
@@ -186,7 +229,7 @@ def _follows_weight(skipped: LeftOut) -> bool:
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(shorten(name, 28) for name in names[:2])
+    shown = ", ".join(shorten_all(names[:2], 28).values())
     return shown + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
@@ -194,6 +237,7 @@ def plan_fractional_moments(
     inventory: WeightInventory,
     activations: Mapping[str, ActivationInFront],
     settings: FractionalMomentSettings,
+    model: nn.Module,
 ) -> InitPlan:
     """Decide the standard deviation of every weight (Gurbuzbalaban & Hu 2021, arXiv 2005.11878).
 
@@ -204,6 +248,7 @@ def plan_fractional_moments(
         inventory: The weights that take part.
         activations: What stands in front of each of them, by layer name.
         settings: Order and conventions.
+        model: The model before the draw: what stands in it is part of the plan.
 
     Raises:
         ValueError: If a law is not defined, naming the layer.
@@ -217,6 +262,7 @@ def plan_fractional_moments(
             for index, weight in enumerate(inventory.weights)
         ]
     )
+    rows = beside_what_was_there(rows, model, settings)
     warnings = plan_warnings(rows, settings)
     return InitPlan(rows, inventory.left_out, settings, warnings=warnings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from lightning_init.inspection.activation_tracing import ActivationInFront
@@ -21,7 +22,10 @@ class PlannedWeight(NamedTuple):
         std: Standard deviation of the draw; nan for a weight that is not drawn from it.
         kaiming_std: What order 2 gives under the same law; nan likewise.
         formula: The rule in words, e.g. "order 1 of relu".
-        note: Empty, or how much of the scale pays for dead layers.
+        note: Empty, or how much of the scale pays for dead layers, or for depth.
+        before: Root mean square of what was there; nan while that is not known.
+        author: Empty, or why what an author set is kept.
+        zeroes: Attributes of the biases that are set to zero with it, and were not.
     """
 
     weight: Weight
@@ -31,6 +35,14 @@ class PlannedWeight(NamedTuple):
     kaiming_std: float
     formula: str
     note: str = ""
+    before: float = math.nan
+    author: str = ""
+    zeroes: tuple[str, ...] = ()
+
+    @property
+    def change(self) -> float:
+        """Standard deviation relative to what was there."""
+        return self.std / self.before if self.before else math.inf
 
     @property
     def ratio(self) -> float:

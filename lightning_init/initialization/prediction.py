@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,12 @@ def longest_run(rows: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
     A weight that feeds a norm ends a run and is not part of it: its scale goes nowhere. Recurrent
     weights end it too.
     """
+    runs = list(runs_of(rows))
+    return next(run for run in runs if len(run) == max(map(len, runs)))
+
+
+def runs_of(rows: Sequence[PlannedWeight]) -> tuple[tuple[PlannedWeight, ...], ...]:
+    """All such stretches, at least one; those between two ends may be empty."""
     runs: list[list[PlannedWeight]] = [[]]
     for row in rows:
         marks = set(row.activation.marks)
@@ -67,7 +74,7 @@ def longest_run(rows: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
                 runs[-1].append(row)
         elif runs[-1]:
             runs.append([])
-    return tuple(next(run for run in runs if len(run) == max(map(len, runs))))
+    return tuple(map(tuple, runs))
 
 
 def _beside(row: PlannedWeight, other: PlannedWeight) -> bool:
@@ -124,23 +131,27 @@ def closing_lines(
         return ()
     found = predict(rows, settings.order)
     if found.depth == 0:
-        return ("Every drawn weight feeds a norm or is recurrent: nothing material changes.",)
+        return ("Every drawn weight feeds a norm or is recurrent: no scale reaches the output.",)
     chances = [_percent(law.probability_below(SMALL)) for law in (found.law, found.kaiming)]
-    verdict = "" if found.material else ": nothing material changes"
+    verdict = "" if found.material else ": no material difference"
     plural = "s" if found.depth > 1 else ""
     lines = [
         f"Order {settings.order:g} against Kaiming (order 2): log-norm {found.shift:+.3f}"
         f" (x{math.exp(min(found.shift, 300.0)):.3g}) through {found.depth} weight{plural}"
         f" in a row{verdict}.",
-        f"Chance that the output norm falls below a tenth: {chances[0]} (Kaiming: {chances[1]}).",
     ]
+    if any(row.activation.source == "assumed" for row in longest_run(rows)):
+        lines.append("No chance of a small output is given: a law on the way is assumed.")
+    else:
+        lines.append(
+            "Chance that the output norm falls below a tenth:"
+            f" {chances[0]} (Kaiming: {chances[1]})."
+        )
     if found.depth < sum(row.treatment == "normal" for row in rows):
         lines.append(
             "In a row: no norm, sum, concatenation, attention or recurrence in between;"
             " parallel branches count as in series."
         )
-    if settings.bias == "keep":
-        lines.append("Biases are kept: the prediction takes them for zero.")
     return tuple(lines)
 
 
@@ -149,8 +160,10 @@ def plan_warnings(
 ) -> tuple[str, ...]:
     """What is worth a warning: activations with chi > 1, and scales inflated by dead layers."""
     drawn = [row for row in rows if row.treatment == "normal"]
+    # A deviation that passes once is not amplified with depth.
+    compounding = [row for run in runs_of(rows) for row in run if _repeats(row, run)]
     narrowest: dict[str, PlannedWeight] = {}
-    for row in sorted(drawn, key=lambda row: row.weight.fan_in):
+    for row in sorted(compounding, key=lambda row: row.weight.fan_in):
         narrowest.setdefault(row.activation.nonlinearity, row)
     unstable = [
         sentence
@@ -158,6 +171,11 @@ def plan_warnings(
         if (sentence := scale_instability_warning(row.law, row.weight.fan_in, settings.order))
     ]
     return (*unstable, *_dead_layers(drawn, settings))
+
+
+def _repeats(row: PlannedWeight, run: Sequence[PlannedWeight]) -> bool:
+    name = row.activation.nonlinearity
+    return sum(other.activation.nonlinearity == name for other in run) > 1
 
 
 def _dead_layers(
@@ -172,6 +190,30 @@ def _dead_layers(
     )
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     return (f"Layer {first.weight.name!r}{more}: {sentence}",)
+
+
+def change_lines(rows: Sequence[PlannedWeight], left_out: int = 0) -> tuple[str, ...]:
+    """Say what the plan changes against what was there.
+
+    Args:
+        rows: The rows of the plan.
+        left_out: Weights of zeros, which take no part because zero is meant.
+    """
+    redrawn = [row for row in rows if row.treatment != "keep"]
+    scales = sorted(row.change for row in redrawn if not math.isnan(row.change))
+    said = f"{len(redrawn)} of {len(rows)} weights redrawn"
+    if scales:
+        said += (
+            f", standard deviation x{scales[0]:.3g} to x{scales[-1]:.3g}"
+            f" (median x{scales[len(scales) // 2]:.3g})"
+        )
+    kept = Counter(row.author.partition(":")[0] for row in rows if row.author)
+    kept.update({"zero": left_out} if left_out else {})
+    reasons = ", ".join(f"{count} {reason}" for reason, count in kept.most_common())
+    said += f"; {kept.total()} kept ({reasons})" if kept else ""
+    zeroed = sum(len(row.zeroes) for row in rows)
+    biases = f"; {zeroed} biases set to zero" if zeroed else "; no bias changed"
+    return (f"Against what was there: {said}{biases}.",)
 
 
 def _percent(probability: float) -> str:

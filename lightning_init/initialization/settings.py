@@ -16,7 +16,8 @@ Mode = Literal["fan_in", "fan_out"]
 FirstLayer = Literal["linear", "activation"]
 ConvWidth = Literal["taps", "channels"]
 Recurrent = Literal["orthogonal", "keep", "same"]
-Bias = Literal["zero", "keep"]
+Bias = Literal["auto", "zero", "keep"]
+Respect = Literal["author", "nothing"]
 _Documented = TypeVar("_Documented")
 
 
@@ -35,7 +36,8 @@ class FractionalMomentSettings:
             "leaky_relu", "prelu", "rrelu", "linear", ...) holds for every weight but the first.
         param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
         dropout: Dropout probability in front of each weight for a named nonlinearity.
-        bias: "zero", which the theorem needs, or "keep".
+        bias: "zero", which the theorem needs, "keep", or "auto": zero in plain feed-forward chains,
+            but for biases that were set on purpose (not zero, and not torch's default).
         include: Glob patterns of layer names that take part; the default is all.
         exclude: Glob patterns of layer names that do not take part.
         first_layer: Law of a weight with no activation in front: "linear" is exact for standardised
@@ -43,6 +45,8 @@ class FractionalMomentSettings:
         mode: "fan_in" preserves each pre-activation, "fan_out" the norm of the activations.
         conv_width: Independent inputs of a convolution: all "taps" (usual) or only "channels".
         recurrent: Hidden-to-hidden weights, which no theorem covers: "orthogonal", "keep", "same".
+        respect: "author" redraws generic schemes only (torch's defaults, Kaiming, Xavier, LeCun,
+            normal(0.02)) and keeps what was set on purpose; "nothing" redraws that too.
 
     Raises:
         ValueError: If an argument is outside its range, or parameters come with "auto".
@@ -52,13 +56,14 @@ class FractionalMomentSettings:
     nonlinearity: str = "auto"
     param: float | tuple[float, ...] | None = None
     dropout: float = 0.0
-    bias: Bias = "zero"
+    bias: Bias = "auto"
     include: Sequence[str] | None = None
     exclude: Sequence[str] | None = None
     first_layer: FirstLayer = "linear"
     mode: Mode = "fan_in"
     conv_width: ConvWidth = "taps"
     recurrent: Recurrent = "orthogonal"
+    respect: Respect = "author"
 
     @classmethod
     def among(cls, arguments: Mapping[str, Any]) -> FractionalMomentSettings:
@@ -110,6 +115,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "conv_width": get_args(ConvWidth),
     "recurrent": get_args(Recurrent),
     "bias": get_args(Bias),
+    "respect": get_args(Respect),
 }
 
 

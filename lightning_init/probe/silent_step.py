@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -67,6 +67,16 @@ class SilentStep:
             warnings.simplefilter("ignore")
             with observer:
                 return step(*_arguments(step, self.batch))
+
+
+def first_loss(trainer: Trainer, module: LightningModule, batch: Any) -> float | None:
+    """The loss of a training step on a copy; None without a batch, a whole copy, or a loss."""
+    if batch is None or not internals.distributed_with_copies(trainer.strategy):
+        return None
+    with suppress(Exception):
+        found = SilentStep(trainer, module, batch).run(nullcontext())
+        return float(found["loss"] if isinstance(found, Mapping) else found)
+    return None
 
 
 def _arguments(step: Any, batch: Any) -> tuple[Any, ...]:

@@ -257,7 +257,7 @@ class TestRefusals:
             ({"nonlinearity": "leaky_relu", "param": math.inf}, "must be finite"),
             ({"nonlinearity": "relu", "dropout": 1.0}, "`dropout` must be in [0, 1), got 1.0"),
             ({"param": 0.1}, "belong to a named `nonlinearity`"),
-            ({"bias": "none"}, "`bias` must be one of zero, keep, got 'none'."),
+            ({"bias": "none"}, "`bias` must be one of auto, zero, keep, got 'none'."),
             ({"first_layer": "relu"}, "`first_layer` must be one of linear, activation"),
             ({"mode": "fan_avg"}, "`mode` must be one of fan_in, fan_out, got 'fan_avg'."),
             ({"conv_width": "kernel"}, "`conv_width` must be one of taps, channels"),

@@ -24,7 +24,7 @@ from models import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from lightning_init import FractionalMomentInit, OptimalVarianceInit, Verdict
+from lightning_init import FractionalMomentInit, InitReport, OptimalVarianceInit, Verdict
 
 
 def state_of(trainer: Trainer, model: Any) -> dict[str, Any]:

@@ -65,6 +65,7 @@ FRACTIONAL_MOMENT_FLAGS = {
     "mode=fan_out": ("settings.mode", "fan_out"),
     "conv_width=channels": ("settings.conv_width", "channels"),
     "recurrent=keep": ("settings.recurrent", "keep"),
+    "respect=nothing": ("settings.respect", "nothing"),
     "seed=4": ("seed", 4),
     "dry_run=true": ("dry_run", True),
     "verbose=false": ("verbose", False),

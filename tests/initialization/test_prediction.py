@@ -49,10 +49,10 @@ def test_queries_keys_and_values_count_once() -> None:
     assert len(longest_run(plan.rows)) == 1
 
 
-def test_wide_nets_are_told_that_nothing_material_changes() -> None:
+def test_wide_nets_are_told_that_kaiming_is_as_good() -> None:
     wide = plan_of(*relu_stack(2, 2048))
-    assert wide.notes[0].endswith("nothing material changes.")
-    assert "nothing material" not in str(plan_of(*relu_stack(30)))
+    assert wide.notes[0].endswith("no material difference.")
+    assert "no material" not in str(plan_of(*relu_stack(30)))
 
 
 def test_a_contracting_activation_forgets_deviations() -> None:

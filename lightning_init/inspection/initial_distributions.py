@@ -1,0 +1,250 @@
+"""Whether first values come from a generic scheme, or an author set them on purpose.
+
+Generic schemes know a weight by its fans alone: torch's defaults, Kaiming, Xavier, LeCun, and
+N(0, 0.02^2). Whatever else stands in a weight before its first step was put there for a reason.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MOST = 2048  # entries of one weight that are looked at: 4 standard errors of its scale are 6 %
+_ERRORS = 4.0
+_SLACK = 0.01  # of a scale: truncation, rounding to 16 bits
+_ORTHOGONAL_ROWS = 8
+# Kurtosis, and sqrt(n) times the standard errors of kurtosis and of the relative scale.
+_FAMILIES = {
+    "uniform": (1.8, 1.15, 0.45),
+    "truncated normal": (2.365, 1.95, 0.59),
+    "normal": (3.0, 4.9, 0.71),
+}
+# Squared gains: none, leaky ReLU of slope 0.2, ReLU, tanh.
+_SQUARED_GAINS = (1.0, 2.0 / 1.04, 2.0, 25.0 / 9.0)
+_TRUNCATED_AT_TWO = 0.8796  # scale of a normal cut at two of its standard deviations
+_TRANSFORMER = 0.02
+_ALREADY_THERE = 1.25  # as far above the rule at order 2 as lower orders put narrow layers
+
+
+class Sample(NamedTuple):
+    """What the entries of one tensor, or of a sample of them, look like.
+
+    Args:
+        size: Number of entries looked at.
+        mean: Their mean.
+        scale: Root of their mean square.
+        kurtosis: Mean fourth power over squared mean square; 3 if normal, 1.8 if uniform.
+        largest: Largest magnitude.
+        zeros: Share of exact zeros.
+        constant: Whether all are equal.
+    """
+
+    size: int
+    mean: float
+    scale: float
+    kurtosis: float
+    largest: float
+    zeros: float
+    constant: bool
+
+
+@torch.no_grad()
+def sample_all(tensors: Sequence[Tensor]) -> list[Sample]:
+    """Look at some entries of every tensor, evenly spread; equal counts are worked out together.
+
+    Example:
+        >>> sample_all([torch.full((2, 3), 0.5)])[0].constant
+        True
+    """
+    views = [_spread(tensor) for tensor in tensors]
+    order = sorted(range(len(views)), key=lambda index: len(views[index]))
+    found: dict[int, Sample] = {}
+    for count, group in groupby(order, key=lambda index: len(views[index])):
+        indices = list(group)
+        described = _describe(torch.stack([views[index] for index in indices]), count)
+        found.update(zip(indices, described, strict=True))
+    return [found[index] for index in range(len(views))]
+
+
+def _spread(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    step = -(-len(flat) // _MOST)
+    # An odd step, so that it does not run down one column of a matrix.
+    return flat[:: step + (step > 1 and step % 2 == 0)].to("cpu", torch.float32)
+
+
+def _describe(values: Tensor, count: int) -> Iterator[Sample]:
+    squares = values * values
+    extremes = [part.tolist() for part in values.aminmax(dim=1)]
+    columns = (
+        values.mean(1).tolist(),
+        squares.mean(1).tolist(),
+        # Of scaled values: fourth powers of small ones would vanish in float32.
+        (squares / squares.mean(1, keepdim=True).clamp_min(1e-38)).square().mean(1).tolist(),
+        (values == 0).float().mean(1).tolist(),
+    )
+    for lowest, highest, mean, square, kurtosis, zeros in zip(*extremes, *columns, strict=True):
+        largest = max(-lowest, highest)
+        yield Sample(count, mean, math.sqrt(square), kurtosis, largest, zeros, lowest == highest)
+
+
+def generic_scheme(
+    sample: Sample, fans: Sequence[tuple[int, int]], rule: float | None = None
+) -> str | None:
+    """Name the generic scheme that a weight was drawn from, or None if it was none of them.
+
+    A scale counts as a scheme's within four standard errors of a sample of its size, so a weight of
+    few entries is hardly ever told from a generic one.
+
+    Args:
+        sample: Of the weight's values.
+        fans: Pairs (fan_in, fan_out) that a scheme may have seen: those of what the layer computes,
+            and those of the tensor's shape.
+        rule: Standard deviation that order 2 gives; a normal weight at or slightly above it is
+            where a redraw would put it.
+
+    Example:
+        >>> layer = torch.nn.Linear(64, 64)
+        >>> generic_scheme(sample_all([layer.weight])[0], [(64, 64)])
+        "torch's default"
+    """
+    if abs(sample.mean) > 5.0 * sample.scale / math.sqrt(sample.size):
+        return None
+    inputs = sorted({fan for pair in fans for fan in pair})
+    sums = sorted({sum(pair) for pair in fans})
+    if _is_family(sample, "uniform"):
+        for name, variance in _variances(inputs, sums, uniform=True):
+            if _has_bound(sample, math.sqrt(3.0 * variance)):
+                return name
+    for family in ("truncated normal", "normal"):
+        if not _is_family(sample, family):
+            continue
+        for name, variance in _variances(inputs, sums, uniform=False):
+            std = math.sqrt(variance)
+            cut = family == "truncated normal" and _has_scale(
+                sample, _TRUNCATED_AT_TWO * std, family
+            )
+            if cut or _has_scale(sample, std, family):
+                return name
+    if rule is not None and _is_family(sample, "normal"):
+        slack = 1.0 + _tolerance(sample, "normal")
+        if rule / slack <= sample.scale <= _ALREADY_THERE * rule * slack:
+            return "this rule"
+    return None
+
+
+def _variances(
+    inputs: Sequence[int], sums: Sequence[int], *, uniform: bool
+) -> Iterator[tuple[str, float]]:
+    if uniform:  # kaiming_uniform_(a=sqrt(5)) of linear layers and convolutions, and of recurrent
+        yield from (("torch's default", 1.0 / (3.0 * fan)) for fan in inputs)
+    else:
+        yield f"normal({_TRANSFORMER})", _TRANSFORMER**2
+    for gain in _SQUARED_GAINS:
+        yield from (("LeCun" if gain == 1.0 else "Kaiming", gain / fan) for fan in inputs)
+        yield from (("Xavier", 2.0 * gain / both) for both in sums)
+
+
+def _is_family(sample: Sample, family: str) -> bool:
+    kurtosis, error, _ = _FAMILIES[family]
+    return abs(sample.kurtosis - kurtosis) <= 0.02 + _ERRORS * error / math.sqrt(sample.size)
+
+
+def _tolerance(sample: Sample, family: str) -> float:
+    return _SLACK + _ERRORS * _FAMILIES[family][2] / math.sqrt(sample.size)
+
+
+def _has_scale(sample: Sample, std: float, family: str) -> bool:
+    return abs(sample.scale / std - 1.0) <= _tolerance(sample, family)
+
+
+def _has_bound(sample: Sample, bound: float) -> bool:
+    """Whether the largest of n uniform values fits: below (1 - 12/n) with a chance of e^-12."""
+    lowest = bound * (1.0 - 12.0 / sample.size - _SLACK / 2)
+    fits = lowest <= sample.largest <= bound * (1.0 + _SLACK / 2)
+    return fits and _has_scale(sample, bound / math.sqrt(3.0), "uniform")
+
+
+def structure(sample: Sample, values: Tensor) -> str | None:
+    """Say in what way a weight is no independent draw at all, or None if it may be one.
+
+    Args:
+        sample: Of its values.
+        values: All of them, of shape (outputs, ...).
+
+    Example:
+        >>> kernel = torch.full((1, 1, 25), 1 / 25)
+        >>> structure(sample_all([kernel])[0], kernel)
+        'constant: every entry is 0.04'
+        >>> structure(sample_all([torch.eye(4)])[0], torch.eye(4))
+        'mostly zeros: an identity, or sparse'
+    """
+    if sample.size < 2:
+        return None
+    if sample.constant and sample.largest:
+        return _constant(sample)
+    if sample.size >= 4 and sample.zeros >= 0.5:
+        return "mostly zeros: an identity, or sparse"
+    return "orthogonal" if is_orthogonal(values) else None
+
+
+def _constant(sample: Sample) -> str:
+    return f"constant: every entry is {math.copysign(sample.largest, sample.mean):.3g}"
+
+
+@torch.no_grad()
+def is_orthogonal(values: Tensor) -> bool:
+    """Whether the rows of a wide matrix, or the columns of a tall one, are orthogonal and equal.
+
+    A matrix with one row, or one column, is not told from any other. A convolution is read as
+    (outputs, everything else).
+
+    Example:
+        >>> is_orthogonal(torch.nn.init.orthogonal_(torch.empty(6, 4), gain=2.0))
+        True
+        >>> is_orthogonal(torch.randn(6, 4))
+        False
+    """
+    matrix = values.detach().reshape(len(values), -1)
+    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    if len(matrix) < 2:
+        return False
+    exact = matrix.dtype in (torch.float32, torch.float64)
+    tolerance = 1e-4 if exact else 2e-2
+    if not exact and len(matrix) < _ORTHOGONAL_ROWS:
+        return False
+    # Two rows settle it for nearly every weight, one of which is not zero.
+    first, second = matrix[0], matrix[1]
+    if abs(float(torch.dot(first, second))) > tolerance * float(torch.dot(first, first)):
+        return False
+    rows = matrix[:_ORTHOGONAL_ROWS].double()
+    gram = rows @ rows.T
+    gram /= gram.diagonal().mean().clamp_min(1e-300)
+    return bool((gram - torch.eye(len(gram)).to(gram)).abs().max() <= tolerance)
+
+
+def bias_purpose(sample: Sample, fans: Sequence[tuple[int, int]]) -> str | None:
+    """Say why a bias was set on purpose; None if it is zero or torch's default.
+
+    Torch draws a bias evenly within 1 / sqrt(fan_in), of recurrent layers 1 / sqrt(hidden size).
+    A single value within that cannot be told from it.
+
+    Example:
+        >>> bias_purpose(sample_all([torch.full((8,), -2.0)])[0], [(16, 8)])
+        'constant: every entry is -2'
+    """
+    if sample.largest == 0.0:
+        return None
+    if sample.constant and sample.size > 1:
+        return _constant(sample)
+    if sample.size == 1 and sample.largest <= 1.0 / math.sqrt(fans[0][0]):
+        return None
+    bounds = [1.0 / math.sqrt(fan) for pair in fans for fan in pair if fan > 1]
+    if any(_has_bound(sample, bound) for bound in bounds):
+        return None
+    return f"of scale {sample.scale:.3g}, which is not torch's default"
