@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.data_state import capture_data_state, everything_behind
 from lightning_init.probe.snapshot import capture_attributes, preserved_random_state
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -33,11 +33,9 @@ def first_batch(trainer: Trainer, module: LightningModule) -> Any:
         The batch, or None if the data can be read only once or are empty.
     """
     instance, name = internals.train_data_source(trainer)
-    datamodule = getattr(trainer, "datamodule", None)
     with ExitStack() as stack:
         stack.enter_context(preserved_random_state())
-        roots = [instance, datamodule, internals.prepared_loader(trainer), *data_held_by(module)]
-        stack.callback(capture_data_state(roots))
+        stack.callback(capture_data_state(*everything_behind(trainer, module)))
         stack.callback(capture_attributes(module))
         hook = isinstance(instance, (LightningModule, LightningDataModule))
         loaders = getattr(instance, name)() if hook else instance

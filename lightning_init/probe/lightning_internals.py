@@ -224,6 +224,17 @@ def write_count(tensor: torch.Tensor) -> int:
     return tensor._version
 
 
+def tensor_hooks(tensor: torch.Tensor) -> tuple[list[Any], list[Any]]:
+    """Hooks on a tensor's gradient: before it is accumulated, and after."""
+    before, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    return list((before or {}).values()), list((after or {}).values())
+
+
+def communication_state(strategy: Strategy) -> Any:
+    """The state of DDP's communication hook, or None: PowerSGD keeps errors and a stream in it."""
+    return vars(strategy).get("_ddp_comm_state")
+
+
 # ------------------------------------------------------------------------------------- optimizers
 def rewrap_step(optimizer: Optimizer) -> None:
     """Mark ``optimizer.step`` as wrapped by a scheduler, as the scheduler's constructor does.

@@ -25,8 +25,12 @@ from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
-from lightning_init.probe.copying import CopiedTraining
-from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.copying import CopiedTraining, copy_alone
+from lightning_init.probe.data_state import (
+    capture_data_state,
+    data_held_by,
+    everything_behind,
+)
 from lightning_init.probe.in_place import TrainingInPlace
 from lightning_init.probe.limits import ProbeEnd, ProbeLimits, ProbeRun
 from lightning_init.probe.refusals import refuse_false_probe, refuse_what_cannot_be_probed
@@ -105,8 +109,7 @@ def _enter(
     instance, name = internals.train_data_source(trainer)
     datamodule = getattr(trainer, "datamodule", None)
     held = data_held_by(module)
-    roots = [instance, datamodule, internals.prepared_loader(trainer), *held]
-    stack.callback(capture_data_state(roots))
+    stack.callback(capture_data_state(*everything_behind(trainer, module)))
     stack.callback(snapshot.capture_optimizers(strategy.optimizers))
     stack.callback(snapshot.capture_attributes(strategy))
     stack.callback(snapshot.capture_attributes(trainer))
@@ -121,7 +124,7 @@ def _enter(
     elif instance is module:
         instance = training.module
     elif limits.isolate_dataset:
-        instance = copy.deepcopy(instance, {id(trainer): trainer, id(module): training.module})
+        instance = copy_alone(instance, {id(trainer): trainer, id(module): training.module})
         datamodule = instance if isinstance(instance, LightningDataModule) else datamodule
 
     log_dir = trainer.log_dir  # on every rank: it broadcasts
@@ -131,7 +134,7 @@ def _enter(
     internals.enter_training_state(trainer, training.module, datamodule, callbacks)
     trainer.fit_loop = internals.probe_fit_loop(trainer, instance, name)
     precision = internals.precision_plugin_name()
-    vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
+    vars(strategy)[precision] = copy_alone(strategy.precision_plugin, {})
     training.connect(trainer, _probe_schedule(training, limits))
     # Registered last, so that the handlers are put back first, while the Trainer is still ours.
     internals.register_signal_handlers(trainer)

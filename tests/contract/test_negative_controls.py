@@ -17,7 +17,7 @@ from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.probe import copying, data_state, runner, snapshot
+from lightning_init.probe import copying, keepers, runner, snapshot
 from lightning_init.probe import lightning_internals as internals
 
 
@@ -59,8 +59,7 @@ def no_data_state() -> None:
 
 
 def no_generators() -> None:
-    capture = data_state._capture
-    data_state._capture = lambda item: None if isinstance(item, torch.Generator) else capture(item)
+    keepers.keep_generator = lambda item: None
 
 
 def no_prepared_loader() -> None:

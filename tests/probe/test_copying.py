@@ -50,10 +50,12 @@ def test_copies_train_alone(make: Any, trainer: Trainer) -> None:
 
 def test_what_cannot_be_copied_and_the_data_are_shared(trainer: Trainer) -> None:
     module = BoringModel()
-    module.lock, module.generator = threading.Lock(), torch.Generator()
+    module.stream, module.generator = (i for i in range(3)), torch.Generator()
+    module.lock = threading.Lock()
     module.data, module.owner = [torch.zeros(3)], trainer
     twin = copying.copy_training(trainer, module, [], [], [module.data])
-    assert twin.module.lock is module.lock
+    assert twin.module.stream is module.stream
+    assert twin.module.lock is not module.lock
     assert twin.module.data is module.data
     assert twin.module.owner is trainer
     assert twin.module.generator is not module.generator
