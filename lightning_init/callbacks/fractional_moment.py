@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.initialization.model_plan import undecided_clause
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
@@ -112,6 +113,7 @@ class FractionalMomentInit(_InitCallback):
         dry_run: bool = False,
         verbose: bool = True,
     ) -> None:
+        check_arguments(FRACTIONAL_MOMENT, locals())
         super().__init__(seed)
         self.settings = FractionalMomentSettings(
             order=order,

@@ -53,8 +53,10 @@ def duplicate(iterator: Any, known: dict[int, Any]) -> Any:
 def _rebuilt(iterator: Any, known: dict[int, Any]) -> Any:
     reduced = iterator.__reduce__()
     make, arguments, state = (*reduced, None)[:3]
-    if make is reversed or type(iterator) in _OVER_CONTAINERS:
-        built = make(*arguments)
+    if type(iterator) in _OVER_CONTAINERS:
+        # The items of a tuple, of which `chain` keeps one, cannot be replaced where they are held.
+        inside = [_items_moved_alone(a, known) if type(a) is tuple else a for a in arguments]
+        built = make(*inside)
     else:
         built = make(*(_moved_alone(argument, known) for argument in arguments))
     if state is not None:
@@ -69,9 +71,13 @@ def _state_moved_alone(state: Any, known: dict[int, Any]) -> Any:
     return tuple(list(s) if type(s) is list else _moved_alone(s, known) for s in state)
 
 
+def _items_moved_alone(items: tuple[Any, ...], known: dict[int, Any]) -> tuple[Any, ...]:
+    return tuple(_moved_alone(item, known) for item in items)
+
+
 def _moved_alone(value: Any, known: dict[int, Any]) -> Any:
     if isinstance(value, tuple) and value and all(hasattr(type(v), "__next__") for v in value):
-        return tuple(_moved_alone(v, known) for v in value)
+        return _items_moved_alone(value, known)
     if not hasattr(type(value), "__next__"):
         return value
     copied = duplicate(value, known) if type(value) in COPIED else None

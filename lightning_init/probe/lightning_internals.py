@@ -205,20 +205,6 @@ def forget_metric_attributes(module: LightningModule) -> None:
     module._metric_attributes = None
 
 
-def shadow_modules(callback: Callback) -> list[nn.Module]:
-    """Modules on which ``callback`` keeps a second copy of the weights (EMA, SWA, and the like)."""
-    from lightning.pytorch import LightningModule
-    from torch.optim.swa_utils import AveragedModel
-
-    found: list[nn.Module] = []
-    for value in vars(callback).values():
-        if isinstance(value, AveragedModel):
-            found.append(value.module)
-        elif isinstance(value, LightningModule):
-            found.append(value)
-    return found
-
-
 def write_count(tensor: torch.Tensor) -> int:
     """How often ``tensor`` was written in place; it grows with every write, also under no_grad."""
     return tensor._version

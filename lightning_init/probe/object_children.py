@@ -98,8 +98,9 @@ def _is_stopped(kind: Any) -> bool:
         if module.startswith("torch.utils.data.") and parent.__name__.endswith("DataLoaderIter"):
             return True
     # Of `multiprocessing` only shared values hold data of this process.
-    machinery = kind.__module__.startswith(("multiprocessing.", "torch.multiprocessing."))
-    return machinery and not kind.__module__.endswith((".sharedctypes", ".queues"))
+    module = str(kind.__module__)
+    machinery = module.startswith(("multiprocessing.", "torch.multiprocessing."))
+    return machinery and not module.endswith((".sharedctypes", ".queues"))
 
 
 def instance_dict(item: object) -> dict[str, Any] | None:
@@ -146,7 +147,7 @@ def is_users(module_name: str | None) -> bool:
 
 def has_users_class(item: object) -> bool:
     """Whether class attributes of an object may hold state."""
-    return type(item).__module__.partition(".")[0] not in _FRAMEWORKS
+    return str(type(item).__module__).partition(".")[0] not in _FRAMEWORKS
 
 
 def global_names(function: types.FunctionType) -> set[str]:

@@ -71,16 +71,17 @@ class ObjectWalk:
 
     def _enter(self, entry: Found) -> list[Found]:
         kind: Any = type(entry.item)
-        # What is asked for is entered in any case.
-        expand = expander_of(kind) or (attributes_of if entry.parent < 0 else None)
-        if expand is None:
-            return []
         index = len(self.found)
-        self.found.append(entry)
         try:
+            # What is asked for is entered in any case.
+            expand = expander_of(kind) or (attributes_of if entry.parent < 0 else None)
+            if expand is None:
+                return []
+            self.found.append(entry)
             children = list(expand(entry.item))
         except Exception as error:
-            self.notes.append(f"{self.name(index)} could not be read ({type(error).__name__})")
+            name = self.name(entry.parent) + entry.label
+            self.notes.append(f"{name} could not be read ({type(error).__name__})")
             return []
         if children and children[-1][1] is MORE:
             children.pop()

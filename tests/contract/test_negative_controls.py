@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.probe import copying, keepers, runner, snapshot
+from lightning_init.probe import keepers, runner, shadows, snapshot
 from lightning_init.probe import lightning_internals as internals
 
 
@@ -73,13 +72,11 @@ def no_prepared_loader() -> None:
 
 
 def no_shadows() -> None:
-    internals.shadow_modules = lambda callback: []
+    shadows._Search._find = lambda self: None
 
 
 def shared_precision() -> None:
-    deepcopy = copy.deepcopy
-    runner.copy = type("copy", (), {"copy": copy.copy, "deepcopy": staticmethod(lambda x, *_: x)})
-    assert copy.deepcopy is deepcopy
+    runner.copy_alone = lambda item, _: item
 
 
 def no_strategy_attributes() -> None:
@@ -90,14 +87,11 @@ def no_strategy_attributes() -> None:
 
 
 def leaked_momentum() -> None:
-    copied = copying.copy_training
-
-    def leaking(trainer: Any, module: Any, optimizers: Any, *rest: Any) -> Any:
+    def leak(module: Any) -> None:
         weight = module.net[0].weight
-        optimizers[0].state[weight]["momentum_buffer"] = torch.ones_like(weight)
-        return copied(trainer, module, optimizers, *rest)
+        module.optimizers().state[weight]["momentum_buffer"] = torch.ones_like(weight)
 
-    copying.copy_training = leaking
+    after_the_redraw(leak)
 
 
 def real_loggers() -> None:
