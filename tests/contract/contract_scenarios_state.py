@@ -298,7 +298,7 @@ CONTAINERS: dict[str, tuple[Callable[[], Any], Callable[[Any], float]]] = {
     "count": (itertools.count, next),
     "cycle": (lambda: itertools.cycle([0.5, 1.5, 7]), next),
     "slice_of_a_count": (lambda: itertools.islice(itertools.count(), 5, None), next),
-    "pairs": (lambda: zip(itertools.count(), itertools.cycle("ab")), lambda v: next(v)[0]),  # noqa: B905
+    "pairs": (lambda: zip(itertools.count(), itertools.cycle("ab")), lambda v: next(v)[0]),
     "mapped": (lambda: map(abs, iter(range(1000))), next),
     "chained": (lambda: itertools.chain(range(7), range(5), itertools.count()), next),
     "enumerated": (lambda: enumerate(itertools.repeat(1)), lambda v: next(v)[0]),
