@@ -35,6 +35,7 @@ class Contents:
     """
 
     def __init__(self) -> None:
+        self._seen: set[tuple[int, int, str]] = set()
         self._copied = 0
         self._checked = 0
         self.sampled = False
@@ -52,54 +53,50 @@ class Contents:
             return _keep_shared(item)
         return None
 
-    def _may_copy(self, size: int) -> bool:
-        if size > MOST_COPIED or self._copied + size > COPIED_IN_TOTAL:
-            return False
-        self._copied += size
-        return True
-
     def _keep_tensor(self, tensor: Tensor) -> PutBack | None:
         if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
             return None
-        values = tensor.detach()
-        if not self._may_copy(values.numel() * values.element_size()):
-            return self._watch(lambda: _tensor_bytes(values))
-        saved = values.clone()
-
-        def put_back() -> bool:
-            if not torch.equal(_tensor_bytes(values), _tensor_bytes(saved)):
-                with torch.no_grad():
-                    values.copy_(saved)
-            return False
-
-        return put_back
+        # The memory as it is: a view may be spread over it, or repeat parts of it.
+        storage = tensor.untyped_storage()
+        return self._keep_bytes(
+            torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+        )
 
     def _keep_array(self, given: np.ndarray[Any, Any]) -> PutBack | None:
-        # Without the methods of a subclass, and read-only arrays are views of what can be written.
-        values = given.view(np.ndarray)
-        if values.dtype.hasobject:
-            return _keep_objects(values)
-        if not self._may_copy(values.nbytes):
-            return self._watch(lambda: torch.from_numpy(_array_bytes(values)))
-        if not values.flags.writeable:
+        owner = given.view(np.ndarray)
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        if owner.dtype.hasobject:
+            return _keep_objects(given.view(np.ndarray))
+        if not owner.flags.writeable or not owner.flags.forc or owner.nbytes == 0:
             return None
-        saved = values.copy()
+        flat = owner.reshape(-1, order="A").view(np.ndarray).view(np.uint8)
+        return self._keep_bytes(torch.from_numpy(flat))
+
+    def _keep_bytes(self, data: Tensor) -> PutBack | None:
+        place = (data.data_ptr(), data.numel(), str(data.device))
+        if place in self._seen or not data.numel():
+            return None
+        self._seen.add(place)
+        if data.numel() > MOST_COPIED or self._copied + data.numel() > COPIED_IN_TOTAL:
+            return self._watch(data)
+        self._copied += data.numel()
+        saved = data.clone()
 
         def put_back() -> bool:
-            if values.tobytes() != saved.tobytes():
-                np.copyto(values, saved)
+            if not torch.equal(data, saved):
+                data.copy_(saved)
             return False
 
         return put_back
 
-    def _watch(self, read: Callable[[], Tensor]) -> PutBack:
-        data = read()
-        self.sampled = data.is_cuda or self._checked + data.numel() > CHECKED_IN_TOTAL
-        if not self.sampled:
+    def _watch(self, data: Tensor) -> PutBack:
+        sampled = data.is_cuda or self._checked + data.numel() > CHECKED_IN_TOTAL
+        if not sampled:
             self._checked += data.numel()
-        sampled, before = self.sampled, _checksum(data, self.sampled)
-        del data
-        return lambda: _checksum(read(), sampled) != before
+        self.sampled = sampled
+        before = _checksum(data, sampled)
+        return lambda: _checksum(data, sampled) != before
 
 
 def _keep_buffer(item: Any) -> PutBack:
@@ -137,16 +134,6 @@ def _keep_objects(values: np.ndarray[Any, Any]) -> PutBack | None:
         return False
 
     return put_back
-
-
-def _tensor_bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
-
-
-def _array_bytes(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    # torch would warn of an array that cannot be written.
-    return flat if flat.flags.writeable else flat.copy()
 
 
 def _checksum(data: Tensor, sampled: bool) -> int:

@@ -11,22 +11,34 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.object_state import capture
 
+# Which objects changed, and the way out.
+AFTER_A_PROBE = (
+    "The training data keep state that the probe changed ({}), so the run may differ from one"
+    " without a probe; pass `isolate_dataset=True` or, for an iterator, `probe_dataloaders=`."
+)
+AFTER_A_BATCH = (
+    "The training data keep state that changed when one batch was read to trace the activations"
+    " ({}); give the module an `example_input_array`, or name the `nonlinearity`, and none is read."
+)
+
 
 def capture_data_state(
-    roots: Mapping[str, object] | Iterable[object], leave: Iterable[object] = ()
+    roots: Mapping[str, object] | Iterable[object],
+    leave: Iterable[object] = (),
+    sentence: str = AFTER_A_PROBE,
 ) -> Callable[[], None]:
-    """Capture what reading the data changes (see `capture`); what could not be put back is told."""
+    """Capture what reading the data changes (see `capture`).
+
+    Returns:
+        What puts it back, and says in a warning, by ``sentence``, what could not be.
+    """
     state = capture(roots, leave)
 
     def put_back() -> None:
         changed = state.restore()
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            rank_zero_warn(
-                f"The training data keep state that the probe changed ({', '.join(changed[:3])}"
-                f"{more}), so the run may differ from one without a probe; pass"
-                " `isolate_dataset=True` or, for an iterator, `probe_dataloaders=`."
-            )
+            rank_zero_warn(sentence.format(", ".join(changed[:3]) + more))
 
     return put_back
 

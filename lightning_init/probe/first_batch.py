@@ -11,7 +11,11 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.data_state import capture_data_state, everything_behind
+from lightning_init.probe.data_state import (
+    AFTER_A_BATCH,
+    capture_data_state,
+    everything_behind,
+)
 from lightning_init.probe.snapshot import capture_attributes, preserved_random_state
 
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -35,14 +39,14 @@ def first_batch(trainer: Trainer, module: LightningModule) -> Any:
     instance, name = internals.train_data_source(trainer)
     with ExitStack() as stack:
         stack.enter_context(preserved_random_state())
-        stack.callback(capture_data_state(*everything_behind(trainer, module)))
+        stack.callback(capture_data_state(*everything_behind(trainer, module), AFTER_A_BATCH))
         stack.callback(capture_attributes(module))
         hook = isinstance(instance, (LightningModule, LightningDataModule))
         loaders = getattr(instance, name)() if hook else instance
         combined = _combined(loaders)
         if any(isinstance(loader, Iterator) for loader in combined.flattened):
             return None
-        stack.callback(capture_data_state([loaders]))
+        stack.callback(capture_data_state([loaders], (), AFTER_A_BATCH))
         batch = next(iter(combined), (None,))[0]
         return None if batch is None else _transferred(trainer, module, batch)
 

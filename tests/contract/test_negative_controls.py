@@ -8,6 +8,7 @@ from typing import Any
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_state as contract_scenarios_state
 import contract_scenarios_training as contract_scenarios_training
 import pytest
 import torch
@@ -16,7 +17,7 @@ from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.probe import keepers, runner, shadows, snapshot
+from lightning_init.probe import copy_memo, data_state, keepers, runner, shadows, snapshot
 from lightning_init.probe import lightning_internals as internals
 
 
@@ -59,6 +60,24 @@ def no_data_state() -> None:
 
 def no_generators() -> None:
     keepers.keep_generator = lambda item: None
+
+
+def no_state_of_the_module() -> None:
+    behind = data_state.everything_behind
+
+    def only_data(*arguments: Any) -> Any:
+        roots, leave = behind(*arguments)
+        return {name: root for name, root in roots.items() if name != "module"}, leave
+
+    runner.everything_behind = only_data
+
+
+def no_stand_ins() -> None:
+    keepers.duplicate = lambda *_: None
+
+
+def no_closures() -> None:
+    copy_memo.CopyMemo._reaches = lambda *_: False
 
 
 def no_prepared_loader() -> None:
@@ -117,6 +136,11 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
     (no_data_state, "prepared_loader_with_persistent_workers"),
     (no_generators, "own_generator"),
     (no_generators, "own_generator_in_sampler"),
+    (no_state_of_the_module, "module_ClassState"),
+    (no_stand_ins, "stream_over_count"),
+    (no_closures, "module_HooksFeatures"),
+    (no_closures, "module_WrappedForward"),
+    (no_shadows, "average_in_a_dictionary"),
     (no_prepared_loader, "prepared_loader"),
     (no_shadows, "ema_listed_before"),
     (shared_precision, "fp16_mixed_with_scaler"),
