@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.in_place import own_attributes
 from lightning_init.probe.object_state import capture
 
 # Which objects changed, and the way out.
@@ -48,8 +49,8 @@ def everything_behind(
 ) -> tuple[dict[str, object], list[object]]:
     """What a training may change, by the name that the user knows, and what is captured elsewhere.
 
-    Parameters, buffers, Trainer and strategy have snapshots of their own; a module that is trained
-    in place is put back whole.
+    Parameters, buffers, Trainer and strategy have snapshots of their own, and so has a sharded
+    module but for what its attributes share with others.
     """
     instance, name = internals.train_data_source(trainer)
     strategy = trainer.strategy
@@ -61,7 +62,9 @@ def everything_behind(
     if instance is module:
         del roots[name]
     roots |= {type(data).__name__: data for data in data_held_by(module)}
-    if not internals.trains_in_place(strategy):
+    if internals.trains_in_place(strategy):
+        roots |= {"module": own_attributes(module), type(module).__name__: type(module)}
+    else:
         roots |= {
             "module": module,
             "optimizers": strategy.optimizers,

@@ -53,7 +53,7 @@ class TrainingInPlace:
         submodules = list(module.modules())
         optimizers, schedulers = strategy.optimizers, strategy.lr_scheduler_configs
         kept = [trainer, strategy, *shared_data, *submodules, *(t for _, t in tensors)]
-        attributes = [_own_attributes(submodule) for submodule in submodules]
+        attributes = [own_attributes(submodule) for submodule in submodules]
 
         def duplicate(memo: dict[int, Any]) -> Any:
             duplicates = [copy_optimizer(optimizer, memo) for optimizer in optimizers]
@@ -152,7 +152,7 @@ def _is_hook(value: Any) -> bool:
     return callable(value) and _of_torch_distributed(getattr(value, "__module__", None))
 
 
-def _own_attributes(submodule: nn.Module) -> dict[str, Any]:
+def own_attributes(submodule: nn.Module) -> dict[str, Any]:
     """Attributes that a training may change, beyond those of every module and of its sharding."""
     return {
         name: value

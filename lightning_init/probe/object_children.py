@@ -272,7 +272,9 @@ def _generator(item: Any) -> Children:
 
 
 def _referents(item: Any) -> Children:
-    return [("", value) for value in gc.get_referents(item)]
+    for value in gc.get_referents(item):
+        # What `map` and `zip` keep their iterators in.
+        yield from (("", part) for part in (value if type(value) is tuple else (value,)))
 
 
 def _weak(item: Any) -> Children:

@@ -139,7 +139,6 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
     (no_state_of_the_module, "module_ClassState"),
     (no_stand_ins, "stream_over_count"),
     (no_closures, "module_HooksFeatures"),
-    (no_closures, "module_WrappedForward"),
     (no_shadows, "average_in_a_dictionary"),
     (no_prepared_loader, "prepared_loader"),
     (no_shadows, "ema_listed_before"),
