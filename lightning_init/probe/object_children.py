@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_init.probe import lightning_internals as internals
+
 Children = Iterable[tuple[str, object]]
 
 # Of longer containers a sample of evenly spaced items is looked at.
@@ -40,7 +42,7 @@ ATOMS = frozenset({
 })  # fmt: skip
 _WITHOUT_CHILDREN = (
     *(types.ModuleType, types.FrameType, types.TracebackType, types.MappingProxyType),
-    *(torch.Tensor, torch.Generator, np.random.Generator, np.random.RandomState),
+    *(torch.Generator, np.random.Generator, np.random.RandomState),
     *(np.random.BitGenerator, random.Random, np.generic, io.IOBase, bytearray, enum.Enum),
 )
 # Handles of the process, and what has a snapshot of its own or works in other processes.
@@ -281,6 +283,12 @@ def _weak(item: Any) -> Children:
     yield "", item()
 
 
+def _tensor(item: torch.Tensor) -> Children:
+    yield from ((f".{name}", value) for name, value in list((instance_dict(item) or {}).items()))
+    for hooks in internals.tensor_hooks(item):
+        yield from (("", hook) for hook in hooks)
+
+
 def _nothing(_: Any) -> Children:
     return ()
 
@@ -298,6 +306,7 @@ _EXPANDERS: tuple[tuple[Any, Callable[[Any], Children]], ...] = (
     ((set, frozenset), _set),
     (dict, _dict),
     (np.ndarray, _array),
+    (torch.Tensor, _tensor),
     (types.GeneratorType, _generator),
     (weakref.ref, _weak),
 )

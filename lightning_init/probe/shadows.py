@@ -54,16 +54,21 @@ class _Search:
 
     def __init__(self, trainer: Trainer, module: LightningModule) -> None:
         self.copies: list[tuple[str, Callable[[], object]]] = []
+        strategy = trainer.strategy
+        self._all = [p for p in module.parameters() if _has_values(p)]
+        optimized = {
+            id(p) for o in strategy.optimizers for g in o.param_groups for p in g["params"]
+        }
+        # A target network is a part of the module too: its weights are those not trained.
         self._named = {
             name: p
             for name, p in module.named_parameters()
-            if p.device.type != "meta" and not nn.parameter.is_lazy(p)
+            if _has_values(p) and p.requires_grad and (not optimized or id(p) in optimized)
         }
         self._owners = {id(p): m for m in module.modules() for p in m.parameters(recurse=False)}
         self._storages = {p.data_ptr() for p in self._named.values()}
         self._shapes = {tuple(p.shape) for p in self._named.values()}
-        self._total = sum(p.numel() for p in self._named.values())
-        strategy = trainer.strategy
+        self._total = sum(p.numel() for p in self._all)
         roots: dict[str, object] = {type(c).__name__: c for c in internals.callbacks(trainer)}
         if not internals.trains_in_place(strategy):
             roots |= {"module": module, "optimizers": strategy.optimizers}
@@ -108,7 +113,7 @@ class _Search:
         return next((p for p in self._named.values() if _same(values, p)), None)
 
     def _all_in_a_row(self) -> Tensor:
-        return nn.utils.parameters_to_vector(list(self._named.values()))
+        return nn.utils.parameters_to_vector(self._all)
 
     def _named_alike(self, label: str, beside: list[nn.Parameter]) -> nn.Parameter | None:
         """The weight that a constant tensor stands for, by its key in the table that holds it."""
@@ -122,6 +127,10 @@ class _Search:
     def _add(self, index: int, source: Source) -> None:
         item = self._walk.found[index].item
         self.copies.append((self._walk.name(index), lambda: _write(item, source())))
+
+
+def _has_values(parameter: nn.Parameter) -> bool:
+    return parameter.device.type != "meta" and not nn.parameter.is_lazy(parameter)
 
 
 def _direct(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
