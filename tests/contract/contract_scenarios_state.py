@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import copy
 import csv
 import ctypes
 import dataclasses
@@ -24,8 +25,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from contract_harness import Scenario, Setup, probe
-from contract_models import FEATURES, TARGETS, Net, adam, loader, momentum, table
+from contract_harness import Scenario, probe
+from contract_models import FEATURES, TARGETS, Net, loader, momentum, table
 from contract_registry import SCENARIOS, add
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, random_split
@@ -892,9 +893,21 @@ class KeepsAverage(Net):
         return super().training_step(batch, batch_idx) + 0.01 * distance
 
 
-def average_follows() -> Setup:
-    """The average begins at the redrawn weights, as it does in the reference."""
-    return Setup(KeepsAverage(lambda net: adam(net)), train=loader())
+class FollowsSlowly(Net):
+    """A frozen target network, equal to the online one at the start."""
+
+    def setup(self, stage: str) -> None:
+        self.target = copy.deepcopy(self.net).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with torch.no_grad():
+            goal = self.target(batch[0])
+        return super().training_step(batch, batch_idx) + (self(batch[0]) - goal).square().mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for slow, fast in zip(self.target.parameters(), self.net.parameters(), strict=True):
+            slow.data.lerp_(fast.detach(), 0.1)
 
 
-SCENARIOS["average_in_a_dictionary"] = average_follows
+add("average_in_a_dictionary", model=KeepsAverage)
+add("target_network", model=FollowsSlowly)

@@ -384,3 +384,16 @@ def test_globals_that_a_users_function_names_are_put_back() -> None:
         assert (module.count, module.row, hasattr(module, "late")) == (0, [], False)
     finally:
         del sys.modules["users_own_module"]
+
+
+def test_the_state_of_a_communication_hook_is_put_back() -> None:
+    from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState
+
+    hook = PowerSGDState(process_group=None, matrix_approximation_rank=1)
+    state = capture({"communication hook": hook})
+    drawn = hook.rng.randint(1_000_000)
+    hook.iter += 3
+    hook.error_dict[0] = torch.ones(3)
+    assert state.restore() == []
+    assert (hook.iter, hook.error_dict) == (0, {})
+    assert hook.rng.randint(1_000_000) == drawn
