@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from models import NoisyQuadratic, Notes, Regression, StateAtTrainStart, fit, mlp, same, weights_of
 from torch import nn
 
 from lightning_init import OptimalVarianceInit
@@ -73,7 +73,7 @@ def test_weights_are_halved_for_the_second_probe_and_then_put_back() -> None:
     torch.manual_seed(0)
     net = mlp(16, 32, 4)
     nn.utils.parametrizations.weight_norm(net[0])
-    starts: list[list[float]] = []
+    starts = Notes()
 
     class Watched(Regression):
         def on_train_start(self) -> None:
