@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.model_reading import read_for_training, read_quietly, trains
 from lightning_init.initialization.model_plan import assumption_warning, undecided_clause
@@ -97,6 +98,7 @@ class FractionalMomentInit(_InitCallback):
         dry_run: bool = False,
         verbose: bool = True,
     ) -> None:
+        check_arguments(FRACTIONAL_MOMENT, locals())
         self.settings = FractionalMomentSettings.among(locals())
         super().__init__(seed)
         self.dry_run = dry_run

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_init.callbacks.arguments import OPTIMAL_VARIANCE, check_arguments
 from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.watched_run import _WatchesRun
@@ -155,6 +156,7 @@ class OptimalVarianceInit(_WatchesRun):
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
+        check_arguments(OPTIMAL_VARIANCE, locals())
         super().__init__(seed)
         self.settings = OptimalVarianceSettings(
             limits=ProbeLimits(

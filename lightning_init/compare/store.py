@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class RunStore:
         file = Path(directory) / SETTINGS_FILE
         content = json.loads(json.dumps(description, default=describe, sort_keys=True))
         if file.exists():
-            kept = json.loads(file.read_text())
+            kept = _settings_in(file)
             different = [name for name in content if kept.get(name) != content[name]]
             if different:
                 raise ValueError(
@@ -86,7 +87,21 @@ def describe(value: Any) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
+def _settings_in(file: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text())
+    except ValueError:  # not JSON, or no text
+        kept = None
+    if not isinstance(kept, dict):
+        raise ValueError(
+            f"`out`: {os.fspath(file)} is not what a comparison wrote; choose another directory,"
+            " or delete it."
+        )
+    return kept
+
+
 def _write_whole(file: Path, text: str) -> None:
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
-    beside.write_text(text)
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    with beside.open("x") as made:  # a link that someone planted there is not followed
+        made.write(text)
     os.replace(beside, file)

@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.copy_memo import CopyMemo
 from lightning_init.probe.lightning_packages import is_a
+from lightning_init.probe.object_children import children_of
+from lightning_init.probe.object_walk import ObjectWalk
+from lightning_init.probe.snapshot import capture_gradients
 
 Copied = TypeVar("Copied")
 
@@ -28,7 +32,7 @@ class CopiedTraining:
         trainer: The Trainer whose fit is about to start.
         module: The user's module.
         shared_data: Data below the module that the copy shares with it.
-        stack: Takes what puts things back; a copy needs nothing.
+        stack: Takes what puts things back.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class CopiedTraining:
         tensors = [*module.named_parameters(), *module.named_buffers()]
         self._written = [(name, t, internals.write_count(t)) for name, t in tensors]
         self._original = module
+        # A closure over a parameter may still lead to the original.
+        stack.callback(capture_gradients(module))
         strategy = trainer.strategy
         twin = copy_training(
             trainer, module, strategy.optimizers, strategy.lr_scheduler_configs, shared_data
@@ -113,12 +119,37 @@ def copy_training(
     """
     holders = [*module.modules(), *optimizers]
     # Someone may keep the Trainer itself in an attribute: it is never copied.
-    shared = {id(item): item for item in [trainer, *shared_data]}
+    shared = {id(item): item for item in [trainer, trainer.strategy, *shared_data]}
+    copied = [*holders, *schedulers, *module.parameters(), *module.buffers()]
+    roots = {"module": module, "optimizers": optimizers, "schedulers": schedulers}
+    walk = ObjectWalk(roots, shared.values())
     return sharing_what_cannot_be_copied(
-        lambda memo: _copy_graph(module, optimizers, schedulers, memo),
+        lambda memo: _copy_graph(module, optimizers, schedulers, CopyMemo(memo, walk, copied)),
         shared,
         whole={id(holder): holder for holder in holders},
         values=lambda: (value for holder in holders for value in vars(holder).values()),
+        prepare=lambda memo: CopyMemo(memo, walk, copied),
+    )
+
+
+def copy_alone(item: Copied, given: dict[int, Any]) -> Copied:
+    """Deep-copy ``item``; what refuses to be copied (a generator, an open file) is shared.
+
+    Args:
+        item: A precision plugin, a datamodule, loaders.
+        given: By id, what stands in the copy for something else.
+    """
+    walk = ObjectWalk({"item": item}, given.values())
+
+    def prepare(memo: dict[int, Any]) -> dict[int, Any]:
+        return CopyMemo(memo, walk, [item])
+
+    return sharing_what_cannot_be_copied(
+        lambda memo: copy.deepcopy(item, prepare(memo)),
+        given,
+        whole={id(found.item): found.item for found in walk.found[:1]},
+        values=lambda: (value for _, value in children_of(item)),
+        prepare=prepare,
     )
 
 
@@ -127,6 +158,7 @@ def sharing_what_cannot_be_copied(
     shared: dict[int, Any],
     whole: dict[int, Any],
     values: Callable[[], Iterable[Any]],
+    prepare: Callable[[dict[int, Any]], dict[int, Any]] = dict,
 ) -> Copied:
     """Call ``duplicate`` with a memo; if it fails, again with what refuses to be copied shared.
 
@@ -135,6 +167,7 @@ def sharing_what_cannot_be_copied(
         shared: By id, what is shared in any case.
         whole: By id, what holds the values: not looked into while they are tried one by one.
         values: The values, one of which may have refused.
+        prepare: Makes the memo with which the values are tried.
     """
     try:
         return duplicate(dict(shared))
@@ -142,7 +175,7 @@ def sharing_what_cannot_be_copied(
         found = dict(shared)
         for value in values():
             try:
-                copy.deepcopy(value, shared | whole)
+                copy.deepcopy(value, prepare(shared | whole))
             except Exception:
                 is_generator = isinstance(value, torch.Generator)
                 found[id(value)] = value.clone_state() if is_generator else value
@@ -157,15 +190,29 @@ def _copy_graph(
 ) -> TrainingCopy:
     for value in _non_leaf_tensors(module):
         memo[id(value)] = value.detach().clone()
-    for parameter in module.parameters():
-        copy.deepcopy(parameter, memo)
+    pairs = [(p, copy.deepcopy(p, memo)) for p in module.parameters()]
     copied_optimizers = [copy_optimizer(optimizer, memo) for optimizer in optimizers]
     copied_module = copy.deepcopy(module, memo)
     copied_schedulers = copy.deepcopy(schedulers, memo)
+    for parameter, copied in pairs:
+        _copy_what_belongs_to(parameter, copied, memo)
     for submodule in copied_module.modules():
         if is_a(submodule, "LightningModule"):
             internals.forget_metric_attributes(submodule)
     return TrainingCopy(copied_module, copied_optimizers, copied_schedulers)
+
+
+def _copy_what_belongs_to(parameter: nn.Parameter, copied: nn.Parameter, memo: Any) -> None:
+    """Attributes and hooks, which torch leaves behind when it copies a parameter."""
+    for name, value in vars(parameter).items():
+        if name not in vars(copied):
+            vars(copied)[name] = copy.deepcopy(value, memo)
+    target: Any = copied
+    on_gradient, after_accumulation = internals.tensor_hooks(parameter)
+    for hook in copy.deepcopy(on_gradient, memo):
+        target.register_hook(hook)
+    for hook in copy.deepcopy(after_accumulation, memo):
+        target.register_post_accumulate_grad_hook(hook)
 
 
 def copy_optimizer(optimizer: Optimizer, memo: dict[int, Any]) -> Optimizer:

@@ -10,7 +10,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.data_state import (
+    AFTER_A_BATCH,
+    capture_data_state,
+    everything_behind,
+)
 from lightning_init.probe.lightning_packages import is_a, module_for
 from lightning_init.probe.refusals import is_read_once
 from lightning_init.probe.snapshot import capture_attributes, preserved_random_state
@@ -34,18 +38,16 @@ def first_batch(trainer: Trainer, module: LightningModule) -> Any:
         The batch, or None if the data can be read only once or are empty.
     """
     instance, name = internals.train_data_source(trainer)
-    datamodule = getattr(trainer, "datamodule", None)
     with ExitStack() as stack:
         stack.enter_context(preserved_random_state())
-        roots = [instance, datamodule, internals.prepared_loader(trainer), *data_held_by(module)]
-        stack.callback(capture_data_state(roots))
+        stack.callback(capture_data_state(*everything_behind(trainer, module), AFTER_A_BATCH))
         stack.callback(capture_attributes(module))
         hook = is_a(instance, "LightningModule", "LightningDataModule")
         loaders = getattr(instance, name)() if hook else instance
         if is_read_once(loaders):
             return None
         combined = _combined(trainer, loaders)
-        stack.callback(capture_data_state([loaders]))
+        stack.callback(capture_data_state([loaders], (), AFTER_A_BATCH))
         batch = next(iter(combined), (None,))[0]
         return None if batch is None else _transferred(trainer, module, batch)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.copying import copy_optimizer, sharing_what_cannot_be_copied
+from lightning_init.probe.snapshot import capture_gradients
 
 # Attributes of every module, its tables of parameters, buffers, children and hooks among them.
 _FIELDS = frozenset(vars(nn.Module()))
@@ -46,13 +47,13 @@ class TrainingInPlace:
         self._parameters = dict(module.named_parameters())
         tensors = [*self._parameters.items(), *module.named_buffers()]
         self._saved = [(name, tensor, _local(tensor).clone()) for name, tensor in tensors]
-        stack.callback(self._restore, _capture_gradients(module), _capture_modules(module))
+        stack.callback(self._restore, capture_gradients(module), _capture_modules(module))
 
         strategy = trainer.strategy
         submodules = list(module.modules())
         optimizers, schedulers = strategy.optimizers, strategy.lr_scheduler_configs
         kept = [trainer, strategy, *shared_data, *submodules, *(t for _, t in tensors)]
-        attributes = [_own_attributes(submodule) for submodule in submodules]
+        attributes = [own_attributes(submodule) for submodule in submodules]
 
         def duplicate(memo: dict[int, Any]) -> Any:
             duplicates = [copy_optimizer(optimizer, memo) for optimizer in optimizers]
@@ -121,18 +122,6 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _capture_gradients(module: nn.Module) -> Callable[[], None]:
-    """Gradients and which parameters ask for one; the probe's gradients are new tensors."""
-    saved = [(p, p.grad, p.requires_grad) for p in module.parameters()]
-
-    def restore() -> None:
-        for parameter, gradient, requires_grad in saved:
-            parameter.grad = gradient
-            parameter.requires_grad_(requires_grad)
-
-    return restore
-
-
 def _capture_modules(module: nn.Module) -> Callable[[], None]:
     """Attributes of every submodule, and what its tables of parameters, hooks and the like hold."""
     restores: list[Callable[[], None]] = []
@@ -163,7 +152,7 @@ def _is_hook(value: Any) -> bool:
     return callable(value) and _of_torch_distributed(getattr(value, "__module__", None))
 
 
-def _own_attributes(submodule: nn.Module) -> dict[str, Any]:
+def own_attributes(submodule: nn.Module) -> dict[str, Any]:
     """Attributes that a training may change, beyond those of every module and of its sharding."""
     return {
         name: value

@@ -222,22 +222,20 @@ def attach_trainer(module: LightningModule, trainer: Any) -> None:
     module._trainer = trainer
 
 
-def shadow_modules(callback: Callback) -> list[nn.Module]:
-    """Modules on which ``callback`` keeps a second copy of the weights (EMA, SWA, and the like)."""
-    from torch.optim.swa_utils import AveragedModel
-
-    found: list[nn.Module] = []
-    for value in vars(callback).values():
-        if isinstance(value, AveragedModel):
-            found.append(value.module)
-        elif is_a(value, "LightningModule"):
-            found.append(value)
-    return found
-
-
 def write_count(tensor: torch.Tensor) -> int:
     """How often ``tensor`` was written in place; it grows with every write, also under no_grad."""
     return tensor._version
+
+
+def tensor_hooks(tensor: torch.Tensor) -> tuple[list[Any], list[Any]]:
+    """Hooks on a tensor's gradient: before it is accumulated, and after."""
+    before, after = tensor._backward_hooks, tensor._post_accumulate_grad_hooks
+    return list((before or {}).values()), list((after or {}).values())
+
+
+def communication_state(strategy: Strategy) -> Any:
+    """The state of DDP's communication hook, or None: PowerSGD keeps errors and a stream in it."""
+    return vars(strategy).get("_ddp_comm_state")
 
 
 # ------------------------------------------------------------------------------------- optimizers

@@ -9,7 +9,6 @@ have been without a probe.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,8 +20,12 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe import snapshot
-from lightning_init.probe.copying import CopiedTraining
-from lightning_init.probe.data_state import capture_data_state, data_held_by
+from lightning_init.probe.copying import CopiedTraining, copy_alone
+from lightning_init.probe.data_state import (
+    capture_data_state,
+    data_held_by,
+    everything_behind,
+)
 from lightning_init.probe.in_place import TrainingInPlace
 from lightning_init.probe.lightning_packages import is_a, module_for
 from lightning_init.probe.limits import ProbeLimits, ProbeRefused, ProbeRun, Replay
@@ -147,7 +150,13 @@ class _Probe:
             with ExitStack() as stack:
                 stack.callback(snapshot.capture_random_state())
                 training = _enter(
-                    trainer, self.module, self.limits, observer, stack, self._prepares
+                    trainer,
+                    self.module,
+                    self.limits,
+                    observer,
+                    stack,
+                    self._prepares,
+                    self.suspects,
                 )
                 self._run_loop(training)
                 _refuse_together(trainer, lambda: _refuse_nothing(training, trainer, observer))
@@ -201,6 +210,7 @@ def _enter(
     observer: Observer,
     stack: ExitStack,
     prepares: bool,
+    suspects: list[str],
 ) -> CopiedTraining | TrainingInPlace:
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
     strategy = trainer.strategy
@@ -208,10 +218,12 @@ def _enter(
     validation = internals.validation_data_source(trainer)
     datamodule = getattr(trainer, "datamodule", None)
     held = data_held_by(module)
-    roots = [instance, datamodule, internals.prepared_loader(trainer), *held]
-    roots += [validation[0], limits.dataloaders]
-    roots += filter(is_users_own, internals.callbacks(trainer)) if prepares else ()
-    stack.callback(capture_data_state(roots))
+    roots, leave = everything_behind(trainer, module)
+    roots |= {"val_dataloaders": validation[0], "probe_dataloaders": limits.dataloaders}
+    if prepares:
+        own = filter(is_users_own, internals.callbacks(trainer))
+        roots |= {type(callback).__name__: callback for callback in own}
+    stack.callback(capture_data_state(roots, leave, suspects=suspects))
     stack.callback(snapshot.capture_optimizers(strategy.optimizers))
     stack.callback(snapshot.capture_attributes(strategy))
     stack.callback(snapshot.capture_attributes(trainer))
@@ -238,7 +250,7 @@ def _enter(
         trainer, twins.get(id(instance), instance), name, (source, validation[1])
     )
     precision = internals.precision_plugin_name()
-    vars(strategy)[precision] = copy.deepcopy(strategy.precision_plugin)
+    vars(strategy)[precision] = copy_alone(strategy.precision_plugin, {})
     observer.rates = ProbeRates(training, limits)
     training.connect(trainer, observer.rates.schedulers())
     # Registered last, so that the handlers are put back first, while the Trainer is still ours.
@@ -249,7 +261,7 @@ def _enter(
 
 def _isolated(data: Any, twins: dict[int, Any]) -> Any:
     try:
-        return copy.deepcopy(data, dict(twins))
+        return copy_alone(data, dict(twins))
     except Exception as error:
         raise ProbeRefused(
             f"`isolate_dataset=True` cannot copy the data ({error}); leave it out, or pass"

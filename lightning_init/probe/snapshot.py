@@ -2,7 +2,7 @@
 
 A probe trains new objects (:mod:`.copying`) wherever it can, so that the user's own objects need
 no repair. What is shared by nature - random streams, the attributes of Trainer and strategy, the
-data (:mod:`.data_state`) - is captured by value and restored.
+data (:mod:`.object_state`) - is captured by value and restored.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 Restore = Callable[[], None]
@@ -54,6 +55,18 @@ def capture_attributes(holder: object) -> Restore:
     def restore() -> None:
         vars(holder).clear()
         vars(holder).update(saved)
+
+    return restore
+
+
+def capture_gradients(module: nn.Module) -> Restore:
+    """Capture which gradients the parameters hold, and which parameters ask for one."""
+    saved = [(p, p.grad, p.requires_grad) for p in module.parameters()]
+
+    def restore() -> None:
+        for parameter, gradient, requires_grad in saved:
+            parameter.grad = gradient
+            parameter.requires_grad_(requires_grad)
 
     return restore
 

@@ -6,15 +6,17 @@ import contextlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from lightning_init.initialization.fill import fill_normal_
+from lightning_init.initialization.fill import fill_normal_, parameters_of
 from lightning_init.inspection.reasons import EXCLUDED, NOT_INCLUDED
 from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
@@ -204,9 +206,10 @@ class InitRecipe:
         """
         target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        # Unforeseeable and made anew: a link that someone planted there is not followed.
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            with temporary.open("x", encoding="utf-8") as file:
                 file.write(self.to_json())
                 file.flush()
                 os.fsync(file.fileno())
@@ -247,14 +250,17 @@ class InitRecipe:
         Layers that patterns left out of the inventory keep their weights.
         """
         found = {weight.name: weight for weight in _matching(self, inventory, by_width)}
-        redrawn = [one for one in self.layers if one.action == "redrawn" and one.name in found]
-        for layer in redrawn:
-            weight = found[layer.name]
-            variance = layer.sigma0_squared
-            if by_width and layer.fan_in is not None and weight.knows_fan_in:
-                variance *= layer.fan_in / weight.fan_in
-            fill_normal_(model, weight, math.sqrt(variance), seed)
-        return [layer.name for layer in redrawn]
+        draws: list[tuple[Weight, float]] = []
+        for layer in self.layers:
+            if layer.action == "redrawn" and layer.name in found:
+                weight, variance = found[layer.name], layer.sigma0_squared
+                if by_width and layer.fan_in is not None and weight.knows_fan_in:
+                    variance *= layer.fan_in / weight.fan_in
+                draws.append((weight, math.sqrt(variance)))
+        _refuse_what_no_weight_can_hold(model, draws)
+        for weight, std in draws:
+            fill_normal_(model, weight, std, seed)
+        return [weight.name for weight, _ in draws]
 
 
 def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
@@ -293,6 +299,24 @@ def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) ->
         ]
         _refuse("other shapes (`by_width=True` transfers to another width)", other)
     return inventory.weights
+
+
+# The largest of very many normal draws, in standard deviations.
+_LARGEST_DRAW = 8.0
+
+
+def _refuse_what_no_weight_can_hold(
+    model: nn.Module, draws: Sequence[tuple[Weight, float]]
+) -> None:
+    """Refuse variances at which a weight's number format overflows, or rounds to 0."""
+    outside = []
+    for weight, std in draws:
+        dtype = parameters_of(model, weight)[0].dtype
+        limits = torch.finfo(dtype)
+        if not limits.smallest_normal <= std <= limits.max / _LARGEST_DRAW:
+            name = str(dtype).removeprefix("torch.")
+            outside.append(f"{weight.name} (sigma0^2 = {std**2:.3g}, weights in {name})")
+    _refuse("no such variance can be drawn", outside)
 
 
 def _refuse(what: str, layers: list[str]) -> None:

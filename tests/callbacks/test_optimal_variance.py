@@ -384,23 +384,36 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"max_probe_steps": -1}, "`max_probe_steps` must be at least 0, got -1."),
+            (
+                {"max_probe_steps": -1},
+                "`max_probe_steps` must be a number of steps of at least 0, or a share below 1 of"
+                " the planned steps, got -1.",
+            ),
             ({"on_unsettled": "guess"}, "`on_unsettled` must be one of"),
             ({"granularity": "net"}, "`granularity` must be one of layer, global, gain, got 'net'"),
-            ({"horizon": "epoch"}, "`horizon` must be one of run, probe, got 'epoch'."),
-            ({"horizon": 0}, "`horizon` must be at least 1, got 0."),
-            ({"tolerance": 0.0}, "`tolerance` must be positive and finite, got 0.0"),
+            (
+                {"horizon": "epoch"},
+                "`horizon` must be one of run, probe, or an integer of at least 1, got 'epoch'.",
+            ),
+            (
+                {"horizon": 0},
+                "`horizon` must be one of run, probe, or an integer of at least 1, got 0.",
+            ),
+            ({"tolerance": 0.0}, "`tolerance` must be a number between 0 and 1, got 0.0"),
             ({"draw": "orthogonal"}, "`draw` must be one of normal, scale, got 'orthogonal'."),
             ({"moment": "third"}, "`moment` must be one of central, raw, got 'third'."),
-            ({"rounds": 0}, "`rounds` must be at least 1, got 0."),
-            ({"guard_steps": -1}, "`guard_steps` must be at least 0, got -1."),
+            ({"rounds": 0}, "`rounds` must be an integer of at least 1, got 0."),
+            ({"guard_steps": -1}, "`guard_steps` must be an integer of at least 0, got -1."),
             ({"guard_steps": 1}, "`guard_steps` must be 0 (no guard) or at least 2, got 1."),
             ({"recipe_by_width": True}, "`recipe_by_width` needs a `recipe`"),
             (
                 {"probe_lr": 0.0},
                 "`probe_lr` must be 'peak', 'schedule' or a learning rate above 0, got 0.0.",
             ),
-            ({"sample_every_n_steps": 0}, "`sample_every_n_steps` must be at least 1, got 0."),
+            (
+                {"sample_every_n_steps": 0},
+                "`sample_every_n_steps` must be an integer of at least 1, or None, got 0.",
+            ),
         ],
     )
     def test_arguments(self, arguments: dict[str, Any], message: str) -> None:

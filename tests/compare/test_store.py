@@ -124,3 +124,11 @@ def test_factories_are_described_by_what_they_call() -> None:
     assert json.loads(json.dumps({"model": Classifier}, default=describe)) == {
         "model": "compared_model.Classifier"
     }
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"null"])
+def test_a_broken_description_is_named_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^`out`: .*comparison\.json is not what") as caught:
+        RunStore(tmp_path, DESCRIPTION)
+    assert "\n" not in str(caught.value)

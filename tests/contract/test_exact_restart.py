@@ -5,6 +5,7 @@ from __future__ import annotations
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_state as contract_scenarios_state
 import contract_scenarios_surroundings as contract_scenarios_surroundings
 import contract_scenarios_training as contract_scenarios_training
 import pytest
@@ -36,4 +37,4 @@ def test_restart_is_exact(scenario: str, ahead: Ahead) -> None:
 
 
 def test_the_list_is_long_enough() -> None:
-    assert len(SCENARIOS) >= 140
+    assert len(SCENARIOS) >= 240

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_state as contract_scenarios_state
 import contract_scenarios_surroundings as contract_scenarios_surroundings
 import contract_scenarios_training as contract_scenarios_training
 import pytest
@@ -18,7 +18,7 @@ from contract_record import differences, plain
 from contract_registry import SCENARIOS
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.probe import copying, data_state, runner, snapshot
+from lightning_init.probe import copy_memo, data_state, keepers, runner, shadows, snapshot
 from lightning_init.probe import lightning_internals as internals
 
 
@@ -60,8 +60,25 @@ def no_data_state() -> None:
 
 
 def no_generators() -> None:
-    capture = data_state._capture
-    data_state._capture = lambda item: None if isinstance(item, torch.Generator) else capture(item)
+    keepers.keep_generator = lambda item: None
+
+
+def no_state_of_the_module() -> None:
+    behind = data_state.everything_behind
+
+    def only_data(*arguments: Any) -> Any:
+        roots, leave = behind(*arguments)
+        return {name: root for name, root in roots.items() if name != "module"}, leave
+
+    runner.everything_behind = only_data
+
+
+def no_stand_ins() -> None:
+    keepers.duplicate = lambda *_: None
+
+
+def no_closures() -> None:
+    copy_memo.CopyMemo._reaches = lambda *_: False
 
 
 def no_prepared_loader() -> None:
@@ -75,13 +92,11 @@ def no_prepared_loader() -> None:
 
 
 def no_shadows() -> None:
-    internals.shadow_modules = lambda callback: []
+    shadows._Search._find = lambda self: None
 
 
 def shared_precision() -> None:
-    deepcopy = copy.deepcopy
-    runner.copy = type("copy", (), {"copy": copy.copy, "deepcopy": staticmethod(lambda x, *_: x)})
-    assert copy.deepcopy is deepcopy
+    runner.copy_alone = lambda item, _: item
 
 
 def no_strategy_attributes() -> None:
@@ -92,14 +107,11 @@ def no_strategy_attributes() -> None:
 
 
 def leaked_momentum() -> None:
-    copied = copying.copy_training
-
-    def leaking(trainer: Any, module: Any, optimizers: Any, *rest: Any) -> Any:
+    def leak(module: Any) -> None:
         weight = module.net[0].weight
-        optimizers[0].state[weight]["momentum_buffer"] = torch.ones_like(weight)
-        return copied(trainer, module, optimizers, *rest)
+        module.optimizers().state[weight]["momentum_buffer"] = torch.ones_like(weight)
 
-    copying.copy_training = leaking
+    after_the_redraw(leak)
 
 
 def real_loggers() -> None:
@@ -125,6 +137,10 @@ CONTROLS: list[tuple[Callable[[], None], str]] = [
     (no_data_state, "prepared_loader_with_persistent_workers"),
     (no_generators, "own_generator"),
     (no_generators, "own_generator_in_sampler"),
+    (no_state_of_the_module, "module_ClassState"),
+    (no_stand_ins, "stream_over_count"),
+    (no_closures, "module_HooksFeatures"),
+    (no_shadows, "average_in_a_dictionary"),
     (no_prepared_loader, "prepared_loader"),
     (no_shadows, "ema_listed_before"),
     (shared_precision, "fp16_mixed_with_scaler"),

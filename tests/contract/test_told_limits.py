@@ -59,16 +59,19 @@ def zero_learning_rate() -> Setup:
 
 
 class WritesToOriginal(Net):
-    """A closure over the original, kept by a forward hook."""
+    """A forward hook that finds the original in a list of the process, not in a closure."""
 
     def __init__(self) -> None:
         super().__init__(adam)
-        original = self
+        ORIGINALS.append(self)
+        self.net[0].register_forward_hook(_write_to_the_original)
 
-        def hook(*_: Any) -> None:
-            original.net[1].running_mean.add_(0)
 
-        self.net[0].register_forward_hook(hook)
+ORIGINALS: list[Net] = []
+
+
+def _write_to_the_original(*_: Any) -> None:
+    ORIGINALS[0].net[1].running_mean.add_(0)
 
 
 def writes_to_the_original() -> Setup:
@@ -131,18 +134,18 @@ def test_a_refusal_says_what_to_do(make: Callable[[], Setup]) -> None:
 
 # ------------------------------------------------------------------------------ not exact, but told
 class LongMemory(Dataset[Any]):
-    """Its samples depend on a list too long to be copied for a probe."""
+    """Its samples depend on a tensor too large to be copied for a probe."""
 
     def __init__(self) -> None:
-        self.seen = list(range(5000))
+        self.seen = torch.zeros(500_000)
 
     def __len__(self) -> int:
         return 32
 
     def __getitem__(self, index: int) -> Any:
-        self.seen.append(index)
+        self.seen[index] += 1
         x, y = table()[index]
-        return x + 1e-4 * len(self.seen), y
+        return x + 1e-4 * self.seen[index], y
 
 
 def _warnings_of(make: Callable[[], Setup]) -> list[str]:
@@ -173,7 +176,7 @@ class OneShot(Dataset[Any]):
     """An iterator inside a dataset, used up by reading."""
 
     def __init__(self) -> None:
-        self.stream: Iterator[Any] = iter(list(table()) * 9)
+        self.stream: Iterator[Any] = (row for row in list(table()) * 9)
 
     def __len__(self) -> int:
         return 32

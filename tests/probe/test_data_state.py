@@ -140,25 +140,35 @@ def test_a_kept_iterator_is_hidden_and_put_back() -> None:
 
 
 @pytest.mark.parametrize("kind", ["list", "tensor"])
-def test_large_state_that_changed_is_reported(kind: str) -> None:
-    class Large(Numbers):
-        def __init__(self) -> None:
-            super().__init__()
-            self.seen = list(range(5000)) if kind == "list" else torch.zeros(5000)
+def test_long_lists_and_tensors_are_put_back(kind: str) -> None:
+    dataset = Large(5000, kind)
+    restore = capture_data_state([loader_of(dataset)])
+    read(loader_of(dataset))
+    restore()
+    assert len(dataset.seen) == 5000
+    assert kind == "list" or dataset.seen.sum() == 0
 
-        def __getitem__(self, index: int) -> Any:
-            self.seen.append(index) if kind == "list" else self.seen.add_(1)
-            return index
 
-    loader = loader_of(Large())
+class Large(Numbers):
+    def __init__(self, size: int, kind: str) -> None:
+        super().__init__()
+        self.seen: Any = list(range(size)) if kind == "list" else torch.zeros(size)
+
+    def __getitem__(self, index: int) -> Any:
+        self.seen.append(index) if isinstance(self.seen, list) else self.seen.add_(1)
+        return index
+
+
+def test_a_large_tensor_that_changed_is_reported() -> None:
+    loader = loader_of(Large(1_000_000, "tensor"))
     restore = capture_data_state([loader])
     read(loader)
-    with pytest.warns(UserWarning, match=r"keep state that the probe changed.*isolate_dataset"):
+    with pytest.warns(UserWarning, match=r"\(DataLoader.dataset.seen\).*isolate_dataset"):
         restore()
 
 
 @pytest.mark.parametrize("stream", [iter([1, 2, 3]), (i for i in range(3))])
-def test_an_iterator_that_moved_is_reported(stream: Any) -> None:
+def test_an_iterator_that_moved_behind_its_holder_is_reported(stream: Any) -> None:
     dataset = Numbers()
     dataset.stream = stream
     unread = capture_data_state([dataset])
@@ -167,7 +177,7 @@ def test_an_iterator_that_moved_is_reported(stream: Any) -> None:
         unread()
     restore = capture_data_state([dataset])
     next(stream)
-    with pytest.warns(UserWarning, match=r"an iterator .*probe_dataloaders"):
+    with pytest.warns(UserWarning, match=r"\(Numbers\.stream\).*an iterator, `probe_dataloaders"):
         restore()
 
 

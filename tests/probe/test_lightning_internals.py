@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from lightning_init.probe import lightning_internals as internals
 
@@ -81,18 +80,6 @@ def test_uncompile_drops_what_compile_planted() -> None:
     assert internals.uncompile(module)
     assert "forward" not in vars(module)
     assert module._compiler_ctx is None
-
-
-def test_shadow_modules_of_a_callback() -> None:
-    class Keeps(Callback):
-        def __init__(self) -> None:
-            self.average = AveragedModel(nn.Linear(2, 2))
-            self.module = BoringModel()
-            self.linear = nn.Linear(2, 2)
-
-    keeps = Keeps()
-    assert internals.shadow_modules(keeps) == [keeps.average.module, keeps.module]
-    assert internals.shadow_modules(Callback()) == []
 
 
 def test_write_count_grows_with_every_write() -> None:

@@ -4,7 +4,16 @@ import json
 
 import pytest
 import torch
-from models import Regression, Silent, StateAtTrainStart, fit, mlp, same, weights_of
+from models import (
+    Notes,
+    Regression,
+    Silent,
+    StateAtTrainStart,
+    fit,
+    mlp,
+    same,
+    weights_of,
+)
 from torch import nn
 
 from lightning_init import OptimalVarianceInit
@@ -80,7 +89,7 @@ def test_weights_are_halved_for_the_second_probe_and_then_put_back() -> None:
     torch.manual_seed(0)
     net = mlp(16, 32, 4)
     nn.utils.parametrizations.weight_norm(net[0])
-    starts: list[list[float]] = []
+    starts = Notes()
 
     class Watched(Regression):
         def on_train_start(self) -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, same, weights_of
+from models import NoisyQuadratic, Notes, Regression, StateAtTrainStart, fit, same, weights_of
 from torch import Tensor
 
 from lightning_init import OptimalVarianceInit
@@ -74,7 +74,7 @@ def test_a_redraw_that_is_not_worse_is_kept() -> None:
 
 
 def test_both_trials_of_a_pair_see_the_same_batches_and_pairs_see_others() -> None:
-    orders: list[list[float]] = []
+    orders = Notes()
 
     class Watched(Regression):
         def on_train_start(self) -> None:
@@ -147,7 +147,7 @@ def test_without_a_loss_there_is_nothing_to_compare() -> None:
 
 
 def test_a_failure_in_a_trial_changes_nothing() -> None:
-    steps: list[int] = []
+    steps = Notes()
 
     class FailsLater(Regression):
         def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

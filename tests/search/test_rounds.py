@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from models import NoisyQuadratic, Regression, Silent, StateAtTrainStart, fit, same, weights_of
+from models import (
+    NoisyQuadratic,
+    Notes,
+    Regression,
+    Silent,
+    StateAtTrainStart,
+    fit,
+    same,
+    weights_of,
+)
 from torch import Tensor, nn
 
 from lightning_init import OptimalVarianceInit
@@ -85,7 +94,7 @@ class TestRounds:
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_a_failure_in_a_later_round_changes_nothing(self, error: type[BaseException]) -> None:
-        steps: list[int] = []
+        steps = Notes()
 
         class FailsLater(Regression):
             def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

@@ -1,0 +1,291 @@
+"""How each kind of object is put back: containers, attributes, random generators, caches."""
+
+from __future__ import annotations
+
+import array
+import functools
+import io
+import types
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from operator import is_
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.contents import CData, Contents, PutBack, is_table, keep_table
+from lightning_init.probe.generators import GENERATORS, keep_generator
+from lightning_init.probe.iterators import (
+    COPIED,
+    QUEUES,
+    duplicate,
+    keep_position,
+    watch_iterator,
+    watch_queue,
+)
+from lightning_init.probe.object_children import (
+    LRU_CACHE,
+    global_names,
+    instance_dict,
+    is_users,
+    slot_values,
+    slots_of,
+)
+
+
+class Keeping:
+    """What the captures of one walk share: the budget of bytes, and the iterators' duplicates."""
+
+    def __init__(self) -> None:
+        self.contents = Contents()
+        self._duplicates: dict[int, Any] = {}
+
+    def stand_ins(self, values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Place and duplicate of every iterator among ``values`` that has one."""
+        for place, value in enumerate(values):
+            if type(value) in COPIED:
+                copied = duplicate(value, self._duplicates)
+                if copied is not None:
+                    yield place, copied
+
+
+Keep = Callable[[Any, Keeping], PutBack | None]
+
+
+@functools.lru_cache(maxsize=4096)
+def keepers_of(kind: Any) -> tuple[Keep, ...]:
+    """What captures the parts of an object of this type."""
+    for parents, keep in _WHOLE:
+        if issubclass(kind, parents):
+            return (keep,)
+    if is_table(kind):
+        return (_table,)
+    keepers = [keep for parents, keep in _PARTS if issubclass(kind, parents)]
+    if hasattr(kind, "__next__") or kind.__module__ in QUEUES:
+        keepers.append(_iterator)
+    if slots_of(kind):
+        keepers.append(_slots)
+    return (*keepers, _loader_attributes if issubclass(kind, DataLoader) else _attributes)
+
+
+# ------------------------------------------------------------------------------------- containers
+def _dict(item: Any, keeping: Keeping) -> PutBack:
+    base: Any = OrderedDict if isinstance(item, OrderedDict) else dict
+    keys, values = tuple(base.keys(item)), tuple(base.values(item))
+    if not COPIED.isdisjoint(map(type, values)):
+        for place, copied in keeping.stand_ins(values):
+            base.__setitem__(item, keys[place], copied)
+
+    def put_back() -> bool:
+        if not (_same(base.values(item), values) and _same(base.keys(item), keys)):
+            base.clear(item)
+            for key, value in zip(keys, values, strict=True):
+                base.__setitem__(item, key, value)
+        return False
+
+    return put_back
+
+
+def _same(now: Any, saved: Any) -> bool:
+    """Whether two rows hold the same objects; their own comparisons are not called."""
+    return len(now) == len(saved) and all(map(is_, now, saved))
+
+
+def _list(item: list[Any], keeping: Keeping) -> PutBack:
+    values = list.copy(item)
+    if not COPIED.isdisjoint(map(type, values)):
+        for place, copied in keeping.stand_ins(values):
+            list.__setitem__(item, place, copied)
+
+    def put_back() -> bool:
+        now = list.__getitem__(item, slice(None))
+        if not _same(now, values):
+            list.__setitem__(item, slice(None), values)
+        return False
+
+    return put_back
+
+
+def _set(item: set[Any], _: Keeping) -> PutBack:
+    saved = set.copy(item)
+    order = list(set.__iter__(item))
+
+    def put_back() -> bool:
+        if not _same(list(set.__iter__(item)), order):
+            set.clear(item)
+            set.update(item, saved)
+        return False
+
+    return put_back
+
+
+def _deque(item: deque[Any], _: Keeping) -> PutBack:
+    saved = list(deque.__iter__(item))
+
+    def put_back() -> bool:
+        if not _same(list(deque.__iter__(item)), saved):
+            deque.clear(item)
+            deque.extend(item, saved)
+        return False
+
+    return put_back
+
+
+# ------------------------------------------------------------------- attributes, cells and globals
+def _attributes(item: Any, keeping: Keeping) -> PutBack | None:
+    attributes = instance_dict(item)
+    return None if attributes is None else _dict(attributes, keeping)
+
+
+def _loader_attributes(item: Any, keeping: Keeping) -> PutBack | None:
+    put_back = _attributes(item, keeping)
+    # A probe opens its own; put back with the other attributes.
+    internals.set_loader_iterator(item, None)
+    return put_back
+
+
+def _slots(item: Any, keeping: Keeping) -> PutBack:
+    filled = slot_values(item)
+    kind: Any = type(item)
+    saved = {name: value for name, _, value in filled}
+    for place, copied in keeping.stand_ins(value for _, _, value in filled):
+        filled[place][1].__set__(item, copied)
+
+    def put_back() -> bool:
+        for name, descriptor, value in slot_values(item):
+            if name not in saved:
+                descriptor.__delete__(item)
+            elif value is not saved[name]:
+                descriptor.__set__(item, saved[name])
+        left = {name for name, _, _ in slot_values(item)}
+        for name, descriptor in slots_of(kind):
+            if name in saved and name not in left:
+                descriptor.__set__(item, saved[name])
+        return False
+
+    return put_back
+
+
+def _cell(item: types.CellType, keeping: Keeping) -> PutBack | None:
+    try:
+        saved = item.cell_contents
+    except ValueError:  # empty until the probe fills it, as the real run will
+        return None
+    for _, copied in keeping.stand_ins([saved]):
+        item.cell_contents = copied
+
+    def put_back() -> bool:
+        item.cell_contents = saved
+        return False
+
+    return put_back
+
+
+def _globals(item: types.FunctionType, keeping: Keeping) -> PutBack | None:
+    """The module-level names that a user's function may bind anew."""
+    if not is_users(item.__module__):
+        return None
+    held, names = item.__globals__, global_names(item)
+    saved = {name: held[name] for name in names & held.keys()}
+    for place, copied in keeping.stand_ins(saved.values()):
+        held[list(saved)[place]] = copied
+
+    def put_back() -> bool:
+        for name, value in saved.items():
+            if held.get(name) is not value:
+                held[name] = value
+        for name in (names & held.keys()) - saved.keys():
+            if not isinstance(held[name], types.ModuleType):
+                del held[name]
+        return False
+
+    return put_back
+
+
+def _class(item: type, keeping: Keeping) -> PutBack | None:
+    if not is_users(item.__module__):
+        return None
+    saved = _class_attributes(item)
+    for place, copied in keeping.stand_ins(saved.values()):
+        type.__setattr__(item, list(saved)[place], copied)
+
+    def put_back() -> bool:
+        now = _class_attributes(item)
+        for name, value in saved.items():
+            if name not in now or now[name] is not value:
+                type.__setattr__(item, name, value)
+        for name in now.keys() - saved.keys():
+            type.__delattr__(item, name)
+        return False
+
+    return put_back
+
+
+def _class_attributes(item: type) -> dict[str, Any]:
+    return {name: value for name, value in vars(item).items() if not name.startswith("__")}
+
+
+# ------------------------------------------------------------------------------ contents and caches
+def _contents(item: Any, keeping: Keeping) -> PutBack | None:
+    return keeping.contents.keep(item)
+
+
+def _gradient(item: Tensor, _: Keeping) -> PutBack | None:
+    if not (item.is_leaf and item.requires_grad):
+        return None
+    saved = item.grad
+
+    def put_back() -> bool:
+        item.grad = saved
+        return False
+
+    return put_back
+
+
+def _cache(item: Any, _: Keeping) -> PutBack:
+    before = item.cache_info()
+
+    def put_back() -> bool:
+        if item.cache_info() == before:
+            return False
+        if before.misses:  # what it held cannot be told
+            return True
+        item.cache_clear()
+        return False
+
+    return put_back
+
+
+def _position(item: Any, _: Keeping) -> PutBack | None:
+    return keep_position(item)
+
+
+def _iterator(item: Any, _: Keeping) -> PutBack | None:
+    return watch_iterator(item) or watch_queue(item)
+
+
+def _table(item: Any, _: Keeping) -> PutBack | None:
+    return keep_table(item)
+
+
+# Kinds of which one capture is enough, and parts that an object may have several of.
+_WHOLE: tuple[tuple[Any, Keep], ...] = (
+    (GENERATORS, lambda item, _: keep_generator(item)),
+    (io.IOBase, _position),
+    (types.CellType, _cell),
+    (type, _class),
+    (CData, _contents),
+)
+_PARTS: tuple[tuple[Any, Keep], ...] = (
+    (dict, _dict),
+    (list, _list),
+    (set, _set),
+    (deque, _deque),
+    (types.FunctionType, _globals),
+    (LRU_CACHE, _cache),
+    (Tensor, _gradient),
+    ((Tensor, np.ndarray, bytearray, array.array), _contents),
+)

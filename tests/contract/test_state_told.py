@@ -1,0 +1,19 @@
+"""State that cannot be put back: the object is named, and the way out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from contract_harness import compare
+from contract_scenarios_state import TOLD
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if i % 4 else ()) for i, n in enumerate(TOLD)]
+)
+def test_what_is_not_exact_is_told(name: str) -> None:
+    scenario, says = TOLD[name]
+    found = compare(scenario)
+    assert found
+    assert [text for text in found if re.search(rf"changed \([^)]*{re.escape(says)}", text)], found
