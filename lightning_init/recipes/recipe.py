@@ -13,13 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from lightning_init.initialization.fill import fill_normal_, parameters_of
-from lightning_init.inspection.reasons import EXCLUDED, NOT_INCLUDED
+from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
+from lightning_init.recipes.fitting import fitting_weights, refuse_what_no_weight_can_hold
 from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
 from lightning_init.recipes.recipe_format import (
     FORMAT_VERSION,
@@ -249,7 +248,10 @@ class InitRecipe:
 
         Layers that patterns left out of the inventory keep their weights.
         """
-        found = {weight.name: weight for weight in _matching(self, inventory, by_width)}
+        found = {
+            weight.name: weight
+            for weight in fitting_weights(self.layers, self.left_out, inventory, by_width)
+        }
         draws: list[tuple[Weight, float]] = []
         for layer in self.layers:
             if layer.action == "redrawn" and layer.name in found:
@@ -257,7 +259,7 @@ class InitRecipe:
                 if by_width and layer.fan_in is not None and weight.knows_fan_in:
                     variance *= layer.fan_in / weight.fan_in
                 draws.append((weight, math.sqrt(variance)))
-        _refuse_what_no_weight_can_hold(model, draws)
+        refuse_what_no_weight_can_hold(model, draws)
         for weight, std in draws:
             fill_normal_(model, weight, std, seed)
         return [weight.name for weight, _ in draws]
@@ -276,53 +278,6 @@ def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
         standard_error=None,
         spread=row.spread,
     )
-
-
-def _matching(recipe: InitRecipe, inventory: WeightInventory, by_width: bool) -> tuple[Weight, ...]:
-    """Return the model's weights if they are those of the recipe, else raise."""
-    found = {weight.name: weight for weight in inventory.weights}
-    reasons = {left.name: left.reason for left in inventory.left_out}
-    known = {layer.name for layer in recipe.layers} | set(recipe.left_out)
-    missing = [
-        name + (f" (left out: {reasons[name]})" if name in reasons else "")
-        for name in (layer.name for layer in recipe.layers)
-        if name not in found and not reasons.get(name, "").startswith((EXCLUDED, NOT_INCLUDED))
-    ]
-    _refuse("the model lacks", missing)
-    _refuse("the recipe lacks", [name for name in found if name not in known])
-    if not by_width:
-        pairs = [(layer, found[layer.name]) for layer in recipe.layers if layer.name in found]
-        other = [
-            f"{layer.name} {layer.shape} in the recipe, {weight.shape} in the model"
-            for layer, weight in pairs
-            if layer.shape != weight.shape
-        ]
-        _refuse("other shapes (`by_width=True` transfers to another width)", other)
-    return inventory.weights
-
-
-# The largest of very many normal draws, in standard deviations.
-_LARGEST_DRAW = 8.0
-
-
-def _refuse_what_no_weight_can_hold(
-    model: nn.Module, draws: Sequence[tuple[Weight, float]]
-) -> None:
-    """Refuse variances at which a weight's number format overflows, or rounds to 0."""
-    outside = []
-    for weight, std in draws:
-        dtype = parameters_of(model, weight)[0].dtype
-        limits = torch.finfo(dtype)
-        if not limits.smallest_normal <= std <= limits.max / _LARGEST_DRAW:
-            name = str(dtype).removeprefix("torch.")
-            outside.append(f"{weight.name} (sigma0^2 = {std**2:.3g}, weights in {name})")
-    _refuse("no such variance can be drawn", outside)
-
-
-def _refuse(what: str, layers: list[str]) -> None:
-    if layers:
-        more = f", and {len(layers) - 5} more" if len(layers) > 5 else ""
-        raise ValueError(f"the recipe does not fit: {what}: {', '.join(layers[:5])}{more}.")
 
 
 def _storable(value: Any) -> Any:
