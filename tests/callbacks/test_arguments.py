@@ -71,7 +71,7 @@ def test_there_are_enough_of_them() -> None:
         (OptimalVarianceInit, "recipe", 5, "a path or None, got 5."),
         (OptimalVarianceInit, "verbose", "no", "True or False, got 'no'."),
         (OptimalVarianceInit, "include", "net.*", "a list of glob patterns or None, got 'net.*'."),
-        (FractionalMomentInit, "conditional", 1, "True or False, got 1."),
+        (FractionalMomentInit, "dry_run", 1, "True or False, got 1."),
         (FractionalMomentInit, "order", "two", "in [0, 2], got 'two'."),
         (FractionalMomentInit, "param", "x", "a number, a pair of numbers or None, got 'x'."),
     ],

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
 from lightning_init import FractionalMomentInit
+from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.silent_step import SilentStep
 
 
@@ -111,7 +112,8 @@ class ByHand(Callback):
         self.plan = plan
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.plan.apply_(pl_module, 5)
+        with shadows_follow(trainer, pl_module):  # as averages of the weights do
+            self.plan.apply_(pl_module, 5)
 
 
 class Log(DummyLogger):
