@@ -120,6 +120,11 @@ class OptimalVarianceInit(_WatchesRun):
     - `OptimalVarianceInit/report/text_summary`: the whole report as a table
     - `OptimalVarianceInit/figure/<name>`: figures, if matplotlib is installed
 
+    The real run gets, while it is watched:
+
+    - `OptimalVarianceInit/run_variance/<layer>`: variance of the layer's weights
+    - `OptimalVarianceInit/score/text_summary`: whether the probe was right, at the end
+
     Other loggers get `sigma0` and `ratio`, once, at step 0.
 
     Example:

@@ -147,6 +147,7 @@ class InitRecipe:
         rows: Sequence[MeasuredLayer],
         inventory: WeightInventory,
         optimizers: Sequence[tuple[str, float]] = (),
+        settings: Sequence[tuple[str, Any]] = (),
     ) -> InitRecipe:
         """Keep variances that were measured.
 
@@ -154,8 +155,10 @@ class InitRecipe:
             rows: V of every weight that takes part.
             inventory: Those weights, and what was left out.
             optimizers: Optimizer class and learning rate, one pair per parameter group.
+            settings: Pairs of setting and value of the callback, for the reader.
         """
         return cls(
+            settings=tuple(sorted((name, _storable(value)) for name, value in settings)),
             layers=tuple(_measured_layer(row) for row in rows),
             left_out=tuple(left.name for left in inventory.left_out),
             optimizers=tuple((name, float(rate)) for name, rate in optimizers),

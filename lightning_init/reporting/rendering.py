@@ -133,6 +133,8 @@ def headline(report: ProbeRecord) -> str:
     total = len(report.layers)
     if report.divergence:
         return f"the probe diverged, all {total} layers keep their weights"
+    if not total:
+        return "no layer took part"
     counts = {
         action: sum(layer.action == action for layer in report.layers)
         for action in ("redrawn", "unchanged", "kept")

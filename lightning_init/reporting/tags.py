@@ -8,7 +8,7 @@ OPTIMAL_VARIANCE = "OptimalVarianceInit"
 FRACTIONAL_MOMENT = "FractionalMomentInit"
 
 # Every tag that is ever written, with its meaning; the callbacks' docstrings are tested on these.
-OPTIMAL_VARIANCE_TAGS = (
+PROBE_TAGS = (
     (f"{OPTIMAL_VARIANCE}/variance/<layer>", "variance of the layer's weights, per probe step"),
     (f"{OPTIMAL_VARIANCE}/drift/<layer>", "relative change over the horizon, per probe step"),
     (f"{OPTIMAL_VARIANCE}/kl/<layer>", "KL(N(0, V) || N(0, V before)) in nat, per probe step"),
@@ -20,6 +20,11 @@ OPTIMAL_VARIANCE_TAGS = (
     (f"{OPTIMAL_VARIANCE}/tolerance", "the drift that counts as none, to compare with"),
     (f"{OPTIMAL_VARIANCE}/band/<name>/<layer>", "confidence limits of V and of the drift"),
 )
+RUN_TAGS = (
+    (f"{OPTIMAL_VARIANCE}/run_variance/<layer>", "variance of the weights, in the real run"),
+    (f"{OPTIMAL_VARIANCE}/score/text_summary", "whether the probe was right, at the run's end"),
+)
+OPTIMAL_VARIANCE_TAGS = PROBE_TAGS + RUN_TAGS
 FRACTIONAL_MOMENT_TAGS = (
     (f"{FRACTIONAL_MOMENT}/std/<layer>", "standard deviation of the layer's first weights"),
     (f"{FRACTIONAL_MOMENT}/log_norm/<layer>", "measured log-norm of the layer's input"),

@@ -84,7 +84,9 @@ class Watching:
             MeasuredLayer(weight, variance, verdict=verdicts[weight.name].verdict.value)
             for weight, variance in zip(weights, ends, strict=True)
         ]
-        recipe = InitRecipe.from_measured(rows, self._inventory, optimizers_of(trainer))
+        recipe = InitRecipe.from_measured(
+            rows, self._inventory, optimizers_of(trainer), self._settings.pairs()
+        )
         if trainer.is_global_zero:
             self._writing(_save, trainer, recipe)
         if report is None:

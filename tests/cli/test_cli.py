@@ -54,6 +54,7 @@ OPTIMAL_VARIANCE_FLAGS = {
     "recipe_path=found.json": ("recipe_path", "found.json"),
     "seed=4": ("seed", 4),
     "verbose=false": ("verbose", False),
+    "watch=false": ("watch", False),
 }
 FRACTIONAL_MOMENT_FLAGS = {
     "order=0.5": ("settings.order", 0.5),

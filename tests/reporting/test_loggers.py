@@ -187,16 +187,6 @@ def test_the_outcome_is_one_row_at_step_0_and_nothing_else(
     assert sum("train_loss" in row for _, row in rows) == 6
 
 
-@pytest.mark.parametrize(("make", "read"), KINDS)
-def test_the_outcome_can_be_left_out(
-    make: Callable[[Path], Logger], read: Callable[[Any], Rows], tmp_path: Path
-) -> None:
-    logger = make(tmp_path / "logs")
-    fit([logger])
-    names = {name for _, row in read(logger) for name in row}
-    assert {name for name in names if "Init/" in name} == PLAN
-
-
 @needs("mlflow")
 @needs("wandb")
 def test_each_of_several_loggers_gets_its_own(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from lightning_init.reporting.charts import layout
 from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.tags import (
     FRACTIONAL_MOMENT_TAGS,
-    OPTIMAL_VARIANCE_TAGS,
+    PROBE_TAGS,
     TOLERANCE,
     tag,
 )
@@ -129,8 +129,8 @@ def test_every_logged_tag_is_documented_and_every_documented_tag_is_logged(
 ) -> None:
     tags = long_probe.Tags()
     logged = {*tags["scalars"], *tags["tensors"], *tags["images"]} - {"custom_scalars__config__"}
-    assert not [name for name in logged if not documented(OPTIMAL_VARIANCE_TAGS).fullmatch(name)]
-    for entry in OPTIMAL_VARIANCE_TAGS:
+    assert not [name for name in logged if not documented(PROBE_TAGS).fullmatch(name)]
+    for entry in PROBE_TAGS:
         assert any(documented((entry,)).fullmatch(name) for name in logged), entry
 
 

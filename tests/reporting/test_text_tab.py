@@ -40,7 +40,8 @@ def test_what_would_widen_the_table_stands_below_it(report: InitReport) -> None:
         "- `embedding`: frozen (requires_grad=False)",
     ):
         assert text.index(part) > table_ends
-    assert text.startswith("**1 of 3 layers stationary** over a horizon of 20000 optimizer steps;")
+    said = "**2 redrawn, 1 kept, 1 left out; 1 of 3 layers stationary** over a horizon of 20000"
+    assert text.startswith(f"{said} optimizer steps.")
 
 
 def test_of_many_layers_those_that_change_most_are_shown(
@@ -62,5 +63,5 @@ def test_many_weights_that_are_left_out_are_counted(report: InitReport) -> None:
 
 def test_a_report_without_layers_is_text_all_the_same(report: InitReport) -> None:
     text = text_tab(replace(report, layers=(), notes=(), left_out=()))
-    assert text.startswith("**0 of 0 layers stationary**")
+    assert text.startswith("**no layer took part**")
     assert "Left out" not in text
