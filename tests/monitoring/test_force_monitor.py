@@ -155,7 +155,9 @@ class TestOnARun:
             def configure_optimizers(self) -> Any:
                 return make(self.parameters(), lr=0.003, **options)
 
-        callback = OptimalVarianceInit(80, sample_every_n_steps=2, moment="raw", verbose=False)
+        callback = OptimalVarianceInit(
+            80, sample_every_n_steps=2, moment="raw", verbose=False, on_unsettled="use"
+        )
         fit(Other(), callback, max_epochs=10)
         assert callback.report is not None
         for layer in callback.report.layers:

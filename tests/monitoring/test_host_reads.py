@@ -66,7 +66,9 @@ def test_a_sample_of_a_hundred_layers_reads_twice(
         return stops
 
     monkeypatch.setattr(VarianceProbe, "_on_step", counted)
-    callback = OptimalVarianceInit(16, sample_every_n_steps=1, verbose=False)
+    callback = OptimalVarianceInit(
+        16, sample_every_n_steps=1, verbose=False, on_unsettled="use", verify_steps=0, watch=False
+    )
     fit(Regression(deep()), callback, max_epochs=2)
     assert callback.report is not None
     assert len(callback.report.layers) == LAYERS

@@ -29,7 +29,9 @@ def test_steps_hold_every_interval_and_are_denser_in_the_first_tenth_only(
 def test_the_history_has_all_samples_and_the_detector_the_even_ones(
     options: dict[str, Any],
 ) -> None:
-    callback = OptimalVarianceInit(480, horizon="probe", tolerance=1e-6, verbose=False, **options)
+    callback = OptimalVarianceInit(
+        480, horizon="probe", tolerance=1e-6, verbose=False, on_unsettled="use", **options
+    )
     fit(Regression(), callback, max_epochs=60)
     report = callback.report
     assert report is not None
