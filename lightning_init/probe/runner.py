@@ -147,9 +147,8 @@ class _Probe:
         try:
             with ExitStack() as stack:
                 stack.callback(snapshot.capture_random_state())
-                training = _enter(
-                    trainer, self.module, self.limits, observer, stack, self._prepares
-                )
+                held = (self._prepares, self.suspects)
+                training = _enter(trainer, self.module, self.limits, observer, stack, *held)
                 self._run_loop(training)
                 _refuse_together(trainer, lambda: _refuse_nothing(training, trainer, observer))
         except KeyboardInterrupt:
@@ -202,6 +201,7 @@ def _enter(
     observer: Observer,
     stack: ExitStack,
     prepares: bool,
+    suspects: list[str],
 ) -> CopiedTraining | TrainingInPlace:
     """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
     strategy = trainer.strategy
@@ -212,7 +212,10 @@ def _enter(
     roots = [instance, datamodule, internals.prepared_loader(trainer), *held]
     roots += [validation[0], limits.dataloaders]
     roots += filter(is_users_own, internals.callbacks(trainer)) if prepares else ()
-    stack.callback(capture_data_state(roots))
+    put_back = capture_data_state(roots)
+    # Runs after it: what puts the data back may name, as `changed`, what it could not put back.
+    stack.callback(lambda: suspects.extend(getattr(put_back, "changed", ())))
+    stack.callback(put_back)
     stack.callback(snapshot.capture_optimizers(strategy.optimizers))
     stack.callback(snapshot.capture_attributes(strategy))
     stack.callback(snapshot.capture_attributes(trainer))
