@@ -146,3 +146,30 @@ def jittering() -> Any:
 
 def test_rounding_is_told_apart() -> None:
     assert in_own_process(jittering).startswith("restart verified up to rounding")
+
+
+def _walk_that_names() -> Any:
+    from lightning_init.probe import runner
+
+    capture = runner.capture_data_state
+
+    class Named:
+        """Puts the data back as before, and names what it could not put back."""
+
+        changed: tuple[str, ...] = ()
+
+        def __init__(self, roots: Any) -> None:
+            self.put_back = capture(roots)
+
+        def __call__(self) -> None:
+            self.put_back()
+            self.changed = ("`dataset.seen`",)
+
+    runner.capture_data_state = Named  # type: ignore[assignment]
+
+
+def test_what_the_walk_over_state_found_is_named() -> None:
+    told = [text for text in alarms(large_state, _walk_that_names) if "not exact" in text]
+    assert "batch 1 held other data (`dataset.seen` changed)" in told[0]
+    # Where nothing differed, it is not the restart's business.
+    assert not alarms(SCENARIOS["adam"], _walk_that_names)
