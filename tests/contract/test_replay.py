@@ -134,7 +134,7 @@ def jumping() -> Setup:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (large_state, "batch 1 held other data (`"),
+        (large_state, "batch 1 held other data (train_dataloader.dataset.seen changed)"),
         (jumping, "the loss of batch 1 differed by"),
     ],
 )

@@ -210,7 +210,7 @@ def test_what_every_rank_refuses_is_skipped_on_every_rank(tmp_path: Path) -> Non
 
 
 class Exact(Net):
-    """Ranks and one process take the same steps: the loss is a mean over the whole batch."""
+    """Ranks and one process take the same steps: every step sees all data, in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ def watch(directory: Path, batch_size: int, **options: Any) -> list[list[float]]
     trainer = Trainer(
         accelerator="cpu",
         precision="64-true",
-        max_epochs=2,
+        max_epochs=16,
         logger=CSVLogger(directory),
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -252,8 +252,8 @@ def watch(directory: Path, batch_size: int, **options: Any) -> list[list[float]]
 
 
 def test_two_ranks_write_one_series_and_it_is_that_of_one_process(tmp_path: Path) -> None:
-    ranks = watch(tmp_path / "ranks", 8, devices=2, strategy="ddp_fork")
-    alone = watch(tmp_path / "alone", 16, devices=1)
+    ranks = watch(tmp_path / "ranks", 64, devices=2, strategy="ddp_fork")
+    alone = watch(tmp_path / "alone", 128, devices=1)
     assert [row[0] for row in ranks] == list(range(17))
     torch.testing.assert_close(
         torch.tensor(ranks, dtype=torch.float64),
