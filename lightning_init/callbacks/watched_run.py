@@ -32,10 +32,11 @@ class _WatchesRun(_ChecksRestart):
         self._saved_series: Mapping[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the run before."""
+        """Forget the run before, unless the same Trainer trains on."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._watching, self._saved_series, self.run_recipe = None, None, None
+            self._saved_series = self._watched() if trainer.global_step > 0 else None
+            self._watching, self.run_recipe = None, None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Take a sample, if one is due."""
@@ -61,5 +62,5 @@ class _WatchesRun(_ChecksRestart):
                     trainer, module, inventory, self.settings, self._saved_series
                 )
 
-    def _watched(self) -> dict[str, Any] | None:
-        return None if self._watching is None else self._watching.state
+    def _watched(self) -> Mapping[str, Any] | None:
+        return self._saved_series if self._watching is None else self._watching.state

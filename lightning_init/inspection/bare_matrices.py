@@ -8,7 +8,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_init.inspection.fans import Fans, WeightBlock
 from lightning_init.inspection.parameter_walk import ParameterSlot
-from lightning_init.inspection.reasons import EMBEDDING_LAYERS, is_scale_or_slope
+from lightning_init.inspection.reasons import EMBEDDING_LAYERS, is_scale_or_slope, why_rewritten
 
 EMBEDDING, MATRIX = "embedding", "matrix"
 # Products summed into one output unit of a bare matrix: what uses it is not known.
@@ -32,6 +32,8 @@ def matrix_block(slot: ParameterSlot) -> WeightBlock | None:
         ['embedding']
     """
     if slot.is_bias or slot.parametrizations or is_lazy(slot.leaves[0]) or is_scale_or_slope(slot):
+        return None
+    if why_rewritten(slot) is not None:  # a layer computes its weight from it
         return None
     if isinstance(slot.module, EMBEDDING_LAYERS):
         return WeightBlock(slot.attribute, "", None, Fans(1, slot.shape[1]), EMBEDDING, ())

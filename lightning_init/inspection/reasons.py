@@ -56,7 +56,7 @@ def why_not_a_weight(slot: ParameterSlot, *, traced: bool = False) -> str:
     if slot.parametrizations:
         chain = ", ".join(slot.parametrizations)
         return f"parametrized by {chain}; not a weight of a known kind of layer"
-    if reason := _why_rewritten(slot):
+    if reason := why_rewritten(slot):
         return reason
     if slot.module_blocks:
         return f"parameter of {slot.module_type} that is none of its weight matrices"
@@ -71,7 +71,7 @@ def is_scale_or_slope(slot: ParameterSlot) -> bool:
     return named_norm or isinstance(slot.module, (*_NORMALIZATION_LAYERS, nn.PReLU))
 
 
-def _why_rewritten(slot: ParameterSlot) -> str | None:
+def why_rewritten(slot: ParameterSlot) -> str | None:
     """Reason for a parameter from which an old-style hook computes the weight, or None."""
     stem, _, suffix = slot.attribute.rpartition("_")
     computed = isinstance(getattr(slot.module, stem, None), Tensor) if stem else False

@@ -185,7 +185,7 @@ class ForceMonitor:
             (optimizer, group)
             for optimizer in optimizers
             for group in optimizer.param_groups
-            if "lr" in group
+            if group.get("lr") is not None  # else the optimizer chooses its steps itself
         ]
         position = {
             id(parameter): index

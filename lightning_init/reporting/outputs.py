@@ -7,13 +7,14 @@ import sys
 from collections.abc import Iterable
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from lightning_init.initialization.measurement import fan_increments
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.tensorboard import (
     ProbeWriter,
+    is_tensorboard,
     log_log_norm_fan,
     log_outcome,
     log_plan,
@@ -48,8 +49,8 @@ def log_probe(trainer: Trainer, report: InitReport) -> None:
     if not trainer.is_global_zero:
         return
     for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            write_probe_run(logger.log_dir, report)
+        if is_tensorboard(logger):
+            write_probe_run(getattr(logger, "log_dir"), report)  # noqa: B009
     log_outcome(trainer.loggers, report)
 
 

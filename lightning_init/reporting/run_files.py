@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 
 from lightning_init.reporting.tags import OPTIMAL_VARIANCE, tag
+from lightning_init.reporting.tensorboard import is_tensorboard
 
 SERIES_FILE = "run_variance.csv"
 # Values of one sample that go to TensorBoard; of larger models every k-th sample goes there.
@@ -34,7 +35,7 @@ class RunFiles:
         earlier: Iterable[tuple[int, Sequence[float]]] = (),
     ) -> None:
         loggers = list(loggers)
-        self._boards = [one for one in loggers if isinstance(one, TensorBoardLogger)]
+        self._boards: list[Any] = [one for one in loggers if is_tensorboard(one)]
         self._tags = [tag(OPTIMAL_VARIANCE, "run_variance", layer) for layer in layers]
         self._every = math.ceil(len(layers) / VALUES_PER_ROW)
         self._rows = 0

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -211,7 +210,7 @@ def log_outcome(loggers: Iterable[Logger], report: InitReport) -> None:
         report: What the probe found.
     """
     _log(
-        [logger for logger in loggers if not isinstance(logger, TensorBoardLogger)],
+        [logger for logger in loggers if not is_tensorboard(logger)],
         _outcome(report),
     )
 
@@ -254,13 +253,18 @@ def log_log_norm_fan(
         variance: Predicted change of the variance per layer, shape (depth,).
         measured: Measured log-norm relative to the first layer, shape (depth,).
     """
-    boards = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
+    boards: list[Any] = [logger for logger in loggers if is_tensorboard(logger)]
     if not boards or len(drift) < 2 or importlib.util.find_spec("matplotlib") is None:
         return
     image = figures.render(figures.log_norm_fan(drift, variance, measured))
     for board in boards:
         name = f"{FRACTIONAL_MOMENT}/figure/log_norm"
         board.experiment.add_image(name, image, 0, dataformats="HWC")
+
+
+def is_tensorboard(logger: object) -> bool:
+    """Whether it is a TensorBoard logger, of either package that Lightning is published as."""
+    return any(base.__name__ == "TensorBoardLogger" for base in type(logger).__mro__)
 
 
 def _log(loggers: Iterable[Logger], values: Mapping[str, float]) -> None:

@@ -49,10 +49,13 @@ class LayerRates:
         return rates
 
     def now(self, optimizers: Sequence[Optimizer]) -> tuple[float, ...]:
-        """Read the learning rate of every parameter group, and remember it."""
-        self.rates = tuple(
-            float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups
-        )
+        """Read the learning rate of every parameter group, and remember it.
+
+        It is nan where the optimizer chooses its steps itself.
+        """
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        rates = [group.get("lr") for group in groups]
+        self.rates = tuple(math.nan if rate is None else float(rate) for rate in rates)
         return self.rates
 
     def climb_steps(self, learning_rate: str | float, budget: int) -> int:

@@ -56,6 +56,7 @@ def probe(**changes: Any) -> OptimalVarianceInit:
         "verbose": False,
         "seed": 11,
         "on_probe_failure": "raise",
+        "watch": True,
     }
     return OptimalVarianceInit(**(settings | changes))
 
@@ -285,6 +286,31 @@ def comparison(
     return found
 
 
+def with_and_without_watch(
+    scenario: Scenario, _: Callable[[], None] | None = None
+) -> Generator[Job, None, list[str]]:
+    """Two runs with our callbacks, of which the first watches; ends with their differences."""
+    records = []
+    for watch in (True, False):
+        job = Job(run, watching(scenario, watch), None)
+        yield job
+        records.append(job.result()[0])
+    return differences(*records)
+
+
+def watching(scenario: Scenario, watch: bool) -> Scenario:
+    """A scenario whose callbacks do, or do not, watch the real run."""
+
+    def changed() -> Setup:
+        setup = scenario()
+        for callback in setup.ours:
+            if isinstance(callback, OptimalVarianceInit):
+                callback.watch = watch
+        return setup
+
+    return changed
+
+
 def is_alarm(text: str) -> bool:
     """Whether the user is told that the restart is not exact."""
     alarms = ("the restart is not exact", "holds other data", "The training data keep state")
@@ -300,9 +326,13 @@ class Ahead:
     """Comparisons that run ahead, two at a time, while the first of them is waited for."""
 
     def __init__(
-        self, scenarios: dict[str, Scenario], sabotage: Callable[[], None] | None = None
+        self,
+        scenarios: dict[str, Scenario],
+        sabotage: Callable[[], None] | None = None,
+        pair: Callable[..., Generator[Job, None, list[str]]] = comparison,
     ) -> None:
         self._waiting = dict(scenarios)
+        self._pair = pair
         self._sabotage = sabotage
         self._running: dict[str, tuple[Generator[Job, None, list[str]], Job]] = {}
         self._done: dict[str, list[str]] = {}
@@ -312,7 +342,7 @@ class Ahead:
         while name not in self._done:
             while self._waiting and len(self._running) < 2:
                 chosen = name if name in self._waiting else next(iter(self._waiting))
-                self._advance(chosen, comparison(self._waiting.pop(chosen), self._sabotage))
+                self._advance(chosen, self._pair(self._waiting.pop(chosen), self._sabotage))
             jobs = [job for _, job in self._running.values()]
             first_deadline = min((job.deadline for job in jobs), default=0.0)
             patience = max(0.0, first_deadline - time.monotonic())

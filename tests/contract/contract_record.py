@@ -30,6 +30,10 @@ OURS = (
     "Fails",
 )
 
+# What the watch of the real run, and the probe before it, leave on disk.
+OUR_FILES = ("init_recipe.json", "run_variance.csv")
+OUR_TAGS = "OptimalVarianceInit/"
+
 # Wall-clock times, and identities of objects.
 _VOLATILE = {
     "time_elapsed",
@@ -213,7 +217,7 @@ def _disk() -> Record:
     files = sorted(p for p in root.rglob("*") if p.is_file() and not _is_ours(p))
     return {
         "files": sorted({_file_name(path.relative_to(root)) for path in files}),
-        "csv": {p.name: list(csv.reader(p.open())) for p in files if p.name == "metrics.csv"},
+        "csv": {p.name: _rows(p) for p in files if p.name == "metrics.csv"},
         "tensorboard": [_events(p) for p in files if "tfevents" in p.name],
         "checkpoints": {
             str(p.relative_to(root)): plain(torch.load(p, weights_only=False))
@@ -224,19 +228,33 @@ def _disk() -> Record:
 
 
 def _is_ours(path: Path) -> bool:
-    return "probe" in path.parts or path.name == "init_recipe.json"
+    return "probe" in path.parts or path.name in OUR_FILES
 
 
 def _file_name(path: Path) -> str:
     return re.sub(r"tfevents\..*", "tfevents", re.sub(r"pid\d+|\d{10,}", "", str(path)))
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """A logger's table without our columns, and without the row that fills them.
+
+    A row that held something of the user's too would be missed in the comparison.
+    """
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    ours = [i for i, name in enumerate(header) if name.startswith(OUR_TAGS)]
+    kept = [header, *(row for row in rows if not any(row[i] for i in ours))]
+    return [[cell for i, cell in enumerate(row) if i not in ours] for row in kept]
+
+
 def _events(path: Path) -> list[Any]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(path)).Reload()
-    scalars = events.Tags()["scalars"]
-    tensors = events.Tags()["tensors"]
+    scalars, tensors = (
+        [tag for tag in events.Tags()[kind] if not tag.startswith(OUR_TAGS)]
+        for kind in ("scalars", "tensors")
+    )
     return [
         [(tag, e.step, e.value) for tag in scalars for e in events.Scalars(tag)],
         [(tag, e.step, str(e.tensor_proto)) for tag in tensors for e in events.Tensors(tag)],

@@ -16,7 +16,6 @@ from contract_harness import PROBE_STEPS, Setup, build_trainer, fit, in_own_proc
 from contract_models import MetricNet, SplitData
 from contract_record import HookTrace, Recorder, attributes, differences, final_record, plain
 from contract_record import random_state as random_state
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -30,7 +29,6 @@ KINDS: dict[str, type[BaseException]] = {
     "exception": RuntimeError,
     "interrupt": KeyboardInterrupt,
     "sigterm": SIGTERMException,
-    "nan": MisconfigurationException,
 }
 
 
@@ -38,9 +36,11 @@ class Faulty(MetricNet):
     """Fails in the probe, at one optimizer step, in one place."""
 
     fault: tuple[str, str, int] | None = None
+    real: Any = None
 
     def _fails_at(self, place: str, step: int) -> bool:
-        return Faulty.fault is not None and Faulty.fault[1:] == (place, step)
+        planted = Faulty.fault is not None and Faulty.fault[1:] == (place, step)
+        return planted and self is not Faulty.real
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         output = super().training_step(batch, batch_idx)
@@ -196,6 +196,36 @@ def reference_of() -> Callable[[str], Any]:
         return known[kind]
 
     return find
+
+
+def diverging_run(fault: tuple[str, str, int] | None) -> tuple[Any, str, set[str]]:
+    """A run whose probe meets NaN, or one without a probe; what the report says of it."""
+    seed_everything(7, verbose=False)
+    ours, recorder = probe(), Recorder()
+    others = [EarlyStopping("val_loss"), ModelCheckpoint(".", monitor="val_loss"), recorder]
+    setup = Setup(Faulty(), {"logger": CSVLogger(".")}, datamodule=_Data(), callbacks=others)
+    trainer = build_trainer(setup, [] if fault is None else [ours])
+    break_our_code()
+    Faulty.fault, Faulty.real = fault, setup.model
+    trace = HookTrace(setup.model)
+    fit(trainer, setup)
+    record = final_record(trainer, setup.model, recorder) | {"hooks": trace.calls}
+    if ours.report is None:
+        return record, "", set()
+    return record, ours.report.divergence, {row.verdict.value for row in ours.report.layers}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(name, marks=pytest.mark.slow if name != "first" else ()) for name in STEPS],
+)
+@pytest.mark.parametrize("place", PLACES)
+def test_a_probe_that_meets_nan_changes_nothing(place: str, step: str) -> None:
+    found, reason, verdicts = in_own_process(diverging_run, ("nan", place, STEPS[step]))
+    expected, _, _ = in_own_process(diverging_run, None)
+    assert "not finite" in reason
+    assert verdicts == {"invalid"}
+    assert differences(found, expected)[:5] == []
 
 
 def _killed_run(directory: str) -> None:

@@ -1,4 +1,4 @@
-"""Random orders of use never redraw a resumed run, leak into the Trainer, or leave a file."""
+"""Random orders of use redraw no resumed run, leak nothing into the Trainer, leave one file."""
 
 from __future__ import annotations
 
@@ -128,7 +128,8 @@ def play(actions: list[str], options: dict[str, Any]) -> None:
     world = World(options)
     for action in actions:
         world.act(action)
-    assert [p for p in Path().rglob("*") if p.is_file()] == []
+    left = {p.name for p in Path().rglob("*") if p.is_file()}
+    assert left <= {"init_recipe.json"}  # without a logger the root directory gets it
 
 
 OPTIONS = st.fixed_dictionaries(

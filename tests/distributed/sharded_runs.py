@@ -145,7 +145,13 @@ def fresh(*arguments: Any) -> Net:
 
 
 def probe(**options: Any) -> OptimalVarianceInit:
-    defaults = {"max_probe_steps": 9, "sample_every_n_steps": 1, "verbose": False, "seed": SEED}
+    defaults = {
+        "max_probe_steps": 9,
+        "on_unsettled": "use",
+        "sample_every_n_steps": 1,
+        "verbose": False,
+        "seed": SEED,
+    }
     return OptimalVarianceInit(**{**defaults, **options})
 
 

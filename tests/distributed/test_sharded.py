@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from sharded_runs import (
     SEED,
@@ -174,6 +176,39 @@ def test_an_exception_in_the_probe_leaves_everything_as_it_was() -> None:
     for error, empty in on_two_ranks(failing):
         assert error == "fails between forward and backward"
         assert empty
+
+
+# ------------------------------------------------------------------------------- the run's series
+DENSE = ("attention.out_proj", "net.0", "net.4")
+
+
+def watched(directory: str) -> Any:
+    expected: list[list[float]] = []
+
+    class OfTheWhole(Callback):
+        """V of the gathered weights, after each step."""
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            values = full(pl_module)
+            weights = [values[f"{name}.weight"].double() for name in DENSE]
+            expected.append([float(weight.var(correction=0)) for weight in weights])
+
+    callback = probe(max_probe_steps=0)
+    fit(fresh(), callback, OfTheWhole(), logger=CSVLogger(directory))
+    return expected, callback.state_dict()["run_variances"]
+
+
+def test_two_ranks_write_one_series_of_the_whole_weights(tmp_path: Path) -> None:
+    (expected, first), (_, second) = on_two_ranks(watched, str(tmp_path))
+    assert first == second
+    (file,) = tmp_path.rglob("run_variance.csv")
+    header, _, *rows = csv.reader(file.open())
+    assert [int(row[0]) for row in rows] == list(range(1, 13))
+    # The attention's stacked projection is three rows of the series, and is left out here.
+    columns = [header.index(name) for name in DENSE]
+    found = torch.tensor([[float(row[i]) for i in columns] for row in rows], dtype=torch.float64)
+    wanted = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
 # --------------------------------------------------------------- resume, recipe, other callback

@@ -16,7 +16,7 @@ from lightning_init.inspection.reasons import (
     ON_META_DEVICE,
     UNINITIALIZED,
 )
-from lightning_init.inspection.weights import effective_weight, find_weights
+from lightning_init.inspection.weights import effective_weight, find_every_weight, find_weights
 
 
 def names(model: nn.Module, **patterns: list[str]) -> list[str]:
@@ -451,3 +451,25 @@ def test_nothing_is_changed() -> None:
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state())
     assert versions == [p._version for p in model.parameters()]
+
+
+def pruned() -> nn.Module:
+    module = nn.Linear(3, 3, bias=False)
+    prune.random_unstructured(module, "weight", 0.3)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (pruned, "pruned"),
+        (old_weight_norm, "old-style weight_norm"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(3, 3, bias=False)), "old-style spectral_norm"),
+    ],
+    ids=["pruned", "weight_norm", "spectral_norm"],
+)
+def test_what_a_weight_is_computed_from_is_no_bare_matrix(make: object, word: str) -> None:
+    assert callable(make)
+    inventory = find_every_weight(make())
+    assert inventory.weights == ()
+    assert all(word in left.reason for left in inventory.left_out)
