@@ -28,13 +28,7 @@ EXECUTORS = ("processes", "dask")
 
 
 def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
-    """Choose an executor.
-
-    Args:
-        name: "processes" or "dask".
-        jobs: Runs at one time, at least 1. One job in "processes" is this very process.
-        address: Of a running Dask scheduler; without one a cluster of `jobs` workers is started
-            here and closed at the end.
+    """Choose an executor; one job in "processes" is this very process.
 
     Raises:
         ValueError: An argument is out of its range, or Dask is not installed.
@@ -48,20 +42,16 @@ def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
             raise ValueError(
                 "`executor='dask'` needs Dask; run `pip install 'lightning_init[dask]'`."
             )
-        return lambda tasks: on_dask(tasks, jobs, address)
+        return lambda tasks: _on_dask(tasks, jobs, address)
     if address is not None:
         raise ValueError("`address` is that of a Dask scheduler; give executor='dask' with it.")
     if jobs == 1:
         return lambda tasks: ((task, execute(task)) for task in tasks)
-    return lambda tasks: in_processes(tasks, jobs)
+    return lambda tasks: _in_processes(tasks, jobs)
 
 
-def in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
-    """Make `jobs` runs at a time, in processes of their own.
-
-    A run whose process dies (out of memory, killed) is made again in another one; if it has died
-    `MOST_ATTEMPTS` times the run is recorded as failed. No other run pays for it.
-    """
+def _in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
+    """Make `jobs` runs at a time; one whose process dies is made again in another."""
     # Pools of one process each: a pool of several breaks as a whole.
     idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
     for _ in range(jobs):
@@ -102,7 +92,7 @@ def _one_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=context)
 
 
-def on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
+def _on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
     """Hand the runs to Dask, which makes a run again elsewhere if its worker dies."""
     distributed: Any = importlib.import_module("distributed")  # typed in part
     with ExitStack() as stack:
