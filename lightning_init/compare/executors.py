@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from queue import SimpleQueue
 from typing import Any
 
 from lightning_init.compare.records import FAILED, FULL, RunRecord
@@ -52,32 +52,26 @@ def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
 
 def _in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
     """Make `jobs` runs at a time; one whose process dies is made again in another."""
-    # Pools of one process each: a pool of several breaks as a whole.
-    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
-    for _ in range(jobs):
-        idle.put(_one_process())
-    threads = ThreadPoolExecutor(jobs)
-    try:
-        futures = {threads.submit(_in_a_process, task, idle): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        threads.shutdown(cancel_futures=True)
-        for _ in range(jobs):
-            idle.get().shutdown()
+    own = threading.local()
 
-
-def _in_a_process(task: RunTask, idle: SimpleQueue[ProcessPoolExecutor]) -> tuple[RunRecord, ...]:
-    pool = idle.get()
-    try:
+    def run(task: RunTask) -> tuple[RunRecord, ...]:
         for _ in range(MOST_ATTEMPTS):
+            # One process per thread, which ends with it: a pool of several breaks as a whole.
+            own.pool = getattr(own, "pool", None) or _one_process()
             try:
-                return pool.submit(execute, task).result()
+                records: tuple[RunRecord, ...] = own.pool.submit(execute, task).result()
+                return records
             except BrokenProcessPool:
-                pool = _one_process()
+                own.pool = None
         return (_lost(task),)
-    finally:
-        idle.put(pool)
+
+    with ThreadPoolExecutor(jobs) as threads:
+        futures = {threads.submit(run, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _one_process() -> ProcessPoolExecutor:

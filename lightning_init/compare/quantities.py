@@ -23,13 +23,9 @@ _HIGHER = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of a run.
+    """One number of a run: its `final` or `best` value of a metric, or `steps to <level>`.
 
-    Attributes:
-        metric: As it was logged.
-        direction: `min` or `max`: which values of the metric are better.
-        level: For "steps to <level>": what the metric has to reach.
-        name: `final`, `best` or `steps to <level>`.
+    The direction, `min` or `max`, is that of better values of the metric.
     """
 
     metric: str

@@ -228,8 +228,7 @@ def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> lis
 
 def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
-    he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-    return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False)]
+    return Pilot(start="he", recipe=path)(seed, batch)
 
 
 def _peer(

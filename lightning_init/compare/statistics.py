@@ -31,13 +31,7 @@ Differences = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of two schemes, by seed.
-
-    Attributes:
-        seeds: Ascending.
-        differences: First minus second. Infinite if one of the two did not finish, 0 if neither.
-        finished: Whether both did.
-    """
+    """Differences by seed: infinite if one of the two runs did not finish, 0 if neither did."""
 
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
@@ -66,15 +60,11 @@ class MeanInterval:
 class PairedStatistics:
     """What is known about the paired differences of two schemes.
 
+    The interval of the mean and the seeds needed are those of the `finite` differences; the median
+    and the p-values are of all `pairs`, and nan without any.
+
     Attributes:
-        pairs: Differences in all: what the rank tests are made on.
-        finite: Those of two runs that finished: what the interval is made on.
-        interval: Of the mean of these.
-        median: Of all differences.
-        wilcoxon: Two-sided p of the signed-rank test; nan without pairs.
-        sign: Two-sided p of the sign test; nan without pairs.
         rank_direction: 1 if the signed ranks favour positive differences, -1 negative, 0 neither.
-        seeds_needed: See `seeds_needed`.
         identical: All runs finished, and all differences are exactly zero.
     """
 
@@ -189,9 +179,8 @@ def seeds_needed(differences: Differences) -> float:
 
 
 def _t_test_seeds(effect: float) -> float:
-    stats = optional("scipy.stats")
-    quantiles = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
-    normal = float(quantiles / effect) ** 2
+    normal_quantile = optional("scipy.stats").norm.ppf
+    normal = float((normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)) / effect) ** 2
     # The t-test needs some two seeds more than the normal one, which no longer counts here.
     if normal > 1000:
         return normal

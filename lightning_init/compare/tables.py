@@ -39,22 +39,15 @@ TOO_FEW = "too few seeds"
 class ComparisonRow:
     """One scheme against another: one metric, one quantity, one budget.
 
+    Differences are the first scheme's value minus the second's, and the verdict is on the first.
+    The tuples hold a number of the first scheme and one of the second; all their runs are counted.
+
     Attributes:
-        quantity: What is compared; differences are the first scheme's value minus the second's.
-        budget: `equal`, `full`, or `both` if neither scheme has a probe.
-        first: The scheme that the verdict is about.
-        second: The scheme that it is compared with.
-        paired: The differences by seed.
-        statistics: Of these.
         missing: Seeds that only one of the schemes has a value of.
-        unfinished: Runs that did not finish, of the first and the second scheme.
-        runs: Runs in all, of the first and the second scheme.
-        medians: Of the first and the second scheme, over all their runs.
-        reached: Runs with a finite value, of the first and the second scheme.
+        reached: Runs with a finite value.
         family: Comparisons that the p-values are corrected for.
         wilcoxon: Holm-corrected p of the signed-rank test.
         sign: Holm-corrected p of the sign test.
-        verdict: On the first scheme, one of the words of this module.
     """
 
     quantity: Quantity
