@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -40,7 +41,7 @@ def _started(scheme: Scheme, pilot: Pilot, task: RunTask, folder: Path) -> Schem
     if record.status != FINISHED:
         kept.unlink()
         raise ValueError(f"`inits`: the pilot of {scheme.label!r} {record.status}: {record.reason}")
-    return replace(scheme, build=replace(pilot, recipe=str(recipe)), pilot_steps=record.steps)
+    return replace(scheme, build=partial(pilot, recipe=str(recipe)), pilot_steps=record.steps)
 
 
 def _train(pilot: Pilot, task: RunTask, recipe: Path) -> RunRecord:

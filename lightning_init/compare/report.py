@@ -67,7 +67,6 @@ class ComparisonReport:
     All but the cost is the same for the same records whatever their wall times.
 
     Args:
-        settings: What was asked for.
         records: The runs.
         quantities: What is compared of each run.
         rows: One comparison per quantity, pair of schemes and budget.
@@ -79,7 +78,6 @@ class ComparisonReport:
             numbers were made.
     """
 
-    settings: ReportSettings
     records: tuple[RunRecord, ...]
     quantities: tuple[Quantity, ...]
     rows: tuple[ComparisonRow, ...]
@@ -193,7 +191,6 @@ def summarize(
     quantities, unknown = find_quantities(records, settings.metrics, settings.levels)
     rows = comparison_rows(runs, quantities, scheme_pairs(runs.schemes, settings.reference))
     return ComparisonReport(
-        settings=settings,
         records=tuple(records),
         quantities=tuple(quantities),
         rows=tuple(rows),

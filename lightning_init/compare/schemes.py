@@ -44,14 +44,12 @@ class Pilot:
         share: How much of the planned steps it trains.
         start: Scheme of its own first weights, and of what is not redrawn from it.
         include: Glob patterns of layer names to draw, parted by "|"; None is all.
-        recipe: File of the V(W) that it ended at, once it has run.
     """
 
     seed: int = 1000
     share: float = 1.0
     start: str = "default"
     include: str | None = None
-    recipe: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -62,10 +60,10 @@ class Pilot:
         """What the runs have in common that may share this pilot."""
         return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{self.start}-{self.seed}-{self.share:g}")
 
-    def __call__(self, seed: int, batch: Any) -> list[Callback]:
-        """Draw the included layers of a run from the recipe."""
+    def __call__(self, seed: int, batch: Any, recipe: str = "") -> list[Callback]:
+        """Draw the included layers of a run from the recipe that the pilot left."""
         include = None if self.include is None else self.include.split("|")
-        drawn = OptimalVarianceInit(recipe=self.recipe, include=include, seed=seed, verbose=False)
+        drawn = OptimalVarianceInit(recipe=recipe, include=include, seed=seed, verbose=False)
         return [*make_scheme(self.start).build(seed, None), drawn]
 
 
@@ -90,10 +88,8 @@ class Scheme:
     def from_function(cls, function: Initialize, label: str | None = None) -> Scheme:
         """Make a scheme of a function that changes a model in place.
 
-        Args:
-            function: Called with the module and the seed just before training; the global random
-                generators are seeded before and put back after.
-            label: Name in the tables; the function's own by default.
+        It is called with the module and the seed just before training; the global random generators
+        are seeded before and put back after. The label is its own name by default.
         """
         named = function.func if isinstance(function, partial) else function
         own_name: str = getattr(named, "__name__", type(named).__name__)
@@ -228,7 +224,7 @@ def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> lis
 
 def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
-    return Pilot(start="he", recipe=path)(seed, batch)
+    return Pilot(start="he")(seed, batch, recipe=path)
 
 
 def _peer(
