@@ -135,25 +135,3 @@ def _html_cells(row: Sequence[str], columns: int) -> str:
     span = columns - len(aligned)
     opening = f'<td colspan="{span}">' if span > 1 else "<td>"
     return "".join(f"<td>{escape(cell)}</td>" for cell in aligned) + f"{opening}{escape(last)}</td>"
-
-
-def plan_table(rows: Sequence[tuple[str, Sequence[int], int, float, str]]) -> str:
-    """Render what a closed-form initialization did.
-
-    Args:
-        rows: Per layer: name, shape, fan-in, standard deviation, and the formula or the reason
-            behind it. A layer that was left out has a standard deviation of nan.
-
-    Returns:
-        A text table.
-
-    >>> print(plan_table([("net.0", (8, 4), 4, 0.5, "order 1 of relu")]))
-    layer  shape  fan_in  std  formula
-    -----  -----  ------  ---  ---------------
-    net.0  8x4    4       0.5  order 1 of relu
-    """
-    cells = [
-        (name, shape_text(shape), str(fan_in), number(std, 5), formula)
-        for name, shape, fan_in, std, formula in rows
-    ]
-    return text_table(("layer", "shape", "fan_in", "std", "formula"), cells, width=60)

@@ -10,7 +10,6 @@ from lightning_init.tables import (
     html_table,
     markdown_table,
     number,
-    plan_table,
     shorten,
     text_table,
 )
@@ -60,10 +59,3 @@ def test_html_is_escaped_and_the_last_cell_of_a_short_row_spans() -> None:
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert '<td colspan="2">x &amp; y</td>' in html
-
-
-def test_plan_table_shows_every_layer_and_a_dash_for_what_has_no_std() -> None:
-    rows = [("net.0", (8, 4), 4, 0.70711, "order 2"), ("emb", (9, 4), 4, math.nan, "left out")]
-    table = plan_table(rows)
-    assert table.splitlines()[2].split() == ["net.0", "8x4", "4", "0.70711", "order", "2"]
-    assert table.splitlines()[3].split() == ["emb", "9x4", "4", "-", "left", "out"]

@@ -68,8 +68,9 @@ def compare_parser() -> ArgumentParser:
         default="default,he,fractional,optimal",
         help="Names parted by commas, with options: he,fractional:order=1,optimal:rounds=2. Known:"
         " default, he, he_uniform, scaled_he:factor=..., xavier, xavier_uniform, orthogonal,"
-        " random_walk, fractional:order=..., optimal, recipe:path=..., lsuv, anyinit, or"
-        " package.function of a module and a seed.",
+        " random_walk, fractional:order=..., optimal, recipe:path=...,"
+        " pilot:seed=...,share=...,include=a|b,start=..., lsuv, anyinit, or package.function of a"
+        " module and a seed.",
     )
     parser.add_argument(
         "--seeds", type=int | list[int], default=20, help="How many, or a list: [3,4,5]."

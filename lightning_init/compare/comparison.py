@@ -6,13 +6,15 @@ import inspect
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from tqdm.auto import tqdm  # a dependency of Lightning's
 
-from lightning_init.compare.executors import Executor, make_executor
+from lightning_init.compare.executors import make_executor
 from lightning_init.compare.pilots import with_pilots
 from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
@@ -92,7 +94,9 @@ def compare(
     Raises:
         ValueError: An argument is wrong, or `out` holds another comparison; no run is made.
     """
-    _check_factories(model, data, jobs)
+    _check_factory("model", model, "LightningModule", jobs)
+    if data is not None:
+        _check_factory("data", data, "datamodule or a loader", jobs)
     schemes = make_schemes(inits)
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
@@ -100,36 +104,11 @@ def compare(
     settings = ReportSettings(metrics, levels, reference)
     run_all = make_executor(executor, jobs, address)
     store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
-    one_run = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
-    schemes = with_pilots(schemes, one_run, Path(out) / "pilots")
-    tasks = [
-        RunTask(scheme, seed, model, data, given, equal_budget, threads)
-        # Seed by seed, so that what is there after an interrupt is paired.
-        for seed in numbers
-        for scheme in schemes
-    ]
+    plain = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
+    schemes = with_pilots(schemes, plain, Path(out) / "pilots")
+    # Seed by seed, so that what is there after an interrupt is paired.
+    tasks = [replace(plain, scheme=s, seed=n) for n, s in product(numbers, schemes)]
     kept = {task.name: records for task in tasks if (records := store.load(task, repeat_failed))}
-    _make_missing(run_all, store, tasks, kept, progress)
-    records = tuple(
-        record
-        # By scheme, then by seed: sorting leaves the seeds in their order.
-        for task in sorted(tasks, key=lambda task: schemes.index(task.scheme))
-        for record in kept[task.name]
-        if equal_budget or record.budget == FULL
-    )
-    report = summarize(records, settings)
-    return Comparison(records, report, tuple(report.write(out)))
-
-
-def _make_missing(
-    run_all: Executor,
-    store: RunStore,
-    tasks: Sequence[RunTask],
-    kept: dict[str, tuple[RunRecord, ...]],
-    progress: bool,
-) -> None:
-    from tqdm.auto import tqdm  # a dependency of Lightning's
-
     missing = [task for task in tasks if task.name not in kept]
     with tqdm(
         total=len(tasks), initial=len(kept), desc="Comparing", unit="run", disable=not progress
@@ -139,6 +118,15 @@ def _make_missing(
             kept[task.name] = records
             bar.set_postfix_str(task.name, refresh=False)
             bar.update()
+    records = tuple(
+        record
+        # By scheme, then by seed: sorting leaves the seeds in their order.
+        for task in sorted(tasks, key=lambda task: schemes.index(task.scheme))
+        for record in kept[task.name]
+        if equal_budget or record.budget == FULL
+    )
+    report = summarize(records, settings)
+    return Comparison(records, report, tuple(report.write(out)))
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -165,12 +153,6 @@ def _trainer_arguments(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         name: value for name, value in given.items() if TRAINER_DEFAULTS.get(name, ...) != value
     }
-
-
-def _check_factories(model: ModelFactory, data: DataFactory | None, jobs: int) -> None:
-    _check_factory("model", model, "LightningModule", jobs)
-    if data is not None:
-        _check_factory("data", data, "datamodule or a loader", jobs)
 
 
 def _check_factory(name: str, factory: Any, product: str, jobs: int) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from queue import SimpleQueue
 from typing import Any
 
 from lightning_init.compare.records import FAILED, FULL, RunRecord
@@ -28,13 +28,7 @@ EXECUTORS = ("processes", "dask")
 
 
 def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
-    """Choose an executor.
-
-    Args:
-        name: "processes" or "dask".
-        jobs: Runs at one time, at least 1. One job in "processes" is this very process.
-        address: Of a running Dask scheduler; without one a cluster of `jobs` workers is started
-            here and closed at the end.
+    """Choose an executor; one job in "processes" is this very process.
 
     Raises:
         ValueError: An argument is out of its range, or Dask is not installed.
@@ -48,46 +42,36 @@ def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
             raise ValueError(
                 "`executor='dask'` needs Dask; run `pip install 'lightning_init[dask]'`."
             )
-        return lambda tasks: on_dask(tasks, jobs, address)
+        return lambda tasks: _on_dask(tasks, jobs, address)
     if address is not None:
         raise ValueError("`address` is that of a Dask scheduler; give executor='dask' with it.")
     if jobs == 1:
         return lambda tasks: ((task, execute(task)) for task in tasks)
-    return lambda tasks: in_processes(tasks, jobs)
+    return lambda tasks: _in_processes(tasks, jobs)
 
 
-def in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
-    """Make `jobs` runs at a time, in processes of their own.
+def _in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
+    """Make `jobs` runs at a time; one whose process dies is made again in another."""
+    own = threading.local()
 
-    A run whose process dies (out of memory, killed) is made again in another one; if it has died
-    `MOST_ATTEMPTS` times the run is recorded as failed. No other run pays for it.
-    """
-    # Pools of one process each: a pool of several breaks as a whole.
-    idle: SimpleQueue[ProcessPoolExecutor] = SimpleQueue()
-    for _ in range(jobs):
-        idle.put(_one_process())
-    threads = ThreadPoolExecutor(jobs)
-    try:
-        futures = {threads.submit(_in_a_process, task, idle): task for task in tasks}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    finally:
-        threads.shutdown(cancel_futures=True)
-        for _ in range(jobs):
-            idle.get().shutdown()
-
-
-def _in_a_process(task: RunTask, idle: SimpleQueue[ProcessPoolExecutor]) -> tuple[RunRecord, ...]:
-    pool = idle.get()
-    try:
+    def run(task: RunTask) -> tuple[RunRecord, ...]:
         for _ in range(MOST_ATTEMPTS):
+            # One process per thread, which ends with it: a pool of several breaks as a whole.
+            own.pool = getattr(own, "pool", None) or _one_process()
             try:
-                return pool.submit(execute, task).result()
+                records: tuple[RunRecord, ...] = own.pool.submit(execute, task).result()
+                return records
             except BrokenProcessPool:
-                pool = _one_process()
+                own.pool = None
         return (_lost(task),)
-    finally:
-        idle.put(pool)
+
+    with ThreadPoolExecutor(jobs) as threads:
+        futures = {threads.submit(run, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _one_process() -> ProcessPoolExecutor:
@@ -102,7 +86,7 @@ def _one_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=context)
 
 
-def on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
+def _on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
     """Hand the runs to Dask, which makes a run again elsewhere if its worker dies."""
     distributed: Any = importlib.import_module("distributed")  # typed in part
     with ExitStack() as stack:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_init.compare.quantities import BOTH, FINAL, Runs
-from lightning_init.compare.rank_tests import scipy_stats
+from lightning_init.compare.rank_tests import optional
 from lightning_init.compare.records import EQUAL, FINISHED, FULL, RunRecord
 from lightning_init.compare.tables import ComparisonRow
 from lightning_init.reporting.figure_style import (
@@ -27,6 +28,7 @@ from lightning_init.reporting.figure_style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 
 STYLES = ("-", "--", ":", "-.")
@@ -35,29 +37,17 @@ STYLES = ("-", "--", ":", "-.")
 def report_figures(
     records: Sequence[RunRecord], rows: Sequence[ComparisonRow]
 ) -> dict[str, Figure]:
-    """Draw the curves and the differences of every metric and budget of a report.
-
-    Args:
-        records: The report's runs.
-        rows: Its comparisons.
-
-    Returns:
-        Figures by name, `curves_val_loss`, `differences_val_loss_equal`, ...
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """Draw the curves and the differences of every metric and budget, by name."""
     drawn = {}
-    budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != BOTH))
-    for metric in dict.fromkeys(row.quantity.metric for row in rows):
-        for budget in budgets or [BOTH]:
-            suffix = "" if budget == BOTH else f"_{budget}"
-            if any(metric in logged for run in records for _, logged in run.curve):
-                drawn[f"curves_{metric}{suffix}"] = curves(records, metric, budget)
-            here = [row for row in rows if row.quantity.metric == metric]
-            finals = [row for row in here if row.quantity.name == FINAL]
-            if finals := [row for row in finals if row.budget in (budget, BOTH)]:
-                drawn[f"differences_{metric}{suffix}"] = paired_differences(finals, budget)
+    budgets = list(dict.fromkeys(row.budget for row in rows if row.budget != BOTH)) or [BOTH]
+    for metric, budget in product(dict.fromkeys(row.quantity.metric for row in rows), budgets):
+        name = metric if budget == BOTH else f"{metric}_{budget}"
+        if any(run.curve_of(metric) for run in records):
+            drawn[f"curves_{name}"] = curves(records, metric, budget)
+        here = [row for row in rows if row.budget in (budget, BOTH)]
+        finals = [r for r in here if (r.quantity.metric, r.quantity.name) == (metric, FINAL)]
+        if finals:
+            drawn[f"differences_{name}"] = paired_differences(finals, budget)
     return drawn
 
 
@@ -66,56 +56,45 @@ def curves(records: Sequence[RunRecord], metric: str, budget: str = EQUAL) -> Fi
 
     The band is the pointwise 95 % interval of the mean by Student's t. Under the equal budget the
     steps of a probe are counted, so that its curve starts after them.
-
-    Args:
-        records: Of all schemes.
-        metric: A name in their curves.
-        budget: `equal`, `full`, or `both` if no scheme has a probe.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     figure, axes = _blank("optimizer step", plain_text(metric, 40))
     runs = Runs(records)
+    lines: list[Line2D] = []
+    labels: list[str] = []
     for place, scheme in enumerate(runs.schemes):
         of_scheme = runs.of(scheme, budget)
         finished = [run for run in of_scheme if run.status == FINISHED]
         steps, values = _on_one_grid(finished, metric, charge_probe=budget != FULL)
         if not steps.size:
             continue
-        colour, style = _look(place)
-        label = f"{scheme} ({len(finished)} of {len(of_scheme)} runs)"
+        colour = PALETTE[place % len(PALETTE)]
+        style = STYLES[place // len(PALETTE) % len(STYLES)]
         mean = values.mean(axis=0)
-        (line,) = axes.plot(steps, mean, color=colour, linestyle=style, linewidth=1.6)
-        line.set_gid(label)
+        lines += axes.plot(steps, mean, color=colour, linestyle=style, linewidth=1.6)
+        labels.append(plain_text(f"{scheme} ({len(finished)} of {len(of_scheme)} runs)", 44))
         if len(values) > 1:
-            quantile = float(scipy_stats().t.ppf(0.975, len(values) - 1))
+            quantile = float(optional("scipy.stats").t.ppf(0.975, len(values) - 1))
             half = quantile * values.std(axis=0, ddof=1) / math.sqrt(len(values))
             axes.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
     axes.set_title(f"Mean and 95 % band{_budget_text(budget)}")
-    _legend_below(figure, axes)
+    if lines:
+        # Of lines and labels: matplotlib hides labels of lines that begin with an underscore.
+        figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
     return figure
 
 
 def paired_differences(rows: Sequence[ComparisonRow], budget: str = EQUAL) -> Figure:
     """Draw the differences of every seed as dots, with the mean and its interval below them.
 
-    Args:
-        rows: Comparisons of one quantity under one budget, at least one.
-        budget: For the title.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+    The rows are of one quantity; the budget is for the title.
     """
     quantity = rows[0].quantity
-    figure, axes = _rows_figure(
-        [
-            f"{plain_text(row.first, 24)}\n- {plain_text(row.second, 24)}{_unfinished(row)}"
-            for row in rows
-        ]
-    )
+    figure, axes = _blank("", "", height=1.2 + 0.5 * max(2, len(rows)))
+    axes.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(rows)), [_row_name(row) for row in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     for place, row in enumerate(rows):
-        colour, _ = _look(place)
+        colour = PALETTE[place % len(PALETTE)]
         finite = row.paired.of_finished()
         # Dots of equal height hide each other: spread them by the order of the seeds.
         heights = place - 0.3 + 0.3 * np.linspace(0, 1, len(finite))
@@ -133,8 +112,7 @@ def _on_one_grid(
     """Interpolate the runs on the steps that all of them cover: probes differ in length."""
     curves = []
     for run in runs:
-        known = [(step, logged[metric]) for step, logged in run.curve if metric in logged]
-        if known:
+        if known := run.curve_of(metric):
             steps, values = np.array(known, dtype=np.float64).T
             curves.append((steps + (run.probe_steps if charge_probe else 0), values))
     if not curves:
@@ -155,36 +133,16 @@ def _draw_interval(axes: Axes, row: ComparisonRow, height: float, colour: str) -
         axes.plot([interval.mean], [height], "D", color=colour, markersize=6)
 
 
-def _unfinished(row: ComparisonRow) -> str:
-    """Runs without a number have no mark: say on the axis how many there are."""
-    return (
-        f"\n{row.unfinished[0]} and {row.unfinished[1]} unfinished" if any(row.unfinished) else ""
-    )
+def _row_name(row: ComparisonRow) -> str:
+    name = f"{plain_text(row.first, 24)}\n- {plain_text(row.second, 24)}"
+    # Runs without a number have no mark: say how many there are.
+    lost = f"\n{row.unfinished[0]} and {row.unfinished[1]} unfinished"
+    return name + lost if any(row.unfinished) else name
 
 
 def _blank(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
     figure = blank_figure(5.0, height, layout="constrained", package="lightning_init[compare]")
     return figure, plain_axes(figure, x, y)
-
-
-def _rows_figure(names: Sequence[str]) -> tuple[Figure, Axes]:
-    figure, axes = _blank("", "", height=1.2 + 0.5 * max(2, len(names)))
-    axes.axvline(0.0, color="black", linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(names)), names, fontsize=7)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    return figure, axes
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    # Not by labels: matplotlib hides those that begin with an underscore, as a scheme's name may.
-    lines = [line for line in axes.lines if line.get_gid() is not None]
-    if lines:
-        labels = [plain_text(str(line.get_gid()), 44) for line in lines]
-        figure.legend(lines, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=7)
-
-
-def _look(place: int) -> tuple[str, str]:
-    return PALETTE[place % len(PALETTE)], STYLES[place // len(PALETTE) % len(STYLES)]
 
 
 def _budget_text(budget: str) -> str:

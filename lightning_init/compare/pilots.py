@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_init import InitRecipe
 from lightning_init.compare.records import FINISHED, RunRecord
 from lightning_init.compare.runs import RunTask, execute
-from lightning_init.compare.schemes import Pilot, Scheme, from_recipe, make_scheme
+from lightning_init.compare.schemes import Pilot, Scheme, make_scheme
 
 
 def with_pilots(schemes: Sequence[Scheme], task: RunTask, folder: Path) -> tuple[Scheme, ...]:
@@ -26,7 +27,7 @@ def with_pilots(schemes: Sequence[Scheme], task: RunTask, folder: Path) -> tuple
         ValueError: The training of a pilot failed.
     """
     return tuple(
-        scheme if scheme.pilot is None else _started(scheme, scheme.pilot, task, folder)
+        _started(scheme, scheme.build, task, folder) if isinstance(scheme.build, Pilot) else scheme
         for scheme in schemes
     )
 
@@ -34,32 +35,22 @@ def with_pilots(schemes: Sequence[Scheme], task: RunTask, folder: Path) -> tuple
 def _started(scheme: Scheme, pilot: Pilot, task: RunTask, folder: Path) -> Scheme:
     recipe, kept = folder / f"{pilot.name}.json", folder / f"{pilot.name}.record.json"
     if not kept.exists():
-        record = _run(pilot, task, recipe)
-        kept.write_text(record.to_json())
+        folder.mkdir(parents=True, exist_ok=True)
+        kept.write_text(_train(pilot, task, recipe).to_json())
     record = RunRecord.from_json(kept.read_text())
     if record.status != FINISHED:
         kept.unlink()
         raise ValueError(f"`inits`: the pilot of {scheme.label!r} {record.status}: {record.reason}")
-    return replace(from_recipe(scheme, pilot, str(recipe)), pilot_steps=record.steps)
+    return replace(scheme, build=partial(pilot, recipe=str(recipe)), pilot_steps=record.steps)
 
 
-def _run(pilot: Pilot, task: RunTask, recipe: Path) -> RunRecord:
-    recipe.parent.mkdir(parents=True, exist_ok=True)
-    build = _Build(pilot, recipe)
-    own = replace(task, scheme=Scheme(pilot.name, build), seed=pilot.seed, equal_budget=False)
-    return execute(own)[0]
+def _train(pilot: Pilot, task: RunTask, recipe: Path) -> RunRecord:
+    def build(seed: int, batch: object) -> list[Callback]:
+        start = make_scheme(pilot.start).build(seed, None)
+        return [*start, _KeepVariances(recipe, pilot.share)]
 
-
-class _Build:
-    """The callbacks of a pilot's run: those of its start, and one that keeps V at its end."""
-
-    def __init__(self, pilot: Pilot, recipe: Path) -> None:
-        self._pilot = pilot
-        self._recipe = recipe
-
-    def __call__(self, seed: int, batch: object) -> list[Callback]:
-        start = make_scheme(self._pilot.start).build(seed, None)
-        return [*start, _KeepVariances(self._recipe, self._pilot.share)]
+    scheme = Scheme(pilot.name, build)
+    return execute(replace(task, scheme=scheme, seed=pilot.seed, equal_budget=False))[0]
 
 
 class _KeepVariances(Callback):

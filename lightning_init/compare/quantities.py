@@ -23,13 +23,9 @@ _HIGHER = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of a run.
+    """One number of a run: its `final` or `best` value of a metric, or `steps to <level>`.
 
-    Attributes:
-        metric: As it was logged.
-        direction: `min` or `max`: which values of the metric are better.
-        level: For "steps to <level>": what the metric has to reach.
-        name: `final`, `best` or `steps to <level>`.
+    The direction, `min` or `max`, is that of better values of the metric.
     """
 
     metric: str
@@ -55,21 +51,14 @@ class Quantity:
         return f"{self.name} {self.metric}"
 
     def of(self, record: RunRecord, charge_probe: bool) -> float:
-        """Number of one run.
+        """Number of one run; to reach a level its probe's steps count if they are charged.
 
-        Args:
-            record: The run.
-            charge_probe: Whether the steps of its probe count as steps to a level.
-
-        Returns:
-            `worst` if the run did not finish, the metric was not finite or the level was not
-            reached; nan if a finished run did not log the metric.
+        `worst` if the run did not finish, the metric was not finite or the level was not reached;
+        nan if a finished run did not log the metric.
         """
         if record.status != FINISHED:
             return self.worst
-        curve = [
-            (step, logged[self.metric]) for step, logged in record.curve if self.metric in logged
-        ]
+        curve = record.curve_of(self.metric)
         if self.level is not None:
             sign = 1.0 if self.direction == MIN else -1.0
             reached = (step for step, value in curve if sign * value <= sign * self.level)
@@ -86,29 +75,29 @@ def find_quantities(
     records: Sequence[RunRecord],
     metrics: Mapping[str, str] | None,
     levels: Mapping[str, float] | None,
-) -> list[Quantity]:
+) -> tuple[list[Quantity], list[str]]:
     """List what can be compared: per metric the final and the best value, and steps to its level.
 
-    Args:
-        records: Of all schemes.
-        metrics: Metric names with `min` or `max`; None takes every metric that a run ended with
-            and whose name tells the direction.
-        levels: Metric names with the level to reach.
+    Without `metrics` these are all that a run ended with and whose name tells the direction; the
+    names of the others come second.
 
     Raises:
         ValueError: No direction can be guessed, or no run logged a metric that is named.
     """
-    logged = _logged(records)
+    finished = [record for record in records if record.status == FINISHED]
+    logged = dict.fromkeys(name for r in finished or records for name in sorted(r.final))
     in_curves = {name for record in records for _, values in record.curve for name in values}
+    unknown: list[str] = []
     if metrics is None:
-        unknown = undecided_metrics(records)
-        if logged and len(unknown) == len(logged):
+        directions = {name: _direction(name) for name in logged}
+        metrics = {name: direction for name, direction in directions.items() if direction}
+        unknown = [name for name in logged if name not in metrics]
+        if unknown and not metrics:
             guess_direction(unknown[0])
-        metrics = {name: guess_direction(name) for name in logged if name not in unknown}
     # Where nothing finished, a metric may be missing without having been misspelled.
-    if any(record.status == FINISHED for record in records):
-        _check_logged("metrics", metrics, {*logged, *in_curves})
-        _check_logged("levels", levels or {}, in_curves)
+    if finished:
+        _check_logged("metrics", metrics, {*logged, *in_curves}, "by any run")
+        _check_logged("levels", levels or {}, in_curves, "in a curve of any run")
     found = []
     for name, direction in metrics.items():
         found.append(Quantity(name, direction))
@@ -117,12 +106,7 @@ def find_quantities(
     for name, level in (levels or {}).items():
         direction = metrics[name] if name in metrics else guess_direction(name)
         found.append(Quantity(name, direction, f"steps to {level:g}", float(level)))
-    return found
-
-
-def undecided_metrics(records: Sequence[RunRecord]) -> list[str]:
-    """Metrics that runs ended with and whose names do not tell which values are better."""
-    return [name for name in _logged(records) if _direction(name) is None]
+    return found, unknown
 
 
 def guess_direction(metric: str) -> str:
@@ -151,11 +135,17 @@ def _direction(metric: str) -> str | None:
     return directions[0] if len(directions) == 1 else None
 
 
+def _check_logged(argument: str, names: Iterable[str], known: set[str], where: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"`{argument}` names `{name}`, which was not logged {where}; "
+                f"logged were: {', '.join(sorted(known)) or 'none'}."
+            )
+
+
 class Runs:
     """The runs of a comparison, looked up by scheme and budget.
-
-    Args:
-        records: Of all schemes, in any order of the seeds.
 
     Raises:
         ValueError: Two records are of the same scheme, seed and budget.
@@ -190,25 +180,12 @@ class Runs:
             return [BOTH]
         return [b for b in (EQUAL, FULL) if all((scheme, b) in self._runs for scheme in probed)]
 
+    def groups(self) -> list[tuple[str, str]]:
+        """Every scheme with every budget that it has runs under."""
+        return [(scheme, budget) for scheme in self.schemes for budget in self.budgets(scheme)]
+
     def values(self, scheme: str, budget: str, quantity: Quantity) -> dict[int, float]:
         """Number of every run by seed, without those whose number is not known."""
-        numbers = {
-            record.seed: quantity.of(record, charge_probe=budget == EQUAL)
-            for record in self.of(scheme, budget)
-        }
+        runs = self.of(scheme, budget)
+        numbers = {record.seed: quantity.of(record, budget == EQUAL) for record in runs}
         return {seed: value for seed, value in numbers.items() if not math.isnan(value)}
-
-
-def _check_logged(argument: str, names: Iterable[str], known: set[str]) -> None:
-    for name in names:
-        if name not in known:
-            where = "in a curve of any run" if argument == "levels" else "by any run"
-            raise ValueError(
-                f"`{argument}` names `{name}`, which was not logged {where}; "
-                f"logged were: {', '.join(sorted(known)) or 'none'}."
-            )
-
-
-def _logged(records: Sequence[RunRecord]) -> list[str]:
-    finished = [record for record in records if record.status == FINISHED]
-    return list(dict.fromkeys(name for r in finished or records for name in sorted(r.final)))

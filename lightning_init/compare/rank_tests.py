@@ -5,6 +5,7 @@ Infinite differences, of runs that did not finish, take part: they have the high
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -31,9 +32,9 @@ def wilcoxon_p(differences: NDArray[np.float64]) -> float:
     if len(differences) == 0:
         return math.nan
     if np.count_nonzero(differences) > MOST_PAIRS_COUNTED_OUT:
-        test = scipy_stats().wilcoxon(differences, zero_method="pratt", method="approx")
+        test = optional("scipy.stats").wilcoxon(differences, zero_method="pratt", method="approx")
         return float(test.pvalue)
-    ranks = scipy_stats().rankdata(np.abs(differences))
+    ranks = optional("scipy.stats").rankdata(np.abs(differences))
     smaller = min(ranks[differences > 0].sum(), ranks[differences < 0].sum())
     # Twice a mean rank is a whole number.
     cumulative = _signed_rank_distribution(tuple(sorted((2 * ranks[differences != 0]).astype(int))))
@@ -68,7 +69,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def rank_direction(differences: NDArray[np.float64]) -> int:
     """1 if the signed ranks favour positive differences, -1 negative, 0 neither."""
-    return int(np.sign(np.sum(np.sign(differences) * scipy_stats().rankdata(np.abs(differences)))))
+    ranks = optional("scipy.stats").rankdata(np.abs(differences))
+    return int(np.sign(np.sum(np.sign(differences) * ranks)))
 
 
 @lru_cache(maxsize=64)
@@ -83,16 +85,15 @@ def _signed_rank_distribution(doubled_ranks: tuple[int, ...]) -> NDArray[np.floa
 
 @lru_cache(maxsize=1024)
 def _fair_coin_p(heads: int, tosses: int) -> float:
-    return float(scipy_stats().binomtest(heads, tosses).pvalue) if tosses else 1.0
+    return float(optional("scipy.stats").binomtest(heads, tosses).pvalue) if tosses else 1.0
 
 
-def scipy_stats() -> Any:
-    """Import `scipy.stats`, which only the extra `compare` installs."""
+def optional(module: str) -> Any:
+    """Import a module that only the extra `compare` installs: scipy's or pandas."""
     try:
-        from scipy import stats
+        return importlib.import_module(module)
     except ImportError:
         raise ImportError(
-            "comparing initializations needs scipy; install it with "
+            "comparing initializations needs scipy and pandas; install them with "
             "`pip install lightning_init[compare]`."
         ) from None
-    return stats

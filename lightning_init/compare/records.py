@@ -12,6 +12,7 @@ EQUAL = "equal"
 FINISHED = "finished"
 DIVERGED = "diverged"
 FAILED = "failed"
+STATUSES = (FINISHED, DIVERGED, FAILED)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class RunRecord:
     curve: tuple[tuple[int, dict[str, float]], ...] = ()
     final: dict[str, float] = field(default_factory=dict)
     pilot_steps: int = 0
+
+    def curve_of(self, metric: str) -> list[tuple[int, float]]:
+        """Steps and values of one metric."""
+        return [(step, logged[metric]) for step, logged in self.curve if metric in logged]
 
     def to_json(self) -> str:
         """Return one line of JSON; values that are not finite are `NaN` and `Infinity`."""

@@ -6,30 +6,33 @@ import importlib.util
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_init.compare import sentences
-from lightning_init.compare.quantities import (
-    BOTH,
-    FINAL,
-    MAX,
-    MIN,
-    Quantity,
-    Runs,
-    find_quantities,
-    undecided_metrics,
+from lightning_init.compare.figures import report_figures
+from lightning_init.compare.quantities import BOTH, FINAL, MAX, MIN, Quantity, Runs, find_quantities
+from lightning_init.compare.rank_tests import optional
+from lightning_init.compare.records import EQUAL, STATUSES, RunRecord
+from lightning_init.compare.sentences import notes, p_text, seeds_text, sentence
+from lightning_init.compare.tables import (
+    ComparisonRow,
+    comparison_rows,
+    cost_rows,
+    scheme_pairs,
+    summary_rows,
 )
-from lightning_init.compare.records import EQUAL, RunRecord
-from lightning_init.compare.summaries import cost_rows, summary_rows
-from lightning_init.compare.tables import ComparisonRow, comparison_rows, scheme_pairs
 from lightning_init.tables import markdown_table, number
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+COST = """# Cost
+
+Means over the runs. Steps are those of the optimizer; those of a probe come before the run's own. \
+Under the equal budget the run is shorter by them."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,6 @@ class ComparisonReport:
     All but the cost is the same for the same records whatever their wall times.
 
     Args:
-        settings: What was asked for.
         records: The runs.
         quantities: What is compared of each run.
         rows: One comparison per quantity, pair of schemes and budget.
@@ -76,7 +78,6 @@ class ComparisonReport:
             numbers were made.
     """
 
-    settings: ReportSettings
     records: tuple[RunRecord, ...]
     quantities: tuple[Quantity, ...]
     rows: tuple[ComparisonRow, ...]
@@ -114,9 +115,7 @@ class ComparisonReport:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from lightning_init.compare import figures
-
-        return figures.report_figures(self.records, self.rows)
+        return report_figures(self.records, self.rows)
 
     def write(self, directory: str | os.PathLike[str]) -> list[Path]:
         """Write report.md, cost.md, three CSV files and, with matplotlib, figures as PNG.
@@ -129,31 +128,28 @@ class ComparisonReport:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        drawn = self._write_figures(folder)
+        drawn: dict[Path, Figure] = {}
+        there = importlib.util.find_spec("matplotlib") is not None
+        for name, figure in self.figures().items() if there else ():
+            path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
+            # Two metrics whose names differ in other characters only.
+            while path in drawn:
+                path = path.with_stem(f"{path.stem}_")
+            drawn[path] = figure
+            figure.savefig(path, metadata={"Software": None})
         links = [f"![{path.stem}]({path.name})" for path in drawn]
+        costs = self.cost.rename(columns=lambda name: name.replace("_", " ")).to_dict("records")
+        columns = {name: _plain(name) for name in costs[0]} if costs else {}
         texts = {
             "report.md": "\n\n".join([*self._blocks(), *links]) + "\n",
             "differences.csv": self.table.to_csv(index=False),
             "summary.csv": self.summary.to_csv(index=False),
-            "cost.md": _cost_text(self.cost),
+            "cost.md": f"{COST}\n\n{_table(columns, costs)}\n",
             "cost.csv": self.cost.to_csv(index=False),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         return [*(folder / name for name in texts), *drawn]
-
-    def _write_figures(self, folder: Path) -> list[Path]:
-        if importlib.util.find_spec("matplotlib") is None:
-            return []
-        paths = []
-        for name, figure in self.figures().items():
-            path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-            # Two metrics whose names differ in other characters only.
-            while path in paths:
-                path = path.with_stem(f"{path.stem}_")
-            figure.savefig(path, metadata={"Software": None})
-            paths.append(path)
-        return paths
 
     def _blocks(self) -> Iterable[str]:
         yield "# Comparison of initializations"
@@ -164,13 +160,13 @@ class ComparisonReport:
         if not self.rows:
             yield "Nothing to compare."
         yield from self.notes
+        summaries, differences = (x.to_dict("records") for x in (self.summary, self.table))
         for quantity in self.quantities:
             here = (quantity.metric, quantity.name)
             yield "## " + ", ".join(here)
-            summaries = self.summary.to_dict("records")
-            yield _summary_table([s for s in summaries if (s["metric"], s["quantity"]) == here])
-            if rows := [row for row in self.rows if row.quantity == quantity]:
-                yield _difference_table(rows)
+            yield _table(SUMMARY, [s for s in summaries if (s["metric"], s["quantity"]) == here])
+            if found := [d for d in differences if (d["metric"], d["quantity"]) == here]:
+                yield _table(DIFFERENCES, found)
 
 
 def summarize(
@@ -186,77 +182,63 @@ def summarize(
         The report. The order of schemes is that of the records, the order of seeds is of no matter.
 
     Raises:
-        ImportError: scipy is not installed.
+        ImportError: scipy or pandas is not installed.
         ValueError: A metric or the reference cannot be used, or a run is there twice.
     """
     settings = settings or ReportSettings()
+    frame = optional("pandas").DataFrame
     runs = Runs(records)
-    quantities = find_quantities(records, settings.metrics, settings.levels)
-    pairs = scheme_pairs(runs.schemes, settings.reference)
-    rows = comparison_rows(runs, quantities, pairs)
-    unknown = undecided_metrics(records) if settings.metrics is None else []
+    quantities, unknown = find_quantities(records, settings.metrics, settings.levels)
+    rows = comparison_rows(runs, quantities, scheme_pairs(runs.schemes, settings.reference))
     return ComparisonReport(
-        settings=settings,
         records=tuple(records),
         quantities=tuple(quantities),
         rows=tuple(rows),
-        table=_frame(row.columns() for row in rows),
-        summary=_frame(summary_rows(runs, quantities)),
-        cost=_frame(cost_rows(runs)),
-        sentences=tuple(map(sentences.sentence, rows)),
-        notes=tuple(sentences.notes(runs, rows, unknown)),
+        table=frame([row.columns() for row in rows]),
+        summary=frame(summary_rows(runs, quantities)),
+        cost=frame(cost_rows(runs)),
+        sentences=tuple(map(sentence, rows)),
+        notes=tuple(notes(runs, rows, unknown)),
     )
 
 
-def _summary_table(rows: Sequence[dict[str, Any]]) -> str:
-    headers = ("scheme", "budget", "runs", "finished", "diverged", "failed")
-    cells = []
-    for row in rows:
-        error = row["standard_error"]
-        mean = number(row["mean"], 4) + ("" if math.isnan(error) else f" ± {number(error, 2)}")
-        cells.append([*(str(row[name]) for name in headers), mean, number(row["median"], 4)])
-    return markdown_table((*headers, "mean ± standard error", "median"), cells)
+Row = dict[str, Any]
 
 
-def _cost_text(cost: pd.DataFrame) -> str:
-    text = (
-        "Means over the runs. Steps are those of the optimizer; those of a probe come before "
-        "the run's own. Under the equal budget the run is shorter by them."
-    )
-    cells = [
-        [number(value, 4) if isinstance(value, float) else str(value) for value in row]
-        for row in cost.itertuples(index=False)
-    ]
-    table = markdown_table([name.replace("_", " ") for name in cost.columns], cells)
-    return f"# Cost\n\n{text}\n\n{table}\n"
+def _table(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
+    cells = [[write(row) for write in columns.values()] for row in rows]
+    return markdown_table(list(columns), cells)
 
 
-def _difference_table(rows: Sequence[ComparisonRow]) -> str:
-    headers = (
-        *("first", "second", "budget", "pairs", "mean difference", "interval"),
-        *("Wilcoxon p", "sign p", "seeds needed", "verdict"),
-    )
-    cells = []
-    for row in rows:
-        interval = row.statistics.interval
-        ends = f"[{number(interval.lower)}, {number(interval.upper)}]"
-        cells.append(
-            [
-                *(row.first, row.second, row.budget, str(row.statistics.pairs)),
-                *(number(interval.mean), "-" if math.isnan(interval.lower) else ends),
-                *(sentences.p_text(row.wilcoxon), sentences.p_text(row.sign)),
-                *(sentences.seeds_text(row.statistics.seeds_needed), row.verdict),
-            ]
-        )
-    return markdown_table(headers, cells)
+def _plain(name: str, digits: int = 4) -> Callable[[Row], str]:
+    def write(row: Row) -> str:
+        value = row[name]
+        return number(value, digits) if isinstance(value, float) else str(value)
+
+    return write
 
 
-def _frame(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError(
-            "tables of a comparison need pandas; install it with "
-            "`pip install lightning_init[compare]`."
-        ) from None
-    return pandas.DataFrame(list(rows))
+def _mean(row: Row) -> str:
+    error = row["standard_error"]
+    return number(row["mean"], 4) + ("" if math.isnan(error) else f" ± {number(error, 2)}")
+
+
+def _interval(row: Row) -> str:
+    lower, upper = row["lower"], row["upper"]
+    return "-" if math.isnan(lower) else f"[{number(lower)}, {number(upper)}]"
+
+
+SUMMARY: dict[str, Callable[[Row], str]] = {
+    **{name: _plain(name) for name in ("scheme", "budget", "runs", *STATUSES)},
+    "mean ± standard error": _mean,
+    "median": _plain("median"),
+}
+DIFFERENCES: dict[str, Callable[[Row], str]] = {
+    **{name: _plain(name) for name in ("first", "second", "budget", "pairs")},
+    "mean difference": _plain("mean_difference", digits=3),
+    "interval": _interval,
+    "Wilcoxon p": lambda row: p_text(row["wilcoxon_p_holm"]),
+    "sign p": lambda row: p_text(row["sign_p_holm"]),
+    "seeds needed": lambda row: seeds_text(row["seeds_needed"]),
+    "verdict": _plain("verdict"),
+}

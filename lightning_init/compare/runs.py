@@ -7,9 +7,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -43,17 +44,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RunTask:
-    """Everything that one run needs; picklable if its parts are.
-
-    Args:
-        scheme: The initialization.
-        seed: Of the first weights, the data order and everything random after it.
-        model: Makes the module; called with the seed set, so its own draws are paired too.
-        data: Makes a datamodule or a loader; None if the module has its own.
-        trainer: Arguments of the Trainer, beside `TRAINER_DEFAULTS`.
-        equal_budget: Whether a scheme with a probe gets a second, shorter run that pays for it.
-        threads: Of torch. One makes the result the same however runs are spread.
-    """
+    """Everything that one run needs, as `compare` was given it; picklable if its parts are."""
 
     scheme: Scheme
     seed: int
@@ -78,17 +69,26 @@ def execute(task: RunTask) -> tuple[RunRecord, ...]:
     Returns:
         One record, or two if the scheme has a probe and `equal_budget` is set.
     """
-    with _quiet(task.threads):
+    with _quiet(task.threads), TemporaryDirectory() as folder:
+        # Every probe leaves a recipe in its root directory.
+        task = replace(task, trainer={"default_root_dir": folder, **task.trainer})
         full, watch = _train(task)
         if not watch.probes or not task.equal_budget:
             return (full,)
         left = watch.planned_steps - full.probe_steps
         reason = full.reason if full.status == FAILED else _not_chargeable(full.probe_steps, left)
-        if reason or watch.start is None:
-            spent = full.probe_steps, full.probe_seconds, full.probe_seconds
-            return (full, RunRecord(full.scheme, full.seed, EQUAL, FAILED, reason, 0, *spent))
-        equal, _ = _train(task, start=watch.start, max_steps=int(left), probe=full)
-        return (full, equal)
+        equal = RunRecord(full.scheme, full.seed, EQUAL, FAILED, reason)
+        if not reason:
+            scheme = replace(task.scheme, build=watch.again, needs_batch=False)
+            trainer = {**task.trainer, "max_steps": int(left)}
+            equal, _ = _train(replace(task, scheme=scheme, trainer=trainer))
+        return full, replace(
+            equal,
+            budget=EQUAL,
+            probe_steps=full.probe_steps,
+            seconds=equal.seconds + full.probe_seconds,
+            probe_seconds=full.probe_seconds,
+        )
 
 
 def _not_chargeable(probe_steps: int, left: float) -> str:
@@ -105,11 +105,13 @@ def _not_chargeable(probe_steps: int, left: float) -> str:
 class _Watch(Callback):
     """Keeps the curve, stops a run whose loss is no longer finite, and copies a probed start."""
 
-    def __init__(self, probes: bool = False) -> None:
-        self.probes = probes
+    def __init__(self, callbacks: Sequence[Callback] = ()) -> None:
+        ours = [one for one in callbacks if isinstance(one, OptimalVarianceInit)]
+        # One that is given a recipe does not probe.
+        self.probes = [one for one in ours if one.recipe_file is None]
         self.curve: dict[int, dict[str, float]] = {}
-        self.diverged_at: int | None = None
-        self.start: dict[str, Tensor] | None = None
+        self.divergence = ""
+        self.start: dict[str, Tensor] = {}
         self.planned_steps = math.nan
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +124,7 @@ class _Watch(Callback):
     ) -> None:
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and not bool(torch.isfinite(loss).all()):
-            self.diverged_at = trainer.global_step
+            self.divergence = f"the loss was not finite at optimizer step {trainer.global_step}"
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -131,60 +133,51 @@ class _Watch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._keep(trainer)
 
+    def again(self, seed: int, batch: Any) -> list[Callback]:
+        """Start another run from the copied start."""
+        return [ApplyInitialization(lambda module, _: module.load_state_dict(self.start), seed)]
+
     def _keep(self, trainer: Trainer) -> None:
         if not trainer.sanity_checking:
             self.curve.setdefault(trainer.global_step, {}).update(_numbers(trainer))
 
 
-def _train(
-    task: RunTask,
-    start: dict[str, Tensor] | None = None,
-    max_steps: int | None = None,
-    probe: RunRecord | None = None,
-) -> tuple[RunRecord, _Watch]:
-    """Make one run; with `probe` the one that starts from `start` and pays for that probe."""
+def _train(task: RunTask) -> tuple[RunRecord, _Watch]:
     began = time.perf_counter()
     watch, trainer = _Watch(), None
-    callbacks: list[Callback] = []
     final: dict[str, float] = {}
     reason = ""
     try:
         seed_everything(task.seed, workers=True, verbose=False)
-        if start is None:
-            callbacks = list(task.scheme.build(*_inputs(task)))
-        else:
-            callbacks = [ApplyInitialization(lambda m, _: m.load_state_dict(start), task.seed)]
-        watch = _Watch(probes=bool(_probing(callbacks)))
-        given = {**TRAINER_DEFAULTS, **task.trainer}
-        if max_steps is not None:
-            given["max_steps"] = max_steps
+        callbacks = task.scheme.build(task.seed, _first_batch(task))
+        watch = _Watch(callbacks)
         seed_everything(task.seed, workers=True, verbose=False)
         model = task.model()
         data = task.data() if task.data is not None else None
-        trainer = Trainer(**given, callbacks=[*callbacks, watch])
+        trainer = Trainer(**{**TRAINER_DEFAULTS, **task.trainer}, callbacks=[*callbacks, watch])
         # Whatever was drawn above, every scheme goes on from the same state.
         seed_everything(task.seed, workers=True, verbose=False)
         of_module = isinstance(data, LightningDataModule)
         trainer.fit(model, **({"datamodule": data} if of_module else {"train_dataloaders": data}))
         final = _numbers(trainer)
-        if watch.diverged_at is None and _has_test(model, data):
+        if not watch.divergence and _has_test(model, data):
             trainer.test(model, datamodule=data if of_module else None, verbose=False)
             final |= _numbers(trainer)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-    divergence = _divergence(watch, final)
-    reports = [one.report for one in _probing(callbacks) if one.report is not None]
-    spent = probe.probe_seconds if probe else sum(report.wall_time for report in reports)
+    wrong = ", ".join(name for name, value in final.items() if not math.isfinite(value))
+    divergence = watch.divergence or (f"{wrong} not finite at the end" if wrong else "")
+    reports = [probe.report for probe in watch.probes if probe.report is not None]
     record = RunRecord(
         scheme=task.scheme.label,
         seed=task.seed,
-        budget=EQUAL if probe else FULL,
+        budget=FULL,
         status=FAILED if reason else DIVERGED if divergence else FINISHED,
         reason=reason or divergence,
         steps=trainer.global_step if trainer is not None else 0,
-        probe_steps=probe.probe_steps if probe else sum(one.total_steps for one in reports),
-        seconds=time.perf_counter() - began + (probe.probe_seconds if probe else 0.0),
-        probe_seconds=spent,
+        probe_steps=sum(report.total_steps for report in reports),
+        seconds=time.perf_counter() - began,
+        probe_seconds=sum(report.wall_time for report in reports),
         curve=tuple(sorted(watch.curve.items())),
         final=final,
         pilot_steps=task.scheme.pilot_steps,
@@ -192,16 +185,16 @@ def _train(
     return record, watch
 
 
-def _inputs(task: RunTask) -> tuple[int, Any]:
-    """The seed, and the first training batch from data of its own if the scheme looks at one."""
+def _first_batch(task: RunTask) -> Any:
+    """The first training batch, from data of its own, if the scheme looks at one."""
     if not task.scheme.needs_batch:
-        return task.seed, None
+        return None
     data = task.data() if task.data is not None else task.model()
     if isinstance(data, (LightningDataModule, LightningModule)):
         data.prepare_data()
         data.setup("fit")
         data = data.train_dataloader()
-    return task.seed, next(iter(data))
+    return next(iter(data))
 
 
 def _has_test(model: LightningModule, data: Any) -> bool:
@@ -211,19 +204,6 @@ def _has_test(model: LightningModule, data: Any) -> bool:
 
 def _numbers(trainer: Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def _probing(callbacks: list[Callback]) -> list[OptimalVarianceInit]:
-    """The callbacks that probe; one that is given a recipe does not."""
-    ours = [one for one in callbacks if isinstance(one, OptimalVarianceInit)]
-    return [one for one in ours if one.recipe_file is None]
-
-
-def _divergence(watch: _Watch, final: Mapping[str, float]) -> str:
-    if watch.diverged_at is not None:
-        return f"the loss was not finite at optimizer step {watch.diverged_at}"
-    wrong = [name for name, value in final.items() if not math.isfinite(value)]
-    return f"{', '.join(wrong)} not finite at the end" if wrong else ""
 
 
 @contextmanager

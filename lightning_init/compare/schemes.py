@@ -7,11 +7,10 @@ scaled or transformed: two schemes then differ in what they prescribe and not in
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,7 +26,6 @@ from lightning_init import (
     OptimalVarianceInit,
     fractional_moment_init_,
 )
-from lightning_init.compare import peers
 from lightning_init.initialization import reference_draws as draws
 
 Initialize = Callable[[nn.Module, int], Any]
@@ -69,6 +67,12 @@ class Pilot:
         """What the runs have in common that may share this pilot."""
         return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{self.start}-{self.seed}-{self.share:g}")
 
+    def __call__(self, seed: int, batch: Any, recipe: str = "") -> list[Callback]:
+        """Draw the included layers of a run from the recipe that the pilot left."""
+        include = None if self.include is None else self.include.split("|")
+        drawn = OptimalVarianceInit(recipe=recipe, include=include, seed=seed, verbose=False)
+        return [*make_scheme(self.start).build(seed, None), drawn]
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -79,24 +83,20 @@ class Scheme:
         build: From a seed and one training batch (None unless `needs_batch`) to the callbacks that
             initialize the model. Picklable if runs are spread over processes.
         needs_batch: Whether `build` looks at data.
-        pilot: The earlier run that it starts from, or None.
-        pilot_steps: Optimizer steps of that run, shared by all seeds.
+        pilot_steps: Optimizer steps of an earlier run that all seeds start from.
     """
 
     label: str
     build: Build
     needs_batch: bool = False
-    pilot: Pilot | None = None
     pilot_steps: int = 0
 
     @classmethod
     def from_function(cls, function: Initialize, label: str | None = None) -> Scheme:
         """Make a scheme of a function that changes a model in place.
 
-        Args:
-            function: Called with the module and the seed just before training; the global random
-                generators are seeded before and put back after.
-            label: Name in the tables; the function's own by default.
+        It is called with the module and the seed just before training; the global random generators
+        are seeded before and put back after. The label is its own name by default.
         """
         named = function.func if isinstance(function, partial) else function
         own_name: str = getattr(named, "__name__", type(named).__name__)
@@ -104,12 +104,7 @@ class Scheme:
 
 
 class ApplyInitialization(Callback):
-    """Calls a function on the whole module before the first step, with random numbers of its own.
-
-    Args:
-        function: Called with the module and the seed.
-        seed: Of this run.
-    """
+    """Calls a function on the module before the first step, with random numbers of its own."""
 
     def __init__(self, function: Initialize, seed: int) -> None:
         self._function = function
@@ -123,14 +118,7 @@ class ApplyInitialization(Callback):
 
 
 def make_scheme(given: str | Scheme | Initialize) -> Scheme:
-    """Read one initialization.
-
-    Args:
-        given: A name with options, `"fractional:order=1.0"`; `"package.function"`, called with the
-            module and the seed; a function; or a scheme.
-
-    Returns:
-        The scheme; its label is the text.
+    """Read one initialization: a name with options, a function or its name, or a scheme.
 
     Raises:
         ValueError: The name is unknown, an option is wrong, or a package is not installed.
@@ -151,29 +139,26 @@ xavier_uniform, or name a function as 'package.function'.
         return Scheme.from_function(given)
     name, _, text = given.partition(":")
     options = _options(given, text)
-    if name == "pilot":
-        return _pilot(given, options)
-    if name not in SCHEMES and "." in name:
+    if name not in KNOWN and "." in name:
         try:
             function: Initialize = pkgutil.resolve_name(name)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(f"`inits`: {name!r} cannot be imported: {error}.") from None
         return Scheme.from_function(partial(function, **options) if options else function, given)
-    if name not in SCHEMES:
+    if name not in KNOWN:
         raise ValueError(
-            f"`inits` has no scheme {name!r}; it knows {', '.join(sorted([*SCHEMES, 'pilot']))}, or"
-            " name a function as 'package.function'."
+            f"`inits` has no scheme {name!r}; it knows {', '.join(KNOWN)}, or name a function as"
+            " 'package.function'."
         )
     if name in PACKAGES and importlib.util.find_spec(name) is None:
         raise ValueError(f"`inits`: {name!r} needs its package; run `pip install {name}`.")
-    factory = SCHEMES[name]
     try:
-        inspect.signature(factory).bind(seed=0, batch=None, **options)
-        if name not in PACKAGES:
-            factory(seed=0, batch=None, **options)
+        build = Pilot(**options) if name == "pilot" else partial(_build, name, options)
+        if name != "pilot":
+            build(0, None)
     except (TypeError, ValueError, OSError) as error:
         raise ValueError(f"`inits`: {given!r} cannot be used: {error}") from None
-    return Scheme(given, partial(_build, name, options), name in PACKAGES)
+    return Scheme(given, build, name in PACKAGES)
 
 
 def make_schemes(inits: Sequence[str | Scheme | Initialize]) -> tuple[Scheme, ...]:
@@ -209,7 +194,7 @@ def _options(given: str, text: str) -> dict[str, Any]:
     return options
 
 
-def _build(name: str, options: Mapping[str, Any], seed: int, batch: Any) -> Sequence[Callback]:
+def _build(name: str, options: dict[str, Any], seed: int, batch: Any) -> list[Callback]:
     return SCHEMES[name](seed=seed, batch=batch, **options)
 
 
@@ -252,36 +237,30 @@ def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> lis
 
 def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
     InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
-    he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-    return [he, OptimalVarianceInit(recipe=path, seed=seed, verbose=False)]
-
-
-def _pilot(given: str, options: Mapping[str, Any]) -> Scheme:
-    try:
-        return Scheme(given, _without_pilot, pilot=Pilot(**options))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`inits`: {given!r} cannot be used: {error}") from None
-
-
-def _without_pilot(seed: int, batch: Any) -> list[Callback]:
-    raise RuntimeError("the pilot has not run yet")
-
-
-def from_recipe(scheme: Scheme, pilot: Pilot, path: str) -> Scheme:
-    """The scheme that starts from the recipe which its pilot left."""
-    return replace(scheme, build=partial(_from_pilot, pilot, path))
-
-
-def _from_pilot(pilot: Pilot, path: str, seed: int, batch: Any) -> list[Callback]:
-    include = None if pilot.include is None else pilot.include.split("|")
-    drawn = OptimalVarianceInit(recipe=path, include=include, seed=seed, verbose=False)
-    return [*make_scheme(pilot.start).build(seed, None), drawn]
+    return Pilot(start="he")(seed, batch, recipe=path)
 
 
 def _peer(
-    function: Callable[..., None], *, seed: int, batch: Any, **options: Any
+    initialize: Callable[..., Any], *, seed: int, batch: Any, **options: Any
 ) -> list[Callback]:
-    return [ApplyInitialization(partial(function, batch=batch, options=options), seed)]
+    while isinstance(batch, (list, tuple, dict)):
+        # What a model is called with: the first tensor of the batch.
+        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
+    return [ApplyInitialization(partial(initialize, batch, options), seed)]
+
+
+def _lsuv(inputs: Any, options: dict[str, Any], module: nn.Module, seed: int) -> None:
+    import lsuv
+
+    lsuv.lsuv_with_singlebatch(module, inputs, **{"verbose": False, **options})
+
+
+def _anyinit(inputs: Any, options: dict[str, Any], module: nn.Module, seed: int) -> None:
+    import anyinit
+
+    # In its closed-form mode it is given the shape alone.
+    given = tuple(inputs.shape[1:]) if options["mode"] == "analytic" else inputs
+    anyinit.initialize(module, input_spec=given, **options)
 
 
 PACKAGES = ("lsuv", "anyinit")
@@ -297,6 +276,7 @@ SCHEMES: dict[str, Callable[..., list[Callback]]] = {
     "fractional": _fractional,
     "optimal": _optimal,
     "recipe": _recipe,
-    "lsuv": partial(_peer, peers.lsuv_),
-    "anyinit": partial(_peer, peers.anyinit_, mode="analytic"),
+    "lsuv": partial(_peer, _lsuv),
+    "anyinit": partial(_peer, _anyinit, mode="analytic"),
 }
+KNOWN = sorted([*SCHEMES, "pilot"])

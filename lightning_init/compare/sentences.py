@@ -19,9 +19,8 @@ def sentence(row: ComparisonRow) -> str:
     """Say what one comparison shows, with its numbers and the runs that did not finish."""
     budget = "" if row.budget == BOTH else f", {row.budget} budget"
     first, second = row.unfinished
-    spoiled = (row.verdict == tables.BETTER and first > second) or (
-        row.verdict == tables.WORSE and second > first
-    )
+    spoiled = first > second if row.verdict == tables.BETTER else second > first
+    spoiled = spoiled and row.verdict in (tables.BETTER, tables.WORSE)
     said = _finding(row)
     if unfinished := _unfinished(row):
         said += f"{', although' if spoiled else ';'} {unfinished}"
@@ -52,12 +51,7 @@ def p_text(p: float) -> str:
 
 def notes(runs: Runs, rows: Sequence[ComparisonRow], undecided: Sequence[str]) -> list[str]:
     """Say what did not finish, what was not compared, and how the numbers were made."""
-    said = [
-        text
-        for scheme in runs.schemes
-        for budget in runs.budgets(scheme)
-        if (text := _reasons(scheme, budget, runs.of(scheme, budget)))
-    ]
+    said = [text for group in runs.groups() if (text := _reasons(*group, runs.of(*group)))]
     if undecided:
         said.append(
             "Not compared, because the name does not tell which values are better: "

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.compare.rank_tests import rank_direction, scipy_stats, sign_p, wilcoxon_p
+from lightning_init.compare.rank_tests import optional, rank_direction, sign_p, wilcoxon_p
 
 # Of intervals; one minus it is the level of the tests.
 CONFIDENCE = 0.95
@@ -31,13 +31,7 @@ Differences = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences of two schemes, by seed.
-
-    Attributes:
-        seeds: Ascending.
-        differences: First minus second. Infinite if one of the two did not finish, 0 if neither.
-        finished: Whether both did.
-    """
+    """Differences by seed: infinite if one of the two runs did not finish, 0 if neither did."""
 
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
@@ -45,8 +39,7 @@ class Paired:
 
     def of_finished(self) -> Differences:
         """Differences of the pairs that finished: those that have a mean."""
-        pairs = zip(self.differences, self.finished, strict=True)
-        return np.array([difference for difference, both in pairs if both], dtype=np.float64)
+        return np.array(self.differences, dtype=np.float64)[list(self.finished)]
 
 
 @dataclass(frozen=True)
@@ -67,15 +60,11 @@ class MeanInterval:
 class PairedStatistics:
     """What is known about the paired differences of two schemes.
 
+    The interval of the mean and the seeds needed are those of the `finite` differences; the median
+    and the p-values are of all `pairs`, and nan without any.
+
     Attributes:
-        pairs: Differences in all: what the rank tests are made on.
-        finite: Those of two runs that finished: what the interval is made on.
-        interval: Of the mean of these.
-        median: Of all differences.
-        wilcoxon: Two-sided p of the signed-rank test; nan without pairs.
-        sign: Two-sided p of the sign test; nan without pairs.
         rank_direction: 1 if the signed ranks favour positive differences, -1 negative, 0 neither.
-        seeds_needed: See `seeds_needed`.
         identical: All runs finished, and all differences are exactly zero.
     """
 
@@ -89,18 +78,9 @@ class PairedStatistics:
     seeds_needed: float
     identical: bool
 
-    def without_mean(self) -> PairedStatistics:
-        """The same where a mean of the finite differences would mislead: ranks and median only."""
-        unknown = MeanInterval(math.nan, math.nan, math.nan)
-        return replace(self, interval=unknown, seeds_needed=math.nan)
-
 
 def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
-    """Subtract seed by seed, over the seeds that both have.
-
-    Args:
-        first: Value per seed; infinite for a run that did not finish.
-        second: The same of the other scheme.
+    """Subtract seed by seed; a value is infinite if its run did not finish.
 
     >>> paired_differences({0: 1.0, 1: math.inf, 2: math.inf}, {2: math.inf, 1: 3.0, 0: 0.5})
     Paired(seeds=(0, 1, 2), differences=(0.5, inf, 0.0), finished=(True, False, False))
@@ -114,19 +94,23 @@ def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) 
     )
 
 
-def paired_statistics(paired: Paired) -> PairedStatistics:
-    """Compute all there is to say about one comparison."""
+def paired_statistics(paired: Paired, mean_of_some: bool = True) -> PairedStatistics:
+    """Compute all there is to say about one comparison.
+
+    Without `mean_of_some` there is no mean unless all runs finished: ranks and median only.
+    """
     differences = np.array(paired.differences, dtype=np.float64)
     finite = paired.of_finished()
+    averaged = finite if mean_of_some or all(paired.finished) else finite[:0]
     return PairedStatistics(
         pairs=len(differences),
         finite=len(finite),
-        interval=mean_interval(finite),
+        interval=mean_interval(averaged),
         median=median(paired.differences),
         wilcoxon=wilcoxon_p(differences),
         sign=sign_p(differences),
         rank_direction=rank_direction(differences),
-        seeds_needed=seeds_needed(finite),
+        seeds_needed=seeds_needed(averaged),
         identical=0 < len(finite) == len(differences) and not np.any(differences),
     )
 
@@ -139,13 +123,7 @@ def mean_interval(differences: Differences) -> MeanInterval:
     few seeds leave too few resamples. On 20 normal, log-normal (sigma 0.5) and t(5) differences it
     covers 95, 94 and 96 % at a confidence of 95 %, where the percentile bootstrap covers 92, 91
     and 92 %. The resamples are the same at every call, and neither the order of the differences
-    nor swapping the schemes changes the half-width.
-
-    Args:
-        differences: Finite, shape (pairs,).
-
-    Returns:
-        An interval without width if all differences are equal; no ends with fewer than two.
+    nor swapping the schemes changes the half-width. It is zero if all differences are equal.
 
     >>> mean_interval(np.zeros(20))
     MeanInterval(mean=0.0, lower=0.0, upper=0.0)
@@ -162,15 +140,7 @@ def mean_interval(differences: Differences) -> MeanInterval:
 
 
 def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.float64]:
-    """Half-widths of the intervals of many means, see `mean_interval`.
-
-    Args:
-        samples: Shape (samples, n) with n > 1, each with some spread.
-        confidence: Between 0 and 1.
-
-    Returns:
-        Shape (samples,).
-    """
+    """Half-widths for samples of shape (samples, n), n > 1, each with some spread."""
     n = samples.shape[1]
     samples = _canonical(samples)
     centred = samples - samples.mean(axis=1, keepdims=True)
@@ -193,13 +163,8 @@ def seeds_needed(differences: Differences) -> float:
     5 %. The seeds that the paired t-test needs, from the noncentral t distribution, are divided by
     the efficiency 3 / pi of Wilcoxon's test on normal differences, and are never fewer than those
     with which that p can be reached at all. Within 20 % of simulation on normal and t(5)
-    differences; up to 40 % too few where a strong skew pulls the median towards zero.
-
-    Args:
-        differences: Finite, shape (pairs,).
-
-    Returns:
-        A whole number; infinite if the mean is zero, nan with fewer than two differences.
+    differences; up to 40 % too few where a strong skew pulls the median towards zero. Infinite if
+    the mean is zero, nan with fewer than two differences.
     """
     if len(differences) < 2:
         return math.nan
@@ -214,9 +179,8 @@ def seeds_needed(differences: Differences) -> float:
 
 
 def _t_test_seeds(effect: float) -> float:
-    stats = scipy_stats()
-    quantiles = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(POWER)
-    normal = float(quantiles / effect) ** 2
+    normal_quantile = optional("scipy.stats").norm.ppf
+    normal = float((normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)) / effect) ** 2
     # The t-test needs some two seeds more than the normal one, which no longer counts here.
     if normal > 1000:
         return normal
@@ -228,7 +192,7 @@ def _t_test_seeds(effect: float) -> float:
 
 def _t_test_power(effect: float, seeds: int) -> float:
     critical = _student_quantile(seeds, CONFIDENCE)
-    return float(scipy_stats().nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)))
+    return float(optional("scipy.stats").nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)))
 
 
 def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -255,4 +219,4 @@ def _resample_shares(n: int) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=256)
 def _student_quantile(n: int, confidence: float) -> float:
-    return float(scipy_stats().t.ppf((1 + confidence) / 2, n - 1))
+    return float(optional("scipy.stats").t.ppf((1 + confidence) / 2, n - 1))

@@ -21,10 +21,7 @@ SETTINGS_FILE = "comparison.json"
 class RunStore:
     """The runs of one comparison, in one directory.
 
-    Args:
-        directory: Made if it is missing.
-        description: What every run has in common; a directory that holds runs of something else is
-            refused.
+    The description is what every run has in common; the directory is made if it is missing.
 
     Raises:
         ValueError: The directory belongs to another comparison.
@@ -82,9 +79,8 @@ def describe(value: Any) -> str:
         return f"{describe(value.func)}({', '.join(given)})"
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    text = repr(value)
     # The address in a default repr differs from run to run.
-    return re.sub(r" at 0x[0-9a-f]+", "", text)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _settings_in(file: Path) -> dict[str, Any]:

@@ -1,15 +1,18 @@
-"""The rows of the report: every comparison of a pair of schemes, and the verdict on it."""
+"""Every comparison of a pair of schemes with the verdict on it, and every scheme by itself."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
+from statistics import fmean, stdev
+from typing import Any
 
 from lightning_init.compare.quantities import Quantity, Runs
 from lightning_init.compare.rank_tests import holm
-from lightning_init.compare.records import FINISHED, FULL
+from lightning_init.compare.records import FINISHED, FULL, STATUSES
 from lightning_init.compare.statistics import (
     CONFIDENCE,
     Paired,
@@ -36,22 +39,15 @@ TOO_FEW = "too few seeds"
 class ComparisonRow:
     """One scheme against another: one metric, one quantity, one budget.
 
+    Differences are the first scheme's value minus the second's, and the verdict is on the first.
+    The tuples hold a number of the first scheme and one of the second; all their runs are counted.
+
     Attributes:
-        quantity: What is compared; differences are the first scheme's value minus the second's.
-        budget: `equal`, `full`, or `both` if neither scheme has a probe.
-        first: The scheme that the verdict is about.
-        second: The scheme that it is compared with.
-        paired: The differences by seed.
-        statistics: Of these.
         missing: Seeds that only one of the schemes has a value of.
-        unfinished: Runs that did not finish, of the first and the second scheme.
-        runs: Runs in all, of the first and the second scheme.
-        medians: Of the first and the second scheme, over all their runs.
-        reached: Runs with a finite value, of the first and the second scheme.
+        reached: Runs with a finite value.
         family: Comparisons that the p-values are corrected for.
         wilcoxon: Holm-corrected p of the signed-rank test.
         sign: Holm-corrected p of the sign test.
-        verdict: On the first scheme, one of the words of this module.
     """
 
     quantity: Quantity
@@ -125,24 +121,23 @@ def comparison_rows(
         ]
         # What pays for its probe comes first, under all pairs.
         family.sort(key=lambda row: row.budget == FULL)
-        rows += _corrected(family)
+        wilcoxon = holm([row.statistics.wilcoxon for row in family])
+        sign = holm([row.statistics.sign for row in family])
+        size = sum(not math.isnan(p) for p in wilcoxon)
+        for row, w, s in zip(family, wilcoxon, sign, strict=True):
+            verdict = decide(row.statistics, quantity.lower_is_better, w)
+            rows.append(replace(row, family=size, wilcoxon=w, sign=s, verdict=verdict))
     return rows
 
 
 def decide(
     statistics: PairedStatistics, lower_is_better: bool, wilcoxon: float, level: float = LEVEL
 ) -> str:
-    """Judge the first scheme of a pair.
+    """Judge the first scheme of a pair, by a corrected p of Wilcoxon's test.
 
-    `better` and `worse` need an interval of the mean that excludes zero and a corrected Wilcoxon p
-    below the level on the same side. Where that p stands alone, because of runs that did not
-    finish or because of a skew, the ranks are said to favour a scheme.
-
-    Args:
-        statistics: Of the differences first - second.
-        lower_is_better: Whether smaller numbers are better.
-        wilcoxon: Corrected p.
-        level: Largest p that counts.
+    `better` and `worse` need an interval of the mean that excludes zero and a p below the level on
+    the same side. Where that p stands alone, because of runs that did not finish or because of a
+    skew, the ranks are said to favour a scheme.
     """
     if statistics.pairs < 2:
         return TOO_FEW
@@ -150,13 +145,13 @@ def decide(
         return IDENTICAL
     interval = statistics.interval
     side = 0 if interval.holds_zero else int(math.copysign(1, interval.mean))
+    ranked = statistics.rank_direction if wilcoxon < level else 0
     better_side = -1 if lower_is_better else 1
-    significant = wilcoxon < level and statistics.rank_direction != 0
-    if significant and statistics.rank_direction != side:
-        return RANKED_BETTER if statistics.rank_direction == better_side else RANKED_WORSE
+    if ranked not in (0, side):
+        return RANKED_BETTER if ranked == better_side else RANKED_WORSE
     if side == 0:
         return NO_DIFFERENCE
-    if significant:
+    if ranked:
         return BETTER if side == better_side else WORSE
     return MAYBE_BETTER if side == better_side else MAYBE_WORSE
 
@@ -166,10 +161,6 @@ def _compare(runs: Runs, quantity: Quantity, budget: str, first: str, second: st
     values = [runs.values(scheme, budget, quantity) for scheme in both]
     records = [runs.of(scheme, budget) for scheme in both]
     paired = paired_differences(*values)
-    statistics = paired_statistics(paired)
-    if quantity.level is not None and statistics.finite < statistics.pairs:
-        # A mean over the runs that reached the level would favour the scheme that seldom does.
-        statistics = statistics.without_mean()
     seeds = {record.seed for of_scheme in records for record in of_scheme}
     return ComparisonRow(
         quantity=quantity,
@@ -177,7 +168,8 @@ def _compare(runs: Runs, quantity: Quantity, budget: str, first: str, second: st
         first=first,
         second=second,
         paired=paired,
-        statistics=statistics,
+        # A mean over the runs that reached a level would favour the scheme that seldom does.
+        statistics=paired_statistics(paired, mean_of_some=quantity.level is None),
         missing=len(seeds - set(paired.seeds)),
         unfinished=tuple(sum(r.status != FINISHED for r in of_scheme) for of_scheme in records),
         runs=tuple(map(len, records)),
@@ -186,17 +178,62 @@ def _compare(runs: Runs, quantity: Quantity, budget: str, first: str, second: st
     )
 
 
-def _corrected(family: Sequence[ComparisonRow]) -> list[ComparisonRow]:
-    wilcoxon = holm([row.statistics.wilcoxon for row in family])
-    sign = holm([row.statistics.sign for row in family])
-    size = sum(not math.isnan(p) for p in wilcoxon)
-    return [
-        replace(
-            row,
-            family=size,
-            wilcoxon=w,
-            sign=s,
-            verdict=decide(row.statistics, row.quantity.lower_is_better, w),
+def summary_rows(runs: Runs, quantities: Sequence[Quantity]) -> list[dict[str, Any]]:
+    """Summarize every scheme under every budget that it has runs of.
+
+    Mean and standard error are over the runs that finished. The median is over all runs, those that
+    did not finish being worse than any number. For the steps to a level, a mean is given only if
+    every run reached it.
+    """
+    rows = []
+    for quantity, (scheme, budget) in product(quantities, runs.groups()):
+        values = runs.values(scheme, budget, quantity)
+        finite = [value for value in values.values() if math.isfinite(value)]
+        if quantity.level is not None and len(finite) < len(values):
+            finite = []
+        records = runs.of(scheme, budget)
+        count = Counter(record.status for record in records)
+        rows.append(
+            {
+                "metric": quantity.metric,
+                "quantity": quantity.name,
+                "budget": budget,
+                "scheme": scheme,
+                "runs": len(records),
+                **{status: count[status] for status in STATUSES},
+                "mean": fmean(finite) if finite else math.nan,
+                "standard_error": stdev(finite) / len(finite) ** 0.5 if finite[1:] else math.nan,
+                "median": median(values.values()),
+            }
         )
-        for row, w, s in zip(family, wilcoxon, sign, strict=True)
-    ]
+    return rows
+
+
+def cost_rows(runs: Runs) -> list[dict[str, Any]]:
+    """Average the steps and wall times of every scheme's runs, and give the probe's share.
+
+    The steps of a pilot, which all runs of a scheme share, stand undivided and divided.
+    """
+    rows = []
+    for scheme, budget in runs.groups():
+        records = runs.of(scheme, budget)
+        steps, probe_steps, seconds, probe_seconds = (
+            fmean(getattr(record, name) for record in records)
+            for name in ("steps", "probe_steps", "seconds", "probe_seconds")
+        )
+        rows.append(
+            {
+                "scheme": scheme,
+                "budget": budget,
+                "runs": len(records),
+                "steps": steps,
+                "probe_steps": probe_steps,
+                "probe_share_of_steps": probe_steps / ((steps + probe_steps) or 1.0),
+                "seconds": seconds,
+                "probe_seconds": probe_seconds,
+                "probe_share_of_seconds": probe_seconds / (seconds or 1.0),
+                "pilot_steps": records[0].pilot_steps,
+                "pilot_steps_per_run": records[0].pilot_steps / len(records),
+            }
+        )
+    return rows

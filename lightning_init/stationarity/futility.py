@@ -35,11 +35,6 @@ class Ending(Enum):
     TOO_SHORT = "the probe is too short for a verdict"
     BELOW_PEAK = "learning rate below the run's peak"
 
-    @property
-    def is_futile(self) -> bool:
-        """Whether it leaves the layer without a steady state."""
-        return self not in (Ending.SETTLED, Ending.UNCHANGED)
-
 
 def fewest_samples(settings: DetectorSettings, budget: float) -> int:
     """Samples before which no series of a probe of so many can be stationary."""

@@ -63,7 +63,7 @@ def test_two_runs_of_one_scheme_are_equal_to_the_bit(scheme: Any) -> None:
 
 def test_schemes_differ_in_the_first_weights_alone() -> None:
     Spied.seen.clear()
-    schemes = ["he", "default", "xavier", halve, "optimal:max_probe_steps=4"]
+    schemes = ["he", "default", "xavier", halve, "optimal:max_probe_steps=4,verify_steps=0"]
     for scheme in schemes:
         execute(task(scheme, model=Spied, equal_budget=False))
     # The probe's copy of the module sees the first batch too.
@@ -79,18 +79,18 @@ def test_schemes_differ_in_the_first_weights_alone() -> None:
 
 
 def test_a_probe_is_charged_and_not_charged() -> None:
-    full, equal = execute(task("optimal:max_probe_steps=7"))
+    full, equal = execute(task("optimal:max_probe_steps=7,on_unsettled=use"))
     assert (full.budget, full.steps, full.probe_steps) == ("full", 18, 7)
     assert (equal.budget, equal.steps, equal.probe_steps) == ("equal", 11, 7)
     assert full.probe_seconds == equal.probe_seconds > 0
     # Both start from the same redrawn weights and see the same batches.
     assert equal.curve[0] == full.curve[0]
     assert equal.final["train_loss"] != full.final["train_loss"]
-    assert len(execute(task("optimal:max_probe_steps=7", equal_budget=False))) == 1
+    assert len(execute(task("optimal:max_probe_steps=7,on_unsettled=use", equal_budget=False))) == 1
 
 
 def test_a_probe_that_takes_the_whole_budget_is_a_failed_run() -> None:
-    full, equal = execute(task("optimal:max_probe_steps=18"))
+    full, equal = execute(task("optimal:max_probe_steps=18,on_unsettled=use"))
     assert full.status == "finished"
     assert equal.status == "failed"
     assert equal.reason == (
@@ -114,10 +114,15 @@ def test_an_exception_is_recorded() -> None:
 
 
 def test_a_failed_probe_is_two_failed_runs() -> None:
-    records = execute(task("optimal:max_probe_steps=9", model=partial(Classifier, explode=True)))
+    class Broken(Classifier):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            raise RuntimeError("this batch is broken")
+
+    records = execute(task("optimal:max_probe_steps=9,on_probe_failure=raise", model=Broken))
     assert [record.status for record in records] == ["failed", "failed"]
     assert [record.budget for record in records] == ["full", "equal"]
-    assert "was not finite" in records[0].reason
+    assert "this batch is broken" in records[0].reason
+    assert records[1].reason == records[0].reason
 
 
 def test_a_loss_that_is_not_finite_is_a_diverged_run() -> None:

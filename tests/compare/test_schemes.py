@@ -129,10 +129,10 @@ def test_function_of_a_user_has_its_own_generator() -> None:
 def test_recipe_of_an_earlier_probe(tmp_path: str) -> None:
     from lightning_init import OptimalVarianceInit
 
-    probe = OptimalVarianceInit(max_probe_steps=6, seed=3, verbose=False)
+    probe = OptimalVarianceInit(max_probe_steps=60, on_unsettled="use", seed=3, verbose=False)
     seed_everything(0, verbose=False)
     Trainer(
-        max_epochs=1, callbacks=[probe], logger=False, enable_checkpointing=False,
+        max_epochs=20, callbacks=[probe], logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     ).fit(Classifier(), datamodule=Points())  # fmt: skip
     assert probe.recipe is not None
