@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def _held(rows: Sequence[PlannedWeight], model: nn.Module, *, zeroing: bool) -> 
     there = [(row, whole_tensor(values)) for row, values in pairs if not values.is_meta]
     names = [row.weight.biases if zeroing else () for row, _ in there]
     biases = [
-        whole_tensor(tensor_at(module_at(model, row.weight.module_name), name).detach())
+        whole_tensor(tensor_at(module_at(model, row.weight.module_name), name))
         for (row, _), of_row in zip(there, names, strict=True)
         for name in of_row
     ]
@@ -123,7 +124,7 @@ def _held(rows: Sequence[PlannedWeight], model: nn.Module, *, zeroing: bool) -> 
 
 def _fans(weight: Weight, values: Tensor) -> tuple[tuple[int, int], ...]:
     """The fans of what is computed, and those that torch's schemes read off the whole tensor."""
-    taps = values[0, 0].numel()
+    taps = values.shape[2:].numel()
     blocks = 3 if weight.kind == "attention" and weight.rows is not None else 1
     by_shape = (values.shape[1] * taps, blocks * values.shape[0] * taps)
     computed = (weight.fan_in, weight.fan_out)
@@ -136,7 +137,12 @@ def _place(weight: Weight) -> tuple[str, tuple[int, ...]]:
 
 
 def _stack(weight: Weight) -> str:
-    return re.sub(r"\d+", "#", weight.name)
+    return _without_numbers(weight.name)
+
+
+@lru_cache(maxsize=4096)
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _inside_branches(rows: Sequence[PlannedWeight]) -> frozenset[str]:
