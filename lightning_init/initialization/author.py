@@ -6,6 +6,8 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -40,6 +42,7 @@ class _Held(NamedTuple):
     values: Tensor
     sample: Sample
     fans: tuple[tuple[int, int], ...]
+    biases: tuple[tuple[str, Sample], ...]
 
 
 def beside_what_was_there(
@@ -60,7 +63,7 @@ def beside_what_was_there(
         model: The model before the draw; nothing in it is changed.
         settings: Whose choices count, and what happens to biases.
     """
-    held = _held(rows, model)
+    held = _held(rows, model, zeroing=settings.bias != "keep")
     judged = [one.row for one in held]
     if settings.respect == "author":
         depth = Counter(_place(one.row.weight) for one in held)
@@ -74,7 +77,7 @@ def beside_what_was_there(
     in_chain = is_plain_chain(rows)
     found = {
         row.weight.name: row._replace(
-            before=one.sample.scale, zeroes=_zeroed(row, one, model, settings, in_chain)
+            before=one.sample.scale, zeroes=_zeroed(row, one, settings, in_chain)
         )
         for row, one in zip(judged, held, strict=True)
     }
@@ -95,19 +98,33 @@ def is_plain_chain(rows: Sequence[PlannedWeight]) -> bool:
     )
 
 
-def _held(rows: Sequence[PlannedWeight], model: nn.Module) -> list[_Held]:
+def _held(rows: Sequence[PlannedWeight], model: nn.Module, *, zeroing: bool) -> list[_Held]:
+    """Look at all weights in one pass, and at their biases if those may be set to zero."""
     pairs = [(row, effective_weight(model, row.weight)) for row in rows]
     there = [(row, whole_tensor(values)) for row, values in pairs if not values.is_meta]
-    samples = sample_all([values for _, values in there])
+    names = [row.weight.biases if zeroing else () for row, _ in there]
+    biases = [
+        whole_tensor(tensor_at(module_at(model, row.weight.module_name), name))
+        for (row, _), of_row in zip(there, names, strict=True)
+        for name in of_row
+    ]
+    samples = iter(sample_all([values for _, values in there] + biases))
+    of_weights = list(islice(samples, len(there)))
     return [
-        _Held(row, values, sample, _fans(row.weight, values))
-        for (row, values), sample in zip(there, samples, strict=True)
+        _Held(
+            row,
+            values,
+            sample,
+            _fans(row.weight, values),
+            tuple(zip(of_row, samples, strict=False)),  # as many as there are names
+        )
+        for (row, values), sample, of_row in zip(there, of_weights, names, strict=True)
     ]
 
 
 def _fans(weight: Weight, values: Tensor) -> tuple[tuple[int, int], ...]:
     """The fans of what is computed, and those that torch's schemes read off the whole tensor."""
-    taps = values[0, 0].numel()
+    taps = values.shape[2:].numel()
     blocks = 3 if weight.kind == "attention" and weight.rows is not None else 1
     by_shape = (values.shape[1] * taps, blocks * values.shape[0] * taps)
     computed = (weight.fan_in, weight.fan_out)
@@ -120,7 +137,12 @@ def _place(weight: Weight) -> tuple[str, tuple[int, ...]]:
 
 
 def _stack(weight: Weight) -> str:
-    return re.sub(r"\d+", "#", weight.name)
+    return _without_numbers(weight.name)
+
+
+@lru_cache(maxsize=4096)
+def _without_numbers(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
 
 
 def _inside_branches(rows: Sequence[PlannedWeight]) -> frozenset[str]:
@@ -181,22 +203,15 @@ def _like_their_siblings(rows: list[PlannedWeight]) -> list[PlannedWeight]:
 
 
 def _zeroed(
-    row: PlannedWeight,
-    one: _Held,
-    model: nn.Module,
-    settings: FractionalMomentSettings,
-    in_chain: bool,
+    row: PlannedWeight, one: _Held, settings: FractionalMomentSettings, in_chain: bool
 ) -> tuple[str, ...]:
     """The biases that are zeroed with a weight, and are not zero already."""
-    names = row.weight.biases
-    if row.treatment == "keep" or not names or settings.bias == "keep":
+    if row.treatment == "keep" or not one.biases:
         return ()
-    module = module_at(model, row.weight.module_name)
-    samples = sample_all([whole_tensor(tensor_at(module, name).detach()) for name in names])
     return tuple(
         [
             name
-            for name, sample in zip(names, samples, strict=True)
+            for name, sample in one.biases
             if sample.largest
             and (settings.bias == "zero" or (in_chain and not bias_purpose(sample, one.fans)))
         ]

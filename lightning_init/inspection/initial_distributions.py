@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 _MOST = 2048  # entries of one weight that are looked at: 4 standard errors of its scale are 6 %
+_STACKED = 8  # times as many are copied at most to look at several weights together
 _ERRORS = 4.0
 _SLACK = 0.01  # of a scale: truncation, rounding to 16 bits
 _ORTHOGONAL_ROWS = 8
@@ -42,6 +43,8 @@ class Sample(NamedTuple):
         largest: Largest magnitude.
         zeros: Share of exact zeros.
         constant: Whether all are equal.
+        overlap: Product of the first two rows over the first one's squared length; 1 if there is
+            one only, columns if the matrix is tall.
     """
 
     size: int
@@ -51,46 +54,71 @@ class Sample(NamedTuple):
     largest: float
     zeros: float
     constant: bool
+    overlap: float
 
 
 @torch.no_grad()
 def sample_all(tensors: Sequence[Tensor]) -> list[Sample]:
-    """Look at some entries of every tensor, evenly spread; equal counts are worked out together.
+    """Look at some entries of every tensor, evenly spread; equal shapes are worked out together.
 
     Example:
         >>> sample_all([torch.full((2, 3), 0.5)])[0].constant
         True
     """
-    views = [_spread(tensor) for tensor in tensors]
-    order = sorted(range(len(views)), key=lambda index: len(views[index]))
+    alike: dict[Any, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        alike.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(index)
     found: dict[int, Sample] = {}
-    for count, group in groupby(order, key=lambda index: len(views[index])):
-        indices = list(group)
-        described = _describe(torch.stack([views[index] for index in indices]), count)
-        found.update(zip(indices, described, strict=True))
-    return [found[index] for index in range(len(views))]
+    for indices in alike.values():
+        found.update(zip(indices, _describe([tensors[i] for i in indices]), strict=True))
+    return [found[index] for index in range(len(tensors))]
 
 
-def _spread(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(-1)
-    step = -(-len(flat) // _MOST)
-    # An odd step, so that it does not run down one column of a matrix.
-    return flat[:: step + (step > 1 and step % 2 == 0)].to("cpu", torch.float32)
-
-
-def _describe(values: Tensor, count: int) -> Iterator[Sample]:
+def _describe(tensors: Sequence[Tensor]) -> Iterator[Sample]:
+    values, overlaps = _some_entries(tensors)
+    count = values.shape[1]
     squares = values * values
-    extremes = [part.tolist() for part in values.aminmax(dim=1)]
-    columns = (
-        values.mean(1).tolist(),
-        squares.mean(1).tolist(),
-        # Of scaled values: fourth powers of small ones would vanish in float32.
-        (squares / squares.mean(1, keepdim=True).clamp_min(1e-38)).square().mean(1).tolist(),
-        (values == 0).float().mean(1).tolist(),
-    )
-    for lowest, highest, mean, square, kurtosis, zeros in zip(*extremes, *columns, strict=True):
-        largest = max(-lowest, highest)
-        yield Sample(count, mean, math.sqrt(square), kurtosis, largest, zeros, lowest == highest)
+    square = squares.mean(1)
+    # Of scaled values: fourth powers of small ones would vanish in float32.
+    fourths = (squares / square.clamp_min(1e-38)[:, None]).square().mean(1)
+    # Extremes one by one, as `aminmax` costs ten times both; zeros are counted if there are any.
+    low, high = values.amin(1), values.amax(1)
+    none = torch.zeros_like(low)
+    zeros = (values == 0).float().mean(1) if squares.amin() == 0.0 else none
+    parts = torch.stack([low, high, values.mean(1), square, fourths, zeros, overlaps])
+    for least, most, mean, power, kurtosis, zero, overlap in zip(*parts.tolist(), strict=True):
+        scale, largest = math.sqrt(power), max(-least, most)
+        yield Sample(count, mean, scale, kurtosis, largest, zero, least == most, overlap)
+
+
+def _some_entries(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Evenly spread entries of tensors of one shape, one row for each, and their overlaps."""
+    count = tensors[0].numel()
+    step = -(-count // _MOST)
+    # An odd step, so that it does not run down one column of a matrix.
+    step += step > 1 and step % 2 == 0
+    if step <= _STACKED:
+        whole = torch.stack(list(tensors)).to("cpu", torch.float32)
+        return whole.reshape(len(tensors), count)[:, ::step].contiguous(), _overlaps(whole)
+    values = torch.stack([tensor.reshape(-1)[::step] for tensor in tensors])
+    pairs = torch.stack([_rows(tensor)[:2] for tensor in tensors])
+    return values.to("cpu", torch.float32), _overlaps(pairs.to("cpu", torch.float32))
+
+
+def _overlaps(whole: Tensor) -> Tensor:
+    if whole.dim() < 3:
+        return torch.ones(len(whole))
+    matrices = whole.flatten(2)
+    tall = matrices.shape[1] > matrices.shape[2]
+    rows = matrices[:, :, :2].mT if tall else matrices[:, :2]
+    first, second = rows[:, 0], rows[:, -1]
+    return (first * second).sum(1).abs() / (first * first).sum(1).clamp_min(1e-38)
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """A wide matrix, or the transpose of a tall one; a convolution is (outputs, all else)."""
+    matrix = tensor.flatten(1)
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
 def generic_scheme(
@@ -115,17 +143,15 @@ def generic_scheme(
     """
     if abs(sample.mean) > 5.0 * sample.scale / math.sqrt(sample.size):
         return None
-    inputs = sorted({fan for pair in fans for fan in pair})
-    sums = sorted({sum(pair) for pair in fans})
+    fans = tuple(fans)
     if _is_family(sample, "uniform"):
-        for name, variance in _variances(inputs, sums, uniform=True):
-            if _has_bound(sample, math.sqrt(3.0 * variance)):
+        for name, std in _schemes(fans, uniform=True):
+            if _has_bound(sample, math.sqrt(3.0) * std):
                 return name
     for family in ("truncated normal", "normal"):
         if not _is_family(sample, family):
             continue
-        for name, variance in _variances(inputs, sums, uniform=False):
-            std = math.sqrt(variance)
+        for name, std in _schemes(fans, uniform=False):
             cut = family == "truncated normal" and _has_scale(
                 sample, _TRUNCATED_AT_TWO * std, family
             )
@@ -138,16 +164,20 @@ def generic_scheme(
     return None
 
 
-def _variances(
-    inputs: Sequence[int], sums: Sequence[int], *, uniform: bool
-) -> Iterator[tuple[str, float]]:
+@lru_cache(maxsize=256)
+def _schemes(fans: tuple[tuple[int, int], ...], *, uniform: bool) -> tuple[tuple[str, float], ...]:
+    inputs = sorted({fan for pair in fans for fan in pair})
+    variances = []
     if uniform:  # kaiming_uniform_(a=sqrt(5)) of linear layers and convolutions, and of recurrent
-        yield from (("torch's default", 1.0 / (3.0 * fan)) for fan in inputs)
+        variances += [("torch's default", 1.0 / (3.0 * fan)) for fan in inputs]
     else:
-        yield f"normal({_TRANSFORMER})", _TRANSFORMER**2
+        variances += [(f"normal({_TRANSFORMER})", _TRANSFORMER**2)]
     for gain in _SQUARED_GAINS:
-        yield from (("LeCun" if gain == 1.0 else "Kaiming", gain / fan) for fan in inputs)
-        yield from (("Xavier", 2.0 * gain / both) for both in sums)
+        variances += [("LeCun" if gain == 1.0 else "Kaiming", gain / fan) for fan in inputs]
+        variances += [
+            ("Xavier", 2.0 * gain / both) for both in sorted({sum(pair) for pair in fans})
+        ]
+    return tuple([(name, math.sqrt(variance)) for name, variance in variances])
 
 
 def _is_family(sample: Sample, family: str) -> bool:
@@ -190,7 +220,13 @@ def structure(sample: Sample, values: Tensor) -> str | None:
         return _constant(sample)
     if sample.size >= 4 and sample.zeros >= 0.5:
         return "mostly zeros: an identity, or sparse"
-    return "orthogonal" if is_orthogonal(values) else None
+    # Two rows settle it for nearly every weight.
+    maybe = sample.overlap <= _tolerance_of_angles(values)
+    return "orthogonal" if maybe and is_orthogonal(values) else None
+
+
+def _tolerance_of_angles(values: Tensor) -> float:
+    return 1e-4 if values.dtype in (torch.float32, torch.float64) else 2e-2
 
 
 def _constant(sample: Sample) -> str:
@@ -210,17 +246,9 @@ def is_orthogonal(values: Tensor) -> bool:
         >>> is_orthogonal(torch.randn(6, 4))
         False
     """
-    matrix = values.detach().reshape(len(values), -1)
-    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    if len(matrix) < 2:
-        return False
-    exact = matrix.dtype in (torch.float32, torch.float64)
-    tolerance = 1e-4 if exact else 2e-2
-    if not exact and len(matrix) < _ORTHOGONAL_ROWS:
-        return False
-    # Two rows settle it for nearly every weight, one of which is not zero.
-    first, second = matrix[0], matrix[1]
-    if abs(float(torch.dot(first, second))) > tolerance * float(torch.dot(first, first)):
+    matrix = _rows(values)
+    tolerance = _tolerance_of_angles(values)
+    if len(matrix) < (2 if tolerance < 1e-3 else _ORTHOGONAL_ROWS):
         return False
     rows = matrix[:_ORTHOGONAL_ROWS].double()
     gram = rows @ rows.T

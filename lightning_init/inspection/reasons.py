@@ -145,5 +145,7 @@ def why_values_are_kept(values: Tensor, block: WeightBlock) -> str | None:
 
 def whole_tensor(tensor: Any) -> Tensor:
     """The tensor itself, or a DTensor gathered from all ranks (a collective call)."""
+    if type(tensor) in (Tensor, nn.Parameter):  # an attribute that is not there costs most
+        return tensor  # type: ignore[no-any-return]
     whole: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
