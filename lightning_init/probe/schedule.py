@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -119,7 +119,8 @@ class ForeseenRun:
     Args:
         planned_steps: Optimizer steps of the run, inf without a planned end.
         groups: One entry per optimizer and parameter group.
-        unforeseen: Why the schedule could not be foreseen, as a clause; empty if it was.
+        unforeseen: Why the schedule could not be foreseen, as a clause; empty if it was. The
+            groups of manual optimization then hold what their schedulers can reach.
         looked_steps: Optimizer steps that were looked at: fewer than planned in a very long run.
     """
 
@@ -130,7 +131,7 @@ class ForeseenRun:
 
     @property
     def is_held(self) -> bool:
-        """Whether the groups keep what they hold at the start, because nothing is foreseen."""
+        """Whether the module's own code steps its schedulers, nobody knows when."""
         return self.unforeseen.startswith("manual")
 
 
@@ -153,20 +154,26 @@ def foresee(
         configs: Lightning's scheduler configurations; not written to.
         plan: How many steps, and how batches make them.
         shared: What a scheduler may hold and must not be copied: the module, the Trainer.
-        unforeseen: A reason not to look; then every group keeps the values that it has.
+        unforeseen: Why the module's own code steps its schedulers, once per optimizer step at
+            most: what is foreseen then is what they can reach.
     """
     values = [[_numbers(group) for group in one.param_groups] for one in optimizers]
     histories = [[[(0, group)] for group in one] for one in values]
     looked = plan.steps
+    manual = bool(unforeseen)
     movable = [config for config in configs if not config.reduce_on_plateau]
     if len(movable) < len(configs):
         unforeseen = unforeseen or "ReduceLROnPlateau waits for what is measured on the way"
-    if movable and (not unforeseen or unforeseen.startswith("ReduceLROnPlateau")):
+    if manual:
+        movable = [replace(config, interval="step", frequency=1) for config in movable]
+    if movable:
         try:
             looked = _look_ahead(optimizers, movable, plan, shared, histories)
         except Exception as error:  # a user's scheduler may do anything
-            histories = [[[(0, group)] for group in one] for one in values]
-            unforeseen = f"its schedulers cannot be stepped ahead ({type(error).__name__}: {error})"
+            if not manual:
+                histories = [[[(0, group)] for group in one] for one in values]
+                why = f"{type(error).__name__}: {error}"
+                unforeseen = f"its schedulers cannot be stepped ahead ({why})"
     groups = tuple(
         tuple(_foreseen(one, *pair) for pair in zip(one.param_groups, history, strict=True))
         for one, history in zip(optimizers, histories, strict=True)

@@ -70,7 +70,7 @@ class LayerRates:
         return math.nan if group is None else self.rates[group]
 
     def peak(self, index: int) -> float:
-        """Largest learning rate that the run will use for a layer."""
+        """Largest learning rate that the run will use for a layer, or can reach."""
         group = self.groups[index]
         return math.nan if group is None else self._all_groups()[group].peak_rate
 
@@ -88,7 +88,8 @@ class LayerRates:
         1 - exp(-2 kappa), kappa the sum of rate times decay; nan where it is not known.
         """
         group = self.groups[index]
-        if group is None or self.foreseen.looked_steps < self.foreseen.planned_steps:
+        looked_at_all = self.foreseen.looked_steps >= self.foreseen.planned_steps
+        if group is None or self.foreseen.is_held or not looked_at_all:
             return math.nan
         kappa = self._all_groups()[group].decay_sum(self.foreseen.planned_steps)
         return -math.expm1(-2 * kappa)

@@ -179,7 +179,8 @@ class VarianceProbe:
         self._checks[index] = state.next_check
         settings = self._settings
         below = self._rates.is_below_peak(index, settings.detector.tolerance)
-        if below and settings.futile_ends and settings.limits.learning_rate != "schedule":
+        may_rise = settings.limits.learning_rate == "schedule" or self._rates.foreseen.is_held
+        if below and settings.futile_ends and not may_rise:
             self._endings[index] = Ending.BELOW_PEAK
         else:
             found = ending(state, self._initial[index], settings.futile_ends)

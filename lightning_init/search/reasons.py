@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 
 from lightning_init.probe import ProbeEnd
 from lightning_init.search.probe_phase import ProbeResult
@@ -22,10 +23,11 @@ def verdict_reason(
         return "V was zero, negative or not finite. Look for a layer whose weights collapsed."
     if result.rates.is_below_peak(index, settings.detector.tolerance):
         now, peak = result.rates.rate(index), result.rates.peak(index)
-        return (
-            f"V was measured at learning rate {now:.3g}, below the run's peak {peak:.3g}."
-            " Leave `probe_lr` at 'peak'."
-        )
+        found = f"V was measured at learning rate {now:.3g}, below"
+        if result.rates.foreseen.is_held:
+            longer = _longer(result, 2 * result.budget)
+            return f"{found} {peak:.3g}, which its schedulers can reach. {longer}"
+        return f"{found} the run's peak {peak:.3g}. Leave `probe_lr` at 'peak'."
     if result.endings[index] is Ending.UNCHANGED:
         return (
             "V and its projection stay within the tolerance of the variance that the weights have."
@@ -33,10 +35,14 @@ def verdict_reason(
         )
     needed = needed_steps(result, settings)
     if decision.samples < settings.detector.minimum_samples or needed > result.budget:
-        found = (
-            f"{decision.samples} samples are too few: the earliest verdict comes after"
-            f" {needed} steps."
-        )
+        counted = f"{decision.samples} samples are" if decision.samples != 1 else "1 sample is"
+        found = f"{counted} too few: the earliest verdict comes after {needed} steps."
+        if needed > result.run.planned_steps:
+            planned = round(result.run.planned_steps)
+            return (
+                f"{found} No probe of a run of {planned} steps can tell; the variances of a longer"
+                " run can be drawn instead, with `recipe=`."
+            )
         return f"{found} {_longer(result, needed)}"
     if decision.verdict is Verdict.DRIFTING:
         found = f"At its present rate log V would move by {decision.drift_index:.2g}"
@@ -51,11 +57,14 @@ def verdict_reason(
 
 
 def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
-    """Optimizer steps before which no layer of this probe can be stationary."""
+    """Steps of the shortest probe in which a layer can be stationary."""
     monitor = result.monitor
-    climbed = result.budget - monitor.budget
-    interval = settings.sample_every_n_steps or 1
-    return climbed + interval * fewest_samples(settings.detector, monitor.budget / monitor.interval)
+    begun = monitor.resets[-1] if monitor.resets else result.budget - monitor.budget
+    fewest = fewest_samples(settings.detector, monitor.budget / monitor.interval)
+    # A longer probe takes its samples less often.
+    return next(
+        steps for steps in count(begun + fewest) if steps >= begun + fewest * settings.interval(steps)
+    )
 
 
 def divergence_advice(result: ProbeResult) -> str:

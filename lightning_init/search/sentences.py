@@ -75,7 +75,9 @@ def _rate_note(result: ProbeResult, settings: OptimalVarianceSettings) -> str:
     rates, wanted = result.rates, settings.limits.learning_rate
     shown = _numbers(sorted(set(rates.rates)))
     climbed = result.budget - result.monitor.budget
-    if isinstance(wanted, (int, float)):
+    if rates.foreseen.is_held:
+        how = f"where the module's own schedulers had come, because {rates.foreseen.unforeseen}"
+    elif isinstance(wanted, (int, float)):
         how = "as `probe_lr` says"
     elif rates.foreseen.unforeseen:
         how = f"held from the start, because {rates.foreseen.unforeseen}"
@@ -84,7 +86,7 @@ def _rate_note(result: ProbeResult, settings: OptimalVarianceSettings) -> str:
     else:
         how = "the run's peak" + (f", reached after {climbed} steps" if climbed else "")
     note = f"V was measured at learning rate {shown}: {how}."
-    if rates.foreseen.looked_steps < result.run.planned_steps < math.inf:
+    if not rates.foreseen.is_held and rates.foreseen.looked_steps < result.run.planned_steps < math.inf:
         note += f" The schedule was foreseen for {rates.foreseen.looked_steps:.0f} steps only."
     return note
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_probe_too_short_for_a_verdict_ends_at_once_where_unsettled_layers_are
     report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
     assert report.probe_steps == 1
     assert "3 of 3 the probe is too short for a verdict; this saved 3 steps" in report.stop_reason
+
+
+def test_a_run_too_short_for_any_verdict_is_told_what_it_can_do() -> None:
+    report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
+    found = "1 sample is too few: the earliest verdict comes after 47 steps. No probe of a run of 40"
+    assert all(row.reason.startswith(found) for row in report.layers)
+    assert all("`recipe=`" in row.reason for row in report.layers)
+    longer = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=10)
+    assert all("`max_probe_steps=47` may tell" in row.reason for row in longer.layers)
 
 
 def test_an_endless_run_is_told_and_trains_on() -> None:
@@ -117,6 +127,49 @@ def test_a_warm_up_is_climbed_and_the_peak_measured(lowest: float) -> None:
     assert layer.variance == pytest.approx(0.05 / (0.1 * (2 - 0.05 / 1.9)), rel=0.03)
     assert report.history.steps[1] > 30
     assert "the run's peak, reached after 30 steps" in report.table()
+
+
+class ManualWarmUp(NoisyQuadratic):
+    """Manual optimization that steps a warm-up by hand, every so many optimizer steps."""
+
+    def __init__(self, every: int, warm_steps: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.every, self.warm_steps, self.calls = every, warm_steps, 0
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss, optimizer = super().training_step(batch, batch_idx), self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.calls += 1
+        if self.calls % self.every == 0:
+            self.lr_schedulers().step()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        warm_up = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, 0.5 + step / self.warm_steps)
+        )
+        return [optimizer], [warm_up]
+
+
+def test_a_warm_up_stepped_by_hand_is_not_stationary_below_what_it_can_reach() -> None:
+    callback = OptimalVarianceInit(150, on_unsettled="use", verbose=False, seed=1)
+    layer = report_of(ManualWarmUp(every=200, warm_steps=4), callback, max_epochs=5)["layer"]
+    assert layer.learning_rate == pytest.approx(0.025)
+    assert layer.verdict is Verdict.INCONCLUSIVE
+    assert "below 0.05, which its schedulers can reach" in layer.reason
+    assert math.isnan(layer.forgotten_share)
+
+
+def test_a_series_that_began_again_says_how_long_a_probe_it_needs() -> None:
+    callback = OptimalVarianceInit(100, on_unsettled="use", verbose=False, seed=1)
+    report = report_of(ManualWarmUp(every=2, warm_steps=80), callback, max_epochs=5)
+    resets = max(int(word) for word in re.findall(r"after step (\d+)", " ".join(report.notes)))
+    assert f"`max_probe_steps={resets + 47}` may tell" in report["layer"].reason
+    assert "where the module's own schedulers had come" in " ".join(report.notes)
 
 
 def test_below_the_peak_nothing_is_stationary() -> None:
