@@ -63,7 +63,9 @@ def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
     fewest = fewest_samples(settings.detector, monitor.budget / monitor.interval)
     # A longer probe takes its samples less often.
     return next(
-        steps for steps in count(begun + fewest) if steps >= begun + fewest * settings.interval(steps)
+        steps
+        for steps in count(begun + fewest)
+        if steps >= begun + fewest * settings.interval(steps)
     )
 
 
