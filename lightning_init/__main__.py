@@ -34,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             " `pip install 'jsonargparse[signatures]'`."
         )
     from lightning_init.cli.compare import compare
+    from lightning_init.cli.info import info
     from lightning_init.cli.plan import plan
     from lightning_init.cli.recipe import recipe
     from lightning_init.cli.show import show
 
     given = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"plan": plan, "show": show, "recipe": recipe, "compare": compare}
+    commands = {"plan": plan, "show": show, "recipe": recipe, "compare": compare, "info": info}
     ours = commands.get(given[0] if given else "")
     if ours is not None:
         ours(given[1:])

@@ -296,3 +296,10 @@ class TestRecipeOfCheckpoints:
             main(["recipe", MODEL[0], f"--checkpoint={tmp_path / 'bad.ckpt'}"])
         assert caught.value.code == 2
         assert "bad.ckpt: is no checkpoint" in capsys.readouterr().err
+
+
+def test_info_says_what_a_bug_report_should(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info"])
+    said = capsys.readouterr().out
+    assert re.search(r"^lightning 2\.\d+\.\d+", said, re.MULTILINE)
+    assert "Trainer of lightning.pytorch: every private name that a probe needs is there" in said

@@ -1,0 +1,64 @@
+"""`python -m lightning_init info`: what a bug report should say."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from lightning_init.probe import lightning_internals as internals
+
+_PACKAGES = (
+    *("lightning_init", "lightning", "pytorch_lightning", "torch", "torchmetrics", "tensorboard"),
+    *("numpy", "msgspec", "jsonargparse", "matplotlib", "rich", "pandas", "scipy", "safetensors"),
+)
+_TRAINERS = ("lightning.pytorch", "pytorch_lightning")
+_ACCESSORS = (
+    internals.train_data_source,
+    internals.validation_data_source,
+    internals.prepared_loader,
+    internals.callbacks,
+    internals.fast_dev_run,
+    internals.is_restoring,
+)
+
+
+def info(arguments: Sequence[str]) -> None:
+    """Print versions, the Trainers that are there, and which private names of theirs are."""
+    lines = [f"Python {platform.python_version()}, {platform.platform()}"]
+    lines += [f"{name} {_version(name)}" for name in _PACKAGES]
+    lines.append(f"tested on lightning {', '.join(internals.CHECKED_VERSIONS)}")
+    lines += [f"Trainer of {name}: {_names(name)}" for name in _TRAINERS if _is_there(name)]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "is not installed"
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+def _names(package: str) -> str:
+    """Whether the private names that a probe needs are there."""
+    for name in (package, "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    trainer: Any = importlib.import_module(package).Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    missing = []
+    for accessor in _ACCESSORS:
+        try:
+            accessor(trainer)
+        except internals.LightningInternalsError as error:
+            missing.append(str(error).partition(",")[0])
+    return "; ".join(missing) or "every private name that a probe needs is there"
