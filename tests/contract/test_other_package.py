@@ -97,7 +97,8 @@ LightningCLI(
     args=["fit", "--trainer.max_epochs=2", "--trainer.limit_train_batches=8",
           "--trainer.callbacks=lightning_init.OptimalVarianceInit",
           "--trainer.callbacks.max_probe_steps=6", "--trainer.accelerator=cpu",
-          "--trainer.callbacks.on_probe_failure=raise"],
+          "--trainer.callbacks.on_probe_failure=raise",
+          "--trainer.callbacks.on_unsettled=use"],
 )
 """
 

@@ -38,6 +38,7 @@ from lightning_init.inspection.weights import effective_weight, find_weights
 from lightning_init.monitoring.weight_moments import tensor_moments
 from lightning_init.probe import ProbeLimits, in_place
 from lightning_init.probe.refusals import refuse_what_cannot_be_probed
+from lightning_init.search import outcome
 
 pytestmark = [
     pytest.mark.slow,  # half a minute; one process per rank and test
@@ -49,6 +50,7 @@ pytestmark = [
 
 # ---------------------------------------------------------------------------------- exact restart
 def probed_and_reference(arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    outcome.UNCHANGED_LOG_RATIO = 0.0  # in this process: layers that hardly change are drawn too
     settings = options.pop("probe", {})
     callback = probe(**settings)
     options.pop("sabotage", lambda: None)()
