@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -17,11 +17,12 @@ from lightning_init.inspection.declared_order import (
 )
 from lightning_init.inspection.parameter_walk import walk_parameters
 from lightning_init.inspection.reasons import EMBEDDING_LAYERS
-from lightning_init.inspection.regions import tensors_in
-from lightning_init.inspection.signal_mode import SignalMode
 from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
 from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
+
+if TYPE_CHECKING:
+    from lightning_init.inspection.signal_mode import SignalMode
 
 __all__ = [
     "ActivationInFront",
@@ -87,7 +88,7 @@ def trace_activations(
     """
     wanted = listed(weights)
     args, kwargs = arguments_of(example_input)
-    mode = SignalMode(_parameters(model, wanted), tensors_in((args, kwargs)))
+    mode = _signal_mode(_parameters(model, wanted), (args, kwargs))
     outputs = trial_run(unwrapped(model), mode, args, kwargs)
     found = _activations(mode, wanted, outputs)
     missing = in_front(NOT_REACHED, "assumed", scale_free=False)
@@ -162,7 +163,7 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
-    mode = SignalMode(parameters, tensors_in(inputs), _candidates(model))
+    mode = _signal_mode(parameters, inputs, _candidates(model))
     try:
         with eager():
             outputs = run(mode)
@@ -172,6 +173,18 @@ def trace_run(
         outputs = ()
     inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
+
+
+def _signal_mode(
+    parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
+    inputs: Any,
+    candidates: Mapping[int, str] | None = None,
+) -> SignalMode:
+    # What a trace needs is imported when one is made: an eighth of the package.
+    from lightning_init.inspection.regions import tensors_in
+    from lightning_init.inspection.signal_mode import SignalMode
+
+    return SignalMode(parameters, tensors_in(inputs), candidates)
 
 
 def _activations(

@@ -1,4 +1,7 @@
-"""Where a Trainer's results go: its terminal and its loggers."""
+"""Where a Trainer's results go: its terminal and its loggers.
+
+Writers and figures are imported when there is something to write.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,6 @@ from lightning.pytorch.loggers import Logger
 from lightning_init.initialization.measurement import fan_increments
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tensorboard import (
-    ProbeWriter,
-    is_tensorboard,
-    log_log_norm_fan,
-    log_outcome,
-    log_plan,
-)
 
 
 def show(text: str) -> None:
@@ -29,6 +25,8 @@ def show(text: str) -> None:
 
 def log_fractional_moments(loggers: Iterable[Logger], plan: InitPlan) -> None:
     """Send a plan to every logger, and its fan chart to TensorBoard."""
+    from lightning_init.reporting.tensorboard import log_log_norm_fan, log_plan
+
     log_norms = {one.name: one for one in plan.log_norms}
     rows = []
     for row in plan.rows:
@@ -48,6 +46,8 @@ def log_probe(trainer: Trainer, report: InitReport) -> None:
     """
     if not trainer.is_global_zero:
         return
+    from lightning_init.reporting.tensorboard import is_tensorboard, log_outcome
+
     for logger in trainer.loggers:
         if is_tensorboard(logger):
             write_probe_run(getattr(logger, "log_dir"), report)  # noqa: B009
@@ -56,6 +56,8 @@ def log_probe(trainer: Trainer, report: InitReport) -> None:
 
 def write_probe_run(log_dir: str | os.PathLike[str], report: InitReport) -> None:
     """Write a whole probe into ``<log_dir>/probe``."""
+    from lightning_init.reporting.tensorboard import ProbeWriter
+
     history = report.history
     initial = {layer.name: layer.initial_variance for layer in report.layers}
     with ProbeWriter(log_dir, initial, report.probe_steps) as writer:

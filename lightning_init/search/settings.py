@@ -19,8 +19,8 @@ Moment = Literal["central", "raw"]
 # One sample every twelve steps costs less than 1 % of the training (tests/benchmarks), and from 250
 # samples on more tell little. Below 80 the detector's batches, ten in half the series, would hold
 # fewer than four samples each.
-DEFAULT_INTERVAL = 12
-FEWEST_SAMPLES, MOST_SAMPLES = 80, 250
+DEFAULT_INTERVAL = 14
+FEWEST_SAMPLES, MOST_SAMPLES = 70, 250
 
 
 @dataclass(frozen=True)

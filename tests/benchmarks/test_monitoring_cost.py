@@ -16,7 +16,8 @@ from monitored_models import mlp, resnet, training_step, transformer
 from stopwatch import cpu_seconds
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.inspection.weights import find_weights
+from lightning_init.inspection.weights import find_every_weight, find_weights
+from lightning_init.monitoring.run_watch import RunWatch
 from lightning_init.monitoring.sampling import sample_steps
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 
@@ -76,3 +77,26 @@ def test_monitoring_costs_a_fraction_of_a_per_cent_of_a_step(
         f" {share:.2%} of a step, median {median(shares):.2%}"
     )
     assert share <= limit
+
+
+@pytest.mark.parametrize(
+    ("make", "samples", "steps"), [(mlp, 100, 100), (resnet, 20, 6), (transformer, 5, 2)]
+)
+def test_watching_a_run_costs_half_a_per_cent_of_a_step(
+    make: Any, samples: int, steps: int
+) -> None:
+    model, batch = make()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9)
+    step = training_step(model, batch, optimizer)
+    watch = RunWatch(find_every_weight(model).weights, PROBE_STEPS)
+
+    def sampling() -> float:
+        return cpu_seconds(lambda: [watch.sample(model, at) for at in range(samples)]) / samples
+
+    step()
+    sampling()
+    rounds = [(min(cpu_seconds(step) for _ in range(steps)), sampling()) for _ in range(3)]
+    training, sample = (min(values) for values in zip(*rounds, strict=True))
+    share = sample / (watch.series.interval * training)
+    print(f"\n{make.__name__}: {1e3 * sample:.2f} ms every {watch.series.interval}: {share:.2%}")
+    assert share <= 0.005
