@@ -2,9 +2,8 @@
 
 Each optimizer gets a stand-in with the same parameter groups and one small tensor in each; deep
 copies of the schedulers move the stand-ins through the planned steps, as Lightning's loop would:
-by interval and frequency, per batch or per epoch, with gradient accumulation. Nothing of the
-originals is written to. A long run is looked at every few steps where a scheduler can be asked for
-any step, and otherwise for as long as `LONGEST_SECONDS` allow.
+by interval and frequency, per batch or per epoch, with gradient accumulation. Long runs are looked
+at every few steps where a scheduler can be asked for any step, and else for `LONGEST_SECONDS`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ LONGEST_SECONDS = 0.8
 # Share of a probe in which it climbs to the peak, at most.
 LONGEST_CLIMB = 0.1
 # Beyond so many steps of a scheduler a run is looked at every few steps, if that is possible.
-MOST_LOOKS = 20_000
+MOST_LOOKS = 10_000
 # These answer for any step, because they compute from the number of the step alone.
 _ANY_STEP = (
     schedulers.LambdaLR,
@@ -193,7 +192,8 @@ def _look_ahead(
     memo: dict[int, Any] = {id(item): item for item in shared}
     memo |= {id(one): twin for one, twin in zip(optimizers, stand_ins, strict=True)}
     copies = [(config, copy.deepcopy(config.scheduler, memo)) for config in configs]
-    deadline = time.perf_counter() + LONGEST_SECONDS
+    # Of this thread's own time: a busy machine must not foresee less.
+    deadline = time.thread_time() + LONGEST_SECONDS
     stride = _stride(configs, plan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -205,7 +205,7 @@ def _look_ahead(
                     found = _numbers(group)
                     if found != rows[-1][1]:
                         rows.append((step, found))
-            if time.perf_counter() > deadline:
+            if time.thread_time() > deadline:
                 return step
     return plan.steps
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import count
 
 from lightning_init.probe import ProbeEnd
 from lightning_init.search.probe_phase import ProbeResult
@@ -61,12 +60,10 @@ def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
     monitor = result.monitor
     begun = monitor.resets[-1] if monitor.resets else result.budget - monitor.budget
     fewest = fewest_samples(settings.detector, monitor.budget / monitor.interval)
-    # A longer probe takes its samples less often.
-    return next(
-        steps
-        for steps in count(begun + fewest)
-        if steps >= begun + fewest * settings.interval(steps)
-    )
+    steps = begun + fewest
+    while steps < begun + fewest * settings.interval(steps):  # a longer one looks less often
+        steps += 1
+    return steps
 
 
 def divergence_advice(result: ProbeResult) -> str:

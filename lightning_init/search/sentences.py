@@ -86,11 +86,9 @@ def _rate_note(result: ProbeResult, settings: OptimalVarianceSettings) -> str:
     else:
         how = "the run's peak" + (f", reached after {climbed} steps" if climbed else "")
     note = f"V was measured at learning rate {shown}: {how}."
-    if (
-        not rates.foreseen.is_held
-        and rates.foreseen.looked_steps < result.run.planned_steps < math.inf
-    ):
-        note += f" The schedule was foreseen for {rates.foreseen.looked_steps:.0f} steps only."
+    looked = math.inf if rates.foreseen.is_held else rates.foreseen.looked_steps
+    if looked < result.run.planned_steps < math.inf:
+        note += f" The schedule was foreseen for {looked:.0f} steps only."
     return note
 
 

@@ -41,10 +41,8 @@ def test_a_probe_too_short_for_a_verdict_ends_at_once_where_unsettled_layers_are
 
 def test_a_run_too_short_for_any_verdict_is_told_what_it_can_do() -> None:
     report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
-    found = (
-        "1 sample is too few: the earliest verdict comes after 47 steps. No probe of a run of 40"
-    )
-    assert all(row.reason.startswith(found) for row in report.layers)
+    found = "1 sample is too few: the earliest verdict comes after 47 steps."
+    assert all(row.reason.startswith(f"{found} No probe of a run of 40") for row in report.layers)
     assert all("`recipe=`" in row.reason for row in report.layers)
     longer = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=10)
     assert all("`max_probe_steps=47` may tell" in row.reason for row in longer.layers)
