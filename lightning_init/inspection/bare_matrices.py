@@ -33,6 +33,8 @@ def matrix_block(slot: ParameterSlot) -> WeightBlock | None:
     """
     if slot.is_bias or slot.parametrizations or is_lazy(slot.leaves[0]) or is_scale_or_slope(slot):
         return None
+    if isinstance(slot.module, torch.jit.ScriptModule):
+        return None
     if isinstance(slot.module, EMBEDDING_LAYERS):
         return WeightBlock(slot.attribute, "", None, Fans(1, slot.shape[1]), EMBEDDING, ())
     if sum(size > 1 for size in slot.shape) < 2:
