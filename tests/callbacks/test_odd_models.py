@@ -38,7 +38,7 @@ NOT_PROBED = {
     "half TorchScript": "'net.made' is TorchScript",
     "sparse matrix": "'net.made' is stored as torch.sparse_coo",
     "uncopyable": "TypeError(cannot be copied) in odd_models.py",
-    "NaN": "the variance of 'net.made' by probe step 1 was not finite",
+    "NaN": "the training loss was not finite at probe step 1",
     "no optimizer": "the optimizer holds the module's parameters",
     "step raises": "RuntimeError(broken step) in odd_models.py",
     "step gives None": "`training_step` returned no loss",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -47,19 +48,16 @@ def fitted(
     return Ran(trainer)
 
 
-class _KeepsTrainer:
-    """A callback by duck typing, for clients that make their Trainer themselves."""
+class _Keeper(Callback):
+    """Keeps the Trainer of a client that makes it itself, and is not copied with the others."""
 
-    def __new__(cls) -> Any:
-        from lightning.pytorch import Callback
+    trainer: Any = None
 
-        class Keeper(Callback):
-            trainer: Any = None
+    def __deepcopy__(self, memo: Any) -> _Keeper:
+        return self
 
-            def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-                self.trainer = trainer
-
-        return Keeper()
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self.trainer = trainer
 
 
 def gluonts(name: str, **options: Any) -> Callable[[list[Any]], Ran]:
@@ -71,7 +69,7 @@ def gluonts(name: str, **options: Any) -> Callable[[list[Any]], Ran]:
 
         values = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).numpy()
         data = ListDataset([{"start": "2020-01-01", "target": row} for row in values], freq="D")
-        keeper = _KeepsTrainer()
+        keeper = _Keeper()
         getattr(estimators, name)(
             prediction_length=5,
             context_length=20,
@@ -249,7 +247,7 @@ def neuralforecast(callbacks: list[Any]) -> Ran:
             "y": torch.rand(60).tolist(),
         }
     )
-    keeper = _KeepsTrainer()
+    keeper = _Keeper()
     model = NHITS(
         h=3,
         input_size=10,
@@ -259,9 +257,8 @@ def neuralforecast(callbacks: list[Any]) -> Ran:
         enable_checkpointing=False,
         **QUIET,
     )
-    forecast = library.NeuralForecast(models=[model], freq="D")
-    forecast.fit(table)
-    return Ran(forecast.models[0].trainer if keeper.trainer is None else keeper.trainer)
+    library.NeuralForecast(models=[model], freq="D").fit(table)
+    return Ran(keeper.trainer)
 
 
 CLIENTS: dict[str, Callable[[list[Any]], Ran]] = {
