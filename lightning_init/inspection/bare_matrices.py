@@ -35,6 +35,8 @@ def matrix_block(slot: ParameterSlot) -> WeightBlock | None:
         return None
     if why_rewritten(slot) is not None:  # a layer computes its weight from it
         return None
+    if isinstance(slot.module, torch.jit.ScriptModule):
+        return None
     if isinstance(slot.module, EMBEDDING_LAYERS):
         return WeightBlock(slot.attribute, "", None, Fans(1, slot.shape[1]), EMBEDDING, ())
     if sum(size > 1 for size in slot.shape) < 2:

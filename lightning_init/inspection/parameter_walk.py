@@ -147,7 +147,8 @@ def module_at(model: nn.Module, name: str) -> nn.Module:
 
 def tensor_at(module: nn.Module, attribute: str) -> Tensor:
     """Return a tensor of a module: the parameter of that name, or what the attribute computes."""
-    parameter = vars(module)["_parameters"].get(attribute)
+    table = vars(module)["_parameters"]
+    parameter = table.get(attribute) if isinstance(table, dict) else None  # TorchScript has its own
     tensor: Tensor = getattr(module, attribute) if parameter is None else parameter
     return tensor
 

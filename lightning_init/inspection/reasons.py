@@ -20,6 +20,8 @@ EMBEDDING = "embedding: its rows are looked up, not summed over a fan-in"
 ON_META_DEVICE = "on the meta device: it has no values yet; materialize the model first"
 UNINITIALIZED = "lazy and not yet initialized: run one forward pass on a sample batch first"
 
+TORCHSCRIPT = "inside TorchScript: compiled code holds it"
+
 EMBEDDING_LAYERS = (nn.Embedding, nn.EmbeddingBag)
 
 WEIGHT_NORM = "_WeightNorm"
@@ -47,6 +49,8 @@ def why_not_a_weight(slot: ParameterSlot, *, traced: bool = False) -> str:
         ['slope of an activation']
     """
     module = slot.module
+    if isinstance(module, torch.jit.ScriptModule):
+        return TORCHSCRIPT
     if isinstance(module, EMBEDDING_LAYERS):
         return EMBEDDING
     if is_scale_or_slope(slot):
@@ -94,6 +98,8 @@ def why_not_writable(slot: ParameterSlot) -> str | None:
             return ON_META_DEVICE
         if leaf.dtype not in _DTYPES:
             return f"stored as {leaf.dtype}: quantized, integer or complex"
+        if leaf.layout != torch.strided:
+            return f"stored as {leaf.layout}: not a dense matrix"
         if not leaf.requires_grad:
             return FROZEN
         if leaf.numel() == 0:

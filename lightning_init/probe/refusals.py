@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
@@ -19,12 +20,22 @@ class NothingToProbe(ProbeRefused):
 def refuse_what_cannot_be_probed(
     trainer: Trainer, module: LightningModule, limits: ProbeLimits
 ) -> None:
-    """Refuse lazy parameters, models that cannot be put back, data that can be read only once."""
+    """Refuse what a probe cannot copy or put back, and data that can be read only once."""
     for name, parameter in module.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise ProbeRefused(
                 f"{name!r} is not initialized yet, so it can be neither probed nor redrawn; run a"
                 " batch through the module once in `setup`."
+            )
+        if parameter.layout != torch.strided:
+            raise ProbeRefused(
+                f"{name!r} is stored as {parameter.layout}, which torch cannot copy for a probe."
+            )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ProbeRefused(
+                f"{name!r} is TorchScript, a copy of which no optimizer trains; script the module"
+                " after training, or use `torch.compile`."
             )
     strategy = trainer.strategy
     if not (internals.distributed_with_copies(strategy) or internals.trains_in_place(strategy)):

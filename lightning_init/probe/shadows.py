@@ -101,9 +101,7 @@ class _Search:
         """The values of a floating-point tensor or array that has the shape of a weight."""
         if isinstance(item, np.ndarray) and item.dtype.kind == "f":
             item = torch.from_numpy(item) if item.flags.writeable else torch.tensor(item)
-        if not isinstance(item, Tensor) or nn.parameter.is_lazy(item):
-            return None
-        if not item.is_floating_point() or item.device.type == "meta":
+        if not isinstance(item, Tensor) or not _has_values(item) or not item.is_floating_point():
             return None
         fits = tuple(item.shape) in self._shapes or tuple(item.shape) == (self._total,)
         values = item.detach()
@@ -129,8 +127,11 @@ class _Search:
         self.copies.append((self._walk.name(index), lambda: _write(item, source())))
 
 
-def _has_values(parameter: nn.Parameter) -> bool:
-    return parameter.device.type != "meta" and not nn.parameter.is_lazy(parameter)
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor holds a dense array of values."""
+    if nn.parameter.is_lazy(tensor):
+        return False
+    return tensor.device.type != "meta" and tensor.layout == torch.strided
 
 
 def _direct(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

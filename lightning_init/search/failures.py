@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sysconfig
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_init.probe.lightning_packages import module_for
 
 OnProbeFailure = Literal["skip", "raise"]
+_PACKAGE = Path(__file__).parents[1]
 
 
 class LayersNotSettled(MisconfigurationException):
@@ -52,16 +54,24 @@ def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     message = lines[0].removeprefix("OptimalVarianceInit: ")
     if _is_a_refusal(error):
-        return message
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(last.filename).name}:{last.lineno}"
+        return f"{message.rstrip('.')}."
+    frames = traceback.extract_tb(error.__traceback__)
+    # The line of the user's code that led there says more than one of a library below it.
+    place = next((one for one in reversed(frames) if _is_the_users(one.filename)), frames[-1])
+    where = f"{Path(place.filename).name}:{place.lineno}"
     return f"while the probe was running, {type(error).__name__}({message}) in {where}."
+
+
+def _is_the_users(filename: str) -> bool:
+    installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    others = [*map(Path, installed), _PACKAGE]
+    return not any(Path(filename).is_relative_to(folder) for folder in others)
 
 
 def _is_a_refusal(error: Exception) -> bool:
     """Whether this package raised it, on grounds that are the same on every rank."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(last.filename).is_relative_to(Path(__file__).parents[1])
+    ours = Path(last.filename).is_relative_to(_PACKAGE)
     return isinstance(error, MisconfigurationException) or (ours and isinstance(error, ValueError))
 
 

@@ -1,25 +1,20 @@
-"""Libraries that train with Lightning: none of them is stopped, each gets a whole plan."""
+"""Libraries that train with Lightning: either callback takes what it is given, or tells why not."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.demos import LightningTransformer
-from lightning.pytorch.demos.lstm import LightningLSTM
-from torch.utils.data import DataLoader, TensorDataset
+from clients import CLIENTS, STEPS
 
-from lightning_init import FractionalMomentInit
+from lightning_init import FractionalMomentInit, OptimalVarianceInit
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-QUIET: dict[str, Any] = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+# What a trace follows through to the last weight.
+TRACED = {"gluonts SimpleFeedForward", "Lightning Transformer", "Lightning README"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +22,23 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def fractional() -> FractionalMomentInit:
+    return FractionalMomentInit(verbose=False)
+
+
+def optimal() -> OptimalVarianceInit:
+    return OptimalVarianceInit(max_probe_steps=10, verbose=False)
+
+
+TOGETHER: dict[str, Callable[[], list[Any]]] = {
+    "fractional": lambda: [fractional()],
+    "optimal": lambda: [optimal()],
+    "both": lambda: [fractional(), optimal()],
+}
+
+
 def whole(callback: FractionalMomentInit) -> set[str]:
+    """Check that every weight of the plan has a rule or a reason; the sources of the rules."""
     plan = callback.plan
     assert plan is not None
     assert plan.rows
@@ -35,42 +46,22 @@ def whole(callback: FractionalMomentInit) -> set[str]:
     return {row.activation.source for row in plan.rows}
 
 
-@pytest.mark.parametrize(
-    "estimator", ["SimpleFeedForwardEstimator", "DeepAREstimator", "PatchTSTEstimator"]
-)
-def test_gluonts(estimator: str) -> None:
-    pytest.importorskip("gluonts")
-    import gluonts.torch
-    from gluonts.dataset.common import ListDataset
-
-    values = torch.rand(4, 100, generator=torch.Generator().manual_seed(0)).numpy()
-    data = ListDataset([{"start": "2020-01-01", "target": row} for row in values], freq="D")
-    callback = FractionalMomentInit(verbose=False)
-    settings: dict[str, Any] = {
-        "prediction_length": 5,
-        "context_length": 20,
-        "batch_size": 4,
-        "num_batches_per_epoch": 2,
-        "trainer_kwargs": {"max_epochs": 1, "callbacks": [callback], **QUIET},
-    }
-    if estimator == "DeepAREstimator":
-        settings["freq"] = "D"
-    if estimator == "PatchTSTEstimator":
-        settings["patch_len"] = 4
-    getattr(gluonts.torch, estimator)(**settings).train(data)
-    sources = whole(callback)
-    if estimator == "SimpleFeedForwardEstimator":
-        assert sources == {"traced"}
-
-
-@pytest.mark.parametrize("kind", [LightningTransformer, LightningLSTM])
-def test_lightnings_own_demos(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kind, "prepare_data", lambda module: None)
-    model = kind(vocab_size=20)
-    tokens = torch.randint(0, 20, (40, 6))
-    callback = FractionalMomentInit(verbose=False)
-    trainer = Trainer(max_steps=1, callbacks=[callback], enable_checkpointing=False, **QUIET)
-    trainer.fit(model, DataLoader(TensorDataset(tokens, tokens), batch_size=20))
-    sources = whole(callback)
-    if kind is LightningTransformer:
-        assert sources == {"traced"}
+@pytest.mark.parametrize("together", TOGETHER)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_is_stopped(client: str, together: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ran = CLIENTS[client](TOGETHER[together]())
+    assert ran.steps == STEPS
+    # A client may train with copies of what it was given.
+    kinds = {type(one) for one in ran.callbacks}
+    for callback in ran.callbacks:
+        if isinstance(callback, FractionalMomentInit):
+            sources = whole(callback)
+            assert sources == {"traced"} or client not in TRACED
+        if isinstance(callback, OptimalVarianceInit):
+            assert callback.report is not None
+            assert callback.report.layers
+    expected = {type(one) for one in TOGETHER[together]()}
+    assert expected <= kinds
+    assert not [one for one in caught if "was skipped" in str(one.message)]
