@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule, Trainer
 
@@ -14,7 +14,9 @@ from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.search.failures import told_if_it_fails
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.search.watching import Watching
+
+if TYPE_CHECKING:
+    from lightning_init.search.watching import Watching
 
 
 class _WatchesRun(_ChecksRestart):
@@ -55,6 +57,8 @@ class _WatchesRun(_ChecksRestart):
     def _begin_to_watch(self, trainer: Trainer, module: LightningModule) -> None:
         if not self.watch or internals.fast_dev_run(trainer):
             return
+        from lightning_init.search.watching import Watching
+
         with preserved_random_state(), told_if_it_fails("watch the run"):
             inventory = find_every_weight(module, self.include, self.exclude)
             if inventory.weights:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from lightning_init.initialization.planned_weight import PlannedWeight
-from lightning_init.inspection.layer_inputs import LayerInput, record_layer_inputs
 from lightning_init.theory.squared_norm import squared_norm_moments
+
+if TYPE_CHECKING:
+    from lightning_init.inspection.layer_inputs import LayerInput
 
 _UNCERTAIN = frozenset({"normalized", "residual", "attention", "concatenated", "pooled"})
 NOTHING_MEASURED = "The example input is zero, or reaches no dense layer: no log-norm was measured."
@@ -76,6 +78,8 @@ def measure_log_norms(
     Raises:
         ValueError: If the forward pass fails.
     """
+    from lightning_init.inspection.layer_inputs import record_layer_inputs
+
     recorded = record_layer_inputs(model, [row.weight for row in rows], example_input)
     by_name = {row.weight.name: row for row in rows}
     found: dict[str, LayerLogNorm] = {}
