@@ -15,7 +15,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import CombinedLoader
-from models import QUIET, Regression, StateAtTrainStart, fit, regression_loader, same, weights_of
+from models import (
+    QUIET,
+    Notes,
+    Regression,
+    StateAtTrainStart,
+    fit,
+    regression_loader,
+    same,
+    weights_of,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -67,7 +76,7 @@ class TestFailures:
     def test_a_wrong_choice_is_named(self) -> None:
         with pytest.raises(ValueError, match="`on_probe_failure` must be one of skip, raise"):
             OptimalVarianceInit(on_probe_failure="ignore")  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="`verify_steps` must be at least 0"):
+        with pytest.raises(ValueError, match="`verify_steps` must be an integer of at least 0"):
             OptimalVarianceInit(verify_steps=-1)
 
     def test_steps_without_a_loss_are_named(self) -> None:
@@ -185,7 +194,7 @@ class TestWhereAProbeEnds:
         assert caplog.text.count("`Trainer.fit` stopped") == 1
 
     def test_the_last_step_runs_all_hooks_of_the_module(self) -> None:
-        calls: list[str] = []
+        calls = Notes()
 
         class Counts(Regression):
             def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -195,7 +204,7 @@ class TestWhereAProbeEnds:
                 calls.append("end")
 
         fit(Counts(), OptimalVarianceInit(8, verbose=False, on_unsettled="use"))
-        assert calls == ["start", "end"] * (8 + 2 + 24)
+        assert calls.rows == ["start", "end"] * (8 + 2 + 24)
 
     def test_an_empty_loader_is_told_quietly(self, caplog: pytest.LogCaptureFixture) -> None:
         trainer = Trainer(
