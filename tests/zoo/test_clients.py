@@ -42,7 +42,7 @@ def whole(callback: FractionalMomentInit) -> set[str]:
     plan = callback.plan
     assert plan is not None
     assert plan.rows
-    assert all(row.activation.source == "traced" or row.activation.note for row in plan.rows)
+    assert all(row.activation.source != "assumed" or row.activation.note for row in plan.rows)
     return {row.activation.source for row in plan.rows}
 
 
