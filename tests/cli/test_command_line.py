@@ -249,6 +249,7 @@ def test_fit_as_a_process() -> None:
         "--trainer.limit_val_batches=0",
         "--trainer.callbacks+=OptimalVarianceInit",
         "--trainer.callbacks.max_probe_steps=3",
+        "--trainer.callbacks.on_unsettled=use",
     )
     assert "budget of 3 optimizer steps" in printed
 
