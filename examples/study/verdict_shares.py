@@ -107,12 +107,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--directory", type=Path, default=Path("series"))
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     options.directory.mkdir(exist_ok=True)
     sets: dict[str, TensorDataset] = {}
     recorded = []
     for case in all_cases(options.seeds):
+        if options.only not in case.name:
+            continue
         path = options.directory / f"{case.name}, seed {case.seed}.npy"
         if not path.exists():
             if case.data not in sets:

@@ -60,7 +60,8 @@ def judge(case: Case, data: TensorDataset, probe_share: float) -> list[dict[str,
     """One row per layer: what the probe said, and V at the end of the horizon."""
     started = time.process_time()
     budget = round(probe_share * case.epochs * (len(data) // BATCH_SIZE))
-    callback = OptimalVarianceInit(max_probe_steps=budget, forgetting=True, verbose=False)
+    # "use", so that no probe ends because a layer will not settle.
+    callback = OptimalVarianceInit(budget, on_unsettled="use", forgetting=True, verbose=False)
     train(case, data, callback, StopBeforeTraining())
     final = train(case, data)
     variances = {
