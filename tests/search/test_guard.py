@@ -118,7 +118,7 @@ def test_a_redraw_that_diverges_is_worse() -> None:
 def strict_guard() -> OptimalVarianceInit:
     """A guard whose failure ends the fit, without a replay of the probe."""
     return OptimalVarianceInit(
-        8, guard_steps=4, verbose=False, verify_steps=0, on_probe_failure="raise"
+        8, "use", guard_steps=4, verbose=False, verify_steps=0, on_probe_failure="raise"
     )
 
 
