@@ -166,8 +166,11 @@ def global_names(function: types.FunctionType) -> set[str]:
 # --------------------------------------------------------------------------------------- children
 def attributes_of(item: Any) -> Children:
     """Attributes and slots, and the class, whose own attributes may hold state."""
-    attributes = instance_dict(item)
-    for name, value in list((attributes or {}).items()):
+    held = list((instance_dict(item) or {}).items())
+    # Lightning keeps a loader's arguments under names of its own too: the user's comes first.
+    if any(name.startswith("_") for name, _ in held):
+        held.sort(key=lambda pair: pair[0].startswith("_"))
+    for name, value in held:
         yield f".{name}", value
     for name, _, value in slot_values(item):
         yield f".{name}", value

@@ -7,7 +7,13 @@ import math
 from lightning_init.probe import ProbeEnd
 from lightning_init.search.probe_phase import ProbeResult
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.stationarity import Decision, Ending, Verdict, fewest_samples
+from lightning_init.stationarity import (
+    LARGEST_FACTOR,
+    Decision,
+    Ending,
+    Verdict,
+    fewest_samples,
+)
 
 
 def verdict_reason(
@@ -70,6 +76,11 @@ def divergence_advice(result: ProbeResult) -> str:
     """What to do about a probe that diverged."""
     rates = [rate for rate in result.rates.rates if math.isfinite(rate)]
     at = f" It trained at learning rate {max(rates):.3g}." if rates else ""
+    latest = zip(result.monitor.latest, result.initial, strict=False)
+    if any(0 < value < start / LARGEST_FACTOR for value, start in latest):
+        return (
+            f"Weight decay that strong leaves nothing of a layer: lower it, or `exclude=` it.{at}"
+        )
     return f"Lower the learning rate, or set `probe_lr`.{at}"
 
 
