@@ -78,9 +78,7 @@ def divergence_advice(result: ProbeResult) -> str:
     at = f" It trained at learning rate {max(rates):.3g}." if rates else ""
     latest = zip(result.monitor.latest, result.initial, strict=False)
     if any(0 < value < start / LARGEST_FACTOR for value, start in latest):
-        return (
-            f"Weight decay that strong leaves nothing of a layer: lower it, or `exclude=` it.{at}"
-        )
+        return f"Weight decay leaves nothing of a layer: lower it, or `exclude=` the layer.{at}"
     return f"Lower the learning rate, or set `probe_lr`.{at}"
 
 
