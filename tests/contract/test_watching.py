@@ -69,6 +69,8 @@ class Ends(Steady):
             return
         if self.how == "exception":
             raise RuntimeError("planted")
+        # A shell that put the tests into the background has them ignore interrupts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.kill(os.getpid(), signal.SIGKILL if self.how == "kill" else signal.SIGINT)
 
 
