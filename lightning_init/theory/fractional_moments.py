@@ -76,9 +76,10 @@ def moment_preserving_std(
 def log_scale_correction(law: ActivationLaw, fan_in: int, order: float, conditional: bool) -> float:
     """log(sigma sqrt(m E X)): what the order adds to the order-2 scale; conditional at order 0."""
     moments = squared_norm_moments(law, fan_in)
-    if order == 0.0:
-        return -0.5 * moments.mean_log
     alive = 0.0 if conditional else moments.log_alive
+    # Next to zero the products below would be subnormal numbers, of few digits.
+    if order == 0.0 or (order < 1e-290 and alive == 0.0):
+        return -0.5 * moments.mean_log
     if order == 2.0:
         # E Q = E[Q; Q > 0] whatever the dead atom.
         return 0.5 * moments.log_alive if conditional else 0.0

@@ -79,18 +79,21 @@ class Lines(logging.Handler):
 @contextmanager
 def lines_told() -> Iterator[list[str]]:
     """What the callbacks say inside the block."""
-    logger, handler = logging.getLogger("lightning.pytorch"), Lines()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    # Whichever of the two packages was imported last lends its logger to both.
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "pytorch_lightning")]
+    handler, before = Lines(), [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
     told: list[str] = []
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield told
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
     said = [str(one.message) for one in caught] + handler.lines
     told += [line for line in said if "MomentInit" in line or "VarianceInit" in line]
 

@@ -99,10 +99,6 @@ def test_the_restart_is_exact_and_the_redraw_that_of_one_process(
 
 
 # ------------------------------------------------------------------------------ negative controls
-def no_copies_of_attributes() -> None:
-    in_place._own_attributes = lambda submodule: {}
-
-
 def shared_optimizer() -> None:
     in_place.copy_optimizer = lambda optimizer, memo: optimizer
 
@@ -116,10 +112,7 @@ def compared_after(sabotage: Any) -> str:
     return ""
 
 
-@pytest.mark.parametrize(
-    ("sabotage", "shows_in"),
-    [(no_copies_of_attributes, "losses"), (shared_optimizer, "losses")],
-)
+@pytest.mark.parametrize(("sabotage", "shows_in"), [(shared_optimizer, "losses")])
 def test_an_omission_shows(sabotage: Any, shows_in: str) -> None:
     for found in on_two_ranks(compared_after, sabotage):
         assert shows_in in found
@@ -242,8 +235,14 @@ def test_a_resumed_run_is_not_probed_and_continues_the_curve(tmp_path: Path) -> 
 
 def drawn(recipe: str) -> tuple[Values, Values]:
     by_recipe = fit(fresh(), OptimalVarianceInit(recipe=recipe, seed=SEED, verbose=False))
-    closed_form = FractionalMomentInit(nonlinearity="relu", seed=SEED, verbose=False)
-    return by_recipe["start"], fit(fresh(), closed_form)["start"]
+    return by_recipe["start"], fit(fresh(), every_weight_by_formula())["start"]
+
+
+def every_weight_by_formula() -> FractionalMomentInit:
+    # A sharded model is not traced: the blocks of a packed attention are read by another rule.
+    return FractionalMomentInit(
+        nonlinearity="relu", include=["net.*"], respect="nothing", seed=SEED, verbose=False
+    )
 
 
 def alone(*callbacks: Callback) -> Values:
@@ -263,7 +262,7 @@ def test_a_recipe_and_the_closed_form_are_drawn_as_on_one_device(tmp_path: Path)
     path = str(tmp_path / "found.json")
     start = alone(probe(recipe_path=path))
     assert json.loads(Path(path).read_text())["layers"]
-    closed_form = alone(FractionalMomentInit(nonlinearity="relu", seed=SEED, verbose=False))
+    closed_form = alone(every_weight_by_formula())
     for by_recipe, by_formula in on_two_ranks(drawn, path):
         assert_same(by_recipe, start)
         assert_same(by_formula, closed_form)
