@@ -309,11 +309,6 @@ def restored_by_tuner(trainer: Trainer) -> bool:
 
 
 # ---------------------------------------------------------------------------------------- loaders
-def loader_iterator(loader: Any) -> Any:
-    """The iterator that a ``DataLoader`` keeps between epochs (persistent workers)."""
-    return vars(loader).get("_iterator")
-
-
 def set_loader_iterator(loader: Any, iterator: Any) -> None:
-    """Put ``iterator`` back on a ``DataLoader``."""
+    """Put ``iterator``, kept between epochs by persistent workers, back on a ``DataLoader``."""
     vars(loader)["_iterator"] = iterator

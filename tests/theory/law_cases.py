@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from lightning_init.theory.activation_laws import ActivationLaw, activation_law
@@ -97,3 +99,20 @@ def homogeneous_laws(draw: st.DrawFn) -> ActivationLaw:
     elif name == "rrelu":
         param = tuple(sorted((draw(slopes), draw(slopes))))
     return activation_law(name, param, draw(dropouts))
+
+
+def assert_sampled_moments(law: ActivationLaw, x: np.ndarray) -> None:
+    """Mean, P(X = 0) and the Laplace transforms at 1 of sampled X, within 5 standard errors."""
+    _assert_mean(x, law.mean)
+    _assert_mean((x == 0.0).astype(float), law.dead_probability)
+    deficit, value, first, second = law.laplace(np.array([1.0]))[:, 0]
+    alive = (x > 0).astype(float)
+    _assert_mean(alive * np.exp(-x), value)
+    _assert_mean(alive * -np.expm1(-x), deficit)
+    _assert_mean(x * np.exp(-x), first)
+    _assert_mean(x**2 * np.exp(-x), second)
+
+
+def _assert_mean(samples: np.ndarray, expected: float) -> None:
+    error = samples.std() / math.sqrt(len(samples))
+    assert abs(samples.mean() - expected) <= 5 * error + 1e-12

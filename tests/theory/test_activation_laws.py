@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from law_cases import (
     ELEMENTWISE_CASES,
     HOMOGENEOUS_CASES,
+    assert_sampled_moments,
     case_id,
     homogeneous_laws,
     oracle,
@@ -99,19 +100,7 @@ def test_moments_by_monte_carlo(case: tuple) -> None:
     """Mean, P(X = 0) and E exp(-X) of sampled X, within 5 standard errors."""
     law = activation_law(*case)
     x = _sample_squares(*case, count=200_000)
-    _assert_mean(x, law.mean)
-    _assert_mean((x == 0.0).astype(float), law.dead_probability)
-    deficit, value, first, second = law.laplace(np.array([1.0]))[:, 0]
-    alive = (x > 0).astype(float)
-    _assert_mean(alive * np.exp(-x), value)
-    _assert_mean(alive * -np.expm1(-x), deficit)
-    _assert_mean(x * np.exp(-x), first)
-    _assert_mean(x**2 * np.exp(-x), second)
-
-
-def _assert_mean(samples: np.ndarray, expected: float) -> None:
-    error = samples.std() / math.sqrt(len(samples))
-    assert abs(samples.mean() - expected) <= 5 * error + 1e-12
+    assert_sampled_moments(law, x)
 
 
 def _sample_squares(name: str, param: object, dropout: float, count: int) -> np.ndarray:
