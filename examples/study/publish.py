@@ -3,13 +3,15 @@
     python examples/study/publish.py --results results --page docs/study_tables.md
 
 Reads `RESULTS/<protocol>/<cell>/runs` of every protocol that was run, and writes one table per
-protocol and metric, with the command that makes its rows, and a forest plot per question.
+protocol and metric, with the command that makes its rows, and a forest plot per question. A
+protocol without runs keeps the section that stands in the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,6 +144,12 @@ def draw(name: str, results: Sequence[CellResult], directory: Path) -> list[str]
     return drawn
 
 
+def sections(page: Path) -> dict[str, str]:
+    """The sections that a page has, by the letter of their protocol."""
+    texts = re.split(r"^(?=## \w\. )", page.read_text() if page.exists() else "", flags=re.M)[1:]
+    return {text[3]: text.rstrip() for text in texts}
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, required=True)
@@ -151,6 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     images = options.page.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     blocks = ["# The study: all tables", INTRODUCTION]
+    standing = sections(options.page)
     for name in sorted(path.stem for path in PROTOCOLS.glob("*.yaml")):
         protocol = read_protocol(name)
         found = [
@@ -161,6 +170,8 @@ def main(argv: list[str] | None = None) -> None:
         if found:
             drawn = draw(name, found, images)
             blocks.append(protocol_page(name, options.size, found, drawn))
+        elif name in standing:
+            blocks.append(standing[name])
     options.page.write_text("\n\n".join(blocks).rstrip() + "\n")
 
 

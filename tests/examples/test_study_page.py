@@ -84,6 +84,15 @@ def test_plots_are_beside_the_page(results: Path) -> None:
     assert all((page.parent / name).stat().st_size > 5000 for name in named)
 
 
+def test_a_protocol_without_runs_keeps_its_section(results: Path) -> None:
+    page = results / "tables.md"
+    page.write_text("# Tables\n\n## a. Kept\n\nrows of a\n\n## e. Old\n\nrows of e\n")
+    publish.main(["--results", str(results / "results"), "--page", str(page)])
+    text = page.read_text()
+    assert text.index("## a. Kept\n\nrows of a\n\n## e. ") > 0
+    assert "rows of e" not in text
+
+
 def test_a_cell_that_is_half_done_is_not_hidden(tmp_path: Path) -> None:
     cell = cells(read_protocol("e"), "published")[0]
     directory = tmp_path / "e" / cell.name
