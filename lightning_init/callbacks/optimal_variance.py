@@ -236,7 +236,7 @@ class OptimalVarianceInit(_WatchesRun):
         with preserved_random_state():
             if self.recipe is not None and self.recipe_path is None:
                 with told_if_it_fails("write the recipe to the log directory"):
-                    path = write_beside_log(trainer, self.recipe)
+                    path = write_beside_log(trainer, self.recipe, self.recipe_file)
                     if path is not None and self.verbose:
                         rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:

@@ -25,6 +25,7 @@ class _WatchesRun(_ChecksRestart):
     settings: OptimalVarianceSettings
     include: list[str] | None
     exclude: list[str] | None
+    recipe_file: str | None
     watch: bool
 
     def __init__(self, seed: int | None) -> None:
@@ -62,8 +63,9 @@ class _WatchesRun(_ChecksRestart):
         with preserved_random_state(), told_if_it_fails("watch the run"):
             inventory = find_every_weight(module, self.include, self.exclude)
             if inventory.weights:
+                saved, read_from = self._saved_series, self.recipe_file
                 self._watching = Watching(
-                    trainer, module, inventory, self.settings, self._saved_series
+                    trainer, module, inventory, self.settings, saved, read_from
                 )
 
     def _watched(self) -> Mapping[str, Any] | None:
