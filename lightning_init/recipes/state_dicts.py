@@ -69,8 +69,8 @@ def _read(path: Path) -> Any:
 def _directory(path: Path) -> str:
     if (path / ".metadata").exists():
         return (
-            "is a sharded checkpoint; make one file of it first:"
-            f" `python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`."
+            "is a sharded checkpoint; make one file of it first: `python -m"
+            f" torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path.name}.pt`."
         )
     return "is a directory; give the checkpoint file."
 
@@ -111,8 +111,9 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):  # Lightning's, and what its sharded FSDP writer calls it
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError("holds no state dict: names and tensors were expected.")
     found = {

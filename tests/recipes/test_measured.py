@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
+import lightning_checkpoint
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn
 
 from lightning_init import InitRecipe
@@ -82,12 +82,22 @@ def test_a_checkpoint_says_what_its_module_would(name: str, net: Net, tmp_path: 
 
 
 def test_a_checkpoint_that_lightning_wrote(tmp_path: Path) -> None:
-    model = BoringModel()
-    trainer = Trainer(max_steps=2, logger=False, enable_progress_bar=False, barebones=False)
-    trainer.fit(model)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    found = InitRecipe.from_checkpoint(tmp_path / "last.ckpt", BoringModel())
-    assert variances(found) == pytest.approx(variances(InitRecipe.from_module(model)), rel=1e-12)
+    path = str(tmp_path / "last.ckpt")
+    lightning_checkpoint.write(path)
+    assert lightning_checkpoint.check(path) == lightning.__version__
+
+
+@pytest.mark.slow  # importing the compiler takes seconds
+def test_a_module_that_is_really_compiled(net: Net, tmp_path: Path) -> None:
+    compiled = torch.compile(net.normed, backend="eager")
+    compiled(torch.randn(3, 6)).square().mean().backward()
+    torch.optim.Adam(compiled.parameters()).step()
+    torch.save(compiled.state_dict(), tmp_path / "compiled.pt")
+    fresh = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    found = variances(InitRecipe.from_checkpoint(tmp_path / "compiled.pt", fresh))
+    assert found == pytest.approx(variances(InitRecipe.from_module(compiled)), rel=1e-12)
+    weight = net.normed.weight.detach().double()
+    assert list(found.values()) == pytest.approx([weight.var(correction=0).item()], rel=1e-6)
 
 
 def test_safetensors(net: Net, tmp_path: Path) -> None:
@@ -157,7 +167,7 @@ def bad_files(folder: Path) -> dict[str, str]:
         "nan.pt": "'queries' holds values that are not finite",
         "list.pt": "holds no state dict",
         "folder": "is a directory",
-        "sharded": "consolidate_checkpoint",
+        "sharded": "dcp_to_torch",
     }
 
 
@@ -204,7 +214,12 @@ class Holder(nn.Module):
 
 @pytest.mark.parametrize(
     ("measured", "drawn"),
-    [(nn.Module, Holder), (Holder, nn.Module), (torch.compile, Holder), (Holder, torch.compile)],
+    [
+        (nn.Module, Holder),
+        (Holder, nn.Module),
+        pytest.param(torch.compile, Holder, marks=pytest.mark.slow),
+        pytest.param(Holder, torch.compile, marks=pytest.mark.slow),
+    ],
     ids=["bare to held", "held to bare", "compiled to held", "held to compiled"],
 )
 def test_a_recipe_finds_its_layers_behind_a_wrapper(measured: Any, drawn: Any, net: Net) -> None:
