@@ -57,6 +57,7 @@ class Watching:
         self._watch = RunWatch(inventory.weights, planned, settings.moment, series)
         self._files: RunFiles | None = None
         self._broken = False
+        self._batches_to_wait = 0
         if trainer.is_global_zero:
             self._writing(self._open, trainer)
         if not self._watch.series.steps:
@@ -69,7 +70,14 @@ class Watching:
 
     def after_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Take a sample if one is due; on every rank, because shards are measured together."""
+        # To ask the Trainer where it is costs as much as everything else that waiting takes.
+        self._batches_to_wait -= 1
+        if self._batches_to_wait > 0:
+            return
         step = trainer.global_step
+        # Without manual optimization a batch is one optimizer step at most.
+        is_counted = module.automatic_optimization
+        self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
         if not self._watch.is_due(step):
             return
         variances = self._watch.sample(module, step)
