@@ -12,12 +12,7 @@ from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.recipes.recipe_format import RecipeLayer
 from lightning_init.tables import number, shape_text, shorten, text_table
 
-HEADERS = (
-    *("layer", "shape", "fan_in", "V", "rel. s.e.", "spread", "change", "verdict", "sigma0"),
-    "action",
-)
-# Known of some recipes only: of a probe, of several checkpoints, of a whole run.
-_OF_SOME = {"rel. s.e.", "spread", "change"}
+HEADERS = ("layer", "shape", "fan_in", "V", "rel. s.e.", "verdict", "sigma0", "action")
 
 
 def show(arguments: Sequence[str]) -> None:
@@ -65,18 +60,8 @@ def recipe_table(recipe: InitRecipe) -> str:
         "settings": ", ".join(f"{name}={value}" for name, value in recipe.settings),
         "versions": ", ".join(f"{name} {version}" for name, version in recipe.library_versions),
     }
-    rows = [_cells(layer) for layer in recipe.layers]
-    kept = [
-        column
-        for column, header in enumerate(HEADERS)
-        if header not in _OF_SOME or any(row[column] != "-" for row in rows)
-    ]
-    table = text_table(_columns(HEADERS, kept), [_columns(row, kept) for row in rows])
+    table = text_table(HEADERS, [_cells(layer) for layer in recipe.layers])
     return "\n".join([heading, table, *(f"{name}: {text}" for name, text in facts.items() if text)])
-
-
-def _columns(row: Sequence[str], kept: Sequence[int]) -> list[str]:
-    return [row[column] for column in kept]
 
 
 def _cells(layer: RecipeLayer) -> tuple[str, ...]:
@@ -86,8 +71,6 @@ def _cells(layer: RecipeLayer) -> tuple[str, ...]:
         str(layer.fan_in or "-"),
         number(_known(layer.variance), 4),
         number(_known(layer.standard_error), 2),
-        number(_known(layer.spread), 2),
-        "-" if layer.change is None else f"{layer.change:+.0%}",
         layer.verdict,
         number(math.sqrt(layer.sigma0_squared), 4),
         layer.action,

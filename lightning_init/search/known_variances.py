@@ -57,16 +57,17 @@ def apply_recipe(
     return drawn
 
 
-def write_beside_log(
-    trainer: Trainer, recipe: InitRecipe, read_from: str | None = None
+def write_recipe(
+    trainer: Trainer, recipe: InitRecipe, given: str | None = None, read_from: str | None = None
 ) -> Path | None:
-    """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
+    """Write a recipe where the user asked for it, or ``init_recipe.json`` beside the log.
 
-    Without such a logger it goes to the Trainer's root directory.
+    Without a logger that writes to this machine it goes to the Trainer's root directory.
 
     Args:
         trainer: On its global rank zero the file is written.
         recipe: What to write.
+        given: The user's path, or None.
         read_from: The file that the run started from, which stays as it is.
 
     Returns:
@@ -75,9 +76,9 @@ def write_beside_log(
     folder = local_directory(trainer.loggers)
     if folder is None and "://" not in trainer.default_root_dir:
         folder = Path(trainer.default_root_dir)
-    if folder is None or not trainer.is_global_zero:
+    path = Path(given) if given else None if folder is None else folder / RECIPE_FILE
+    if path is None or not trainer.is_global_zero:
         return None
-    path = folder / RECIPE_FILE
     if read_from is not None and os.path.realpath(path) == os.path.realpath(read_from):
         return None
     recipe.save(path)

@@ -20,7 +20,7 @@ from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.run_files import RunFiles
 from lightning_init.search.hindsight import ending_sentence, in_hindsight, score_sentence
-from lightning_init.search.known_variances import optimizers_of, write_beside_log
+from lightning_init.search.known_variances import optimizers_of, write_recipe
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.run_verdict import RunVerdict, run_verdict
 
@@ -85,7 +85,11 @@ class Watching:
             self._writing(self._files.write, step, variances)
 
     def finish(
-        self, trainer: Trainer, module: LightningModule, report: InitReport | None
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        report: InitReport | None,
+        recipe_path: str | None = None,
     ) -> tuple[InitRecipe, InitReport | None]:
         """What the run ended at, as a recipe, and the probe's report in hindsight."""
         weights, step = self._inventory.weights, trainer.global_step
@@ -93,7 +97,7 @@ class Watching:
         if self._files is not None and step > self._watch.series.steps[-1]:
             self._writing(self._files.write, step, ends)
         recipe = self._recipe(trainer, ends)
-        self._writing(self._save, trainer, recipe)
+        self._writing(self._save, trainer, recipe, recipe_path)
         if report is None:
             return recipe, None
         by_name = {weight.name: end for weight, end in zip(weights, ends, strict=True)}
@@ -129,8 +133,8 @@ class Watching:
         if self._files is not None:
             self._writing(self._files.write_text, "score", sentence, step)
 
-    def _save(self, trainer: Trainer, recipe: InitRecipe) -> None:
-        path = write_beside_log(trainer, recipe, self._read_from)
+    def _save(self, trainer: Trainer, recipe: InitRecipe, given: str | None) -> None:
+        path = write_recipe(trainer, recipe, given, self._read_from)
         where = (
             "`callback.run_recipe` holds it, `.save(path)` keeps it"
             if path is None
