@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import math
 import re
 import struct
 import sys
@@ -13,6 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lightning_init import InitRecipe
 from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -98,6 +101,35 @@ def test_paired_comparison_reports_a_difference_with_its_error(
     assert "train_loss: " in capsys.readouterr().out
     assert paired_fashion_mnist.paired_difference([3.0, 5.0], [1.0, 1.0]) == "+3.0000 ± 1.0000"
     assert sys.modules["fashion_mnist"].DEBIAN_DIRECTORY.is_absolute()
+
+
+def test_the_text_transformer_starts_from_its_own_earlier_run(
+    examples: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    import text_transformer
+
+    monkeypatch.setattr(text_transformer, "WINDOW", 8)
+    text = tmp_path / "text"
+    text.write_text("In the beginning was the word, and the word was short. " * 40)
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["--text", str(text), "--steps", "6", "--log-dir"]
+    text_transformer.main([*flags, str(first)])
+    file = first / "init_recipe.json"
+    callback = text_transformer.main([*flags, str(second), "--recipe", str(file)])
+    recipe = InitRecipe.load(file)
+    assert callback.recipe == recipe
+    assert recipe.optimizers == (("AdamW", 2e-3),)
+    # Embeddings and matrices begin at the earlier run's variances, within five standard errors.
+    header, begins = csv.reader((second / "run_variance.csv").read_text().splitlines()[:2])
+    assert header[1:] == [layer.name for layer in recipe.layers]
+    assert {"tokens", "positions", "blocks.layers.3.linear2", "head"} <= set(header)
+    for layer, begun in zip(recipe.layers, begins[1:], strict=True):
+        spread = 5 * math.sqrt(2 / math.prod(layer.shape))
+        assert float(begun) == pytest.approx(layer.sigma0_squared, rel=spread), layer.name
+
+
+def test_the_text_transformer_fits_a_page() -> None:
+    assert len((EXAMPLES / "text_transformer.py").read_text().splitlines()) <= 120
 
 
 def test_examples_are_short_and_use_the_public_api_only() -> None:

@@ -25,7 +25,7 @@ from lightning_init.search.failures import (
     skip_or_raise,
     told_if_it_fails,
 )
-from lightning_init.search.known_variances import apply_recipe, recipe_of, write_beside_log
+from lightning_init.search.known_variances import apply_recipe, recipe_of, write_recipe
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
@@ -236,7 +236,7 @@ class OptimalVarianceInit(_WatchesRun):
         with preserved_random_state():
             if self.recipe is not None and self.recipe_path is None:
                 with told_if_it_fails("write the recipe to the log directory"):
-                    path = write_beside_log(trainer, self.recipe)
+                    path = write_recipe(trainer, self.recipe, read_from=self.recipe_file)
                     if path is not None and self.verbose:
                         rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:

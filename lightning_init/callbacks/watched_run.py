@@ -25,6 +25,8 @@ class _WatchesRun(_ChecksRestart):
     settings: OptimalVarianceSettings
     include: list[str] | None
     exclude: list[str] | None
+    recipe_file: str | None
+    recipe_path: str | None
     watch: bool
 
     def __init__(self, seed: int | None) -> None:
@@ -51,7 +53,9 @@ class _WatchesRun(_ChecksRestart):
         if self._watching is None or trainer.global_step == 0:
             return
         with preserved_random_state(), told_if_it_fails("sum up the run"):
-            found = self._watching.finish(trainer, pl_module, self.report)
+            # A probe's own recipe is there already.
+            path = self.recipe_path if self.report is None else None
+            found = self._watching.finish(trainer, pl_module, self.report, path)
             self.run_recipe, self.report = found
 
     def _begin_to_watch(self, trainer: Trainer, module: LightningModule) -> None:
@@ -62,8 +66,9 @@ class _WatchesRun(_ChecksRestart):
         with preserved_random_state(), told_if_it_fails("watch the run"):
             inventory = find_every_weight(module, self.include, self.exclude)
             if inventory.weights:
+                saved, read_from = self._saved_series, self.recipe_file
                 self._watching = Watching(
-                    trainer, module, inventory, self.settings, self._saved_series
+                    trainer, module, inventory, self.settings, saved, read_from
                 )
 
     def _watched(self) -> Mapping[str, Any] | None:

@@ -29,9 +29,8 @@ def recipe(arguments: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     sys.stdout.write(f"{recipe_table(found)}\n")
-    sys.stdout.write(
-        f"Written: {config.out}; start from it with OptimalVarianceInit(recipe=...).\n"
-    )
+    start = f"OptimalVarianceInit(recipe={config.out!r})"
+    sys.stdout.write(f"Written: {config.out}; start the next run from it with {start}.\n")
 
 
 def recipe_parser() -> ArgumentParser:

@@ -7,7 +7,7 @@ from typing import Any
 
 # A run of unknown length is sampled at this interval; when so many samples are there, every second
 # one goes and the interval doubles.
-INTERVAL = 25
+INTERVAL = 50
 MOST_SAMPLES = 400
 # Shorter runs are sampled more often, or a verdict on them would rest on nothing.
 FEWEST_SAMPLES = 40
@@ -31,6 +31,14 @@ class RunSeries:
         """Whether a sample belongs at this optimizer step, and is not there yet."""
         new = not self.steps or step > self.steps[-1]
         return new and step % self.interval == 0
+
+    def steps_to_go(self, step: int) -> int:
+        """Optimizer steps from this one to the next at which a sample may be due.
+
+        >>> RunSeries(["net.0"], 50).steps_to_go(120)
+        30
+        """
+        return self.interval - step % self.interval
 
     def append(self, step: int, variances: Sequence[float]) -> None:
         """Add a sample of every layer; thin out when there are too many."""
@@ -73,6 +81,6 @@ def sampling_interval(planned_steps: float) -> int:
     """Optimizer steps between two samples of a run of so many planned steps.
 
     >>> sampling_interval(100_000), sampling_interval(400), sampling_interval(20)
-    (25, 10, 1)
+    (50, 10, 1)
     """
     return int(max(1.0, min(float(INTERVAL), planned_steps // FEWEST_SAMPLES)))

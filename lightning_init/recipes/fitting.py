@@ -11,18 +11,22 @@ from lightning_init.initialization.fill import parameters_of
 from lightning_init.inspection.reasons import EXCLUDED, NOT_INCLUDED
 from lightning_init.inspection.weights import Weight, WeightInventory
 from lightning_init.recipes.recipe_format import RecipeLayer
+from lightning_init.recipes.state_dicts import readings, refuse_mismatch
 
 # The largest of very many normal draws, in standard deviations.
 _LARGEST_DRAW = 8.0
 
 
-def fitting_weights(
+def fitting_layers(
     layers: Sequence[RecipeLayer],
     left_out: Sequence[str],
     inventory: WeightInventory,
     by_width: bool,
-) -> tuple[Weight, ...]:
-    """Return the model's weights if they are those of a recipe.
+) -> list[tuple[RecipeLayer, Weight]]:
+    """Pair the layers of a recipe with the weights of a model that has them all.
+
+    One attribute that holds the network (`model.`, `net.`) may be in front of all names on one
+    side only. Layers that patterns left out of the inventory have no pair.
 
     Args:
         layers: The layers of the recipe.
@@ -35,23 +39,29 @@ def fitting_weights(
     """
     found = {weight.name: weight for weight in inventory.weights}
     reasons = {left.name: left.reason for left in inventory.left_out}
-    known = {layer.name for layer in layers} | set(left_out)
+    recorded = {layer.name: layer for layer in layers}
+    own = max(readings([*recorded, *left_out]), key=lambda names: len(names.keys() & found.keys()))
+    pairs = [(recorded[own[n]], w) for n, w in found.items() if own.get(n) in recorded]
+    named = {there: here for here, there in own.items()}
     missing = [
         name + (f" (left out: {reasons[name]})" if name in reasons else "")
-        for name in (layer.name for layer in layers)
+        for name in (named.get(layer.name, layer.name) for layer in layers)
         if name not in found and not reasons.get(name, "").startswith((EXCLUDED, NOT_INCLUDED))
     ]
-    _refuse("the model lacks", missing)
-    _refuse("the recipe lacks", [name for name in found if name not in known])
-    if not by_width:
-        pairs = [(layer, found[layer.name]) for layer in layers if layer.name in found]
-        other = [
-            f"{layer.name} {layer.shape} in the recipe, {weight.shape} in the model"
-            for layer, weight in pairs
-            if layer.shape != weight.shape
-        ]
-        _refuse("other shapes (`by_width=True` transfers to another width)", other)
-    return inventory.weights
+    shapes = [
+        f"{weight.name} {layer.shape} in the recipe, {weight.shape} in the model"
+        for layer, weight in pairs
+        if layer.shape != weight.shape and not by_width
+    ]
+    refuse_mismatch(
+        "the recipe does not fit",
+        {
+            "the model lacks": missing,
+            "the recipe lacks": [name for name in found if name not in own],
+            "other shapes (`by_width=True` transfers to another width)": shapes,
+        },
+    )
+    return pairs
 
 
 def refuse_what_no_weight_can_hold(model: nn.Module, draws: Sequence[tuple[Weight, float]]) -> None:
@@ -67,10 +77,4 @@ def refuse_what_no_weight_can_hold(model: nn.Module, draws: Sequence[tuple[Weigh
         if not limits.smallest_normal <= std <= limits.max / _LARGEST_DRAW:
             name = str(dtype).removeprefix("torch.")
             outside.append(f"{weight.name} (sigma0^2 = {std**2:.3g}, weights in {name})")
-    _refuse("no such variance can be drawn", outside)
-
-
-def _refuse(what: str, layers: list[str]) -> None:
-    if layers:
-        more = f", and {len(layers) - 5} more" if len(layers) > 5 else ""
-        raise ValueError(f"the recipe does not fit: {what}: {', '.join(layers[:5])}{more}.")
+    refuse_mismatch("the recipe does not fit", {"no such variance can be drawn": outside})

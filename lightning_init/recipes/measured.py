@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -16,7 +17,13 @@ from lightning_init.inspection.parameter_walk import module_at
 from lightning_init.inspection.weights import Weight, WeightInventory, effective_weight
 from lightning_init.monitoring.weight_moments import tensor_moments, without_zeros
 from lightning_init.recipes.recipe_format import UNKNOWN, VerdictWord
-from lightning_init.recipes.state_dicts import Wanted, match_names, read_state_dict
+from lightning_init.recipes.state_dicts import (
+    Wanted,
+    listed,
+    match_names,
+    read_state_dict,
+    without_a_place,
+)
 
 
 class MeasuredLayer(NamedTuple):
@@ -26,12 +33,15 @@ class MeasuredLayer(NamedTuple):
         weight: The layer.
         variance: Variance of its weights about their mean; with several sources the geometric mean.
         spread: Standard deviation of log V over several sources; None with one.
+        change: V at the end of the run over V in its middle, minus 1; None where it was measured
+            once and not followed.
         verdict: What is known of V: "unknown" where it was measured once and not followed.
     """
 
     weight: Weight
     variance: float
     spread: float | None = None
+    change: float | None = None
     verdict: VerdictWord = UNKNOWN
 
 
@@ -74,12 +84,32 @@ def _measure_file(
     tensors = read_state_dict(path)
     try:
         held = match_names(_wanted(module, inventory), tensors)
-        return [
+        rows = [
             MeasuredLayer(weight, _variance_of(weight, _values(module, weight, held)))
             for weight in inventory.weights
         ]
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
+    _warn_of_what_is_lost(os.fspath(path), module, tensors, held)
+    return rows
+
+
+def _warn_of_what_is_lost(
+    path: str, module: nn.Module, tensors: Mapping[str, Tensor], held: Mapping[str, Tensor]
+) -> None:
+    names = [*dict(module.named_parameters(remove_duplicate=False)), *dict(module.named_buffers())]
+    surplus = [name for name in without_a_place(names, tensors) if tensors[name].dim() > 1]
+    coarse = sorted({str(one.dtype) for one in held.values() if one.element_size() < 4})
+    if surplus:
+        warnings.warn(
+            f"{path}: weights without a place in the model were not read: {listed(surplus)}.",
+            stacklevel=2,
+        )
+    if coarse:
+        warnings.warn(
+            f"{path}: holds {' and '.join(coarse)}: V is that of the rounded weights.",
+            stacklevel=2,
+        )
 
 
 def _wanted(module: nn.Module, inventory: WeightInventory) -> dict[str, Wanted]:

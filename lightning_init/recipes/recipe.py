@@ -18,7 +18,7 @@ from torch import nn
 from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
-from lightning_init.recipes.fitting import fitting_weights, refuse_what_no_weight_can_hold
+from lightning_init.recipes.fitting import fitting_layers, refuse_what_no_weight_can_hold
 from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
 from lightning_init.recipes.recipe_format import (
     FORMAT_VERSION,
@@ -229,8 +229,9 @@ class InitRecipe:
         """Draw the first weights of a model, in place; layers that the probe kept stay as they are.
 
         Args:
-            model: Must have the recipe's layers, under the same names. It is checked completely
-                before any weight is touched.
+            model: Must have the recipe's layers; one attribute that holds the network (`model.`,
+                `net.`) may stand in front of the names on one side. It is checked completely before
+                any weight is touched.
             seed: Seed of the draw; every layer has its own stream.
             by_width: Whether to transfer to another width: layers may have another shape, and
                 sigma0^2 is scaled so that sigma0^2 * fan_in stays what it was. Embeddings and bare
@@ -251,14 +252,10 @@ class InitRecipe:
 
         Layers that patterns left out of the inventory keep their weights.
         """
-        found = {
-            weight.name: weight
-            for weight in fitting_weights(self.layers, self.left_out, inventory, by_width)
-        }
         draws: list[tuple[Weight, float]] = []
-        for layer in self.layers:
-            if layer.action == "redrawn" and layer.name in found:
-                weight, variance = found[layer.name], layer.sigma0_squared
+        for layer, weight in fitting_layers(self.layers, self.left_out, inventory, by_width):
+            if layer.action == "redrawn":
+                variance = layer.sigma0_squared
                 if by_width and layer.fan_in is not None and weight.knows_fan_in:
                     variance *= layer.fan_in / weight.fan_in
                 draws.append((weight, math.sqrt(variance)))
@@ -273,13 +270,14 @@ def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
     return RecipeLayer(
         name=row.weight.name,
         shape=row.weight.shape,
-        fan_in=row.weight.fan_in or None,
+        fan_in=row.weight.fan_in if row.weight.knows_fan_in else None,
         sigma0_squared=row.variance,
         action="redrawn" if drawable else "kept",
         verdict=row.verdict,
         variance=row.variance,
         standard_error=None,
         spread=row.spread,
+        change=row.change,
     )
 
 

@@ -51,6 +51,9 @@ Variance = Annotated[
 Finite = Annotated[
     float, Meta(ge=0.0, le=sys.float_info.max, description="a finite number of at least 0")
 ]
+Change = Annotated[
+    float, Meta(ge=-1.0, le=sys.float_info.max, description="a finite number of at least -1")
+]
 Action = Annotated[
     Literal["redrawn", "kept", "unchanged"],
     Meta(description="one of redrawn, kept, unchanged"),
@@ -94,6 +97,7 @@ class RecipeLayer:
         variance: V at the end of the probe, or None if unknown.
         standard_error: Relative standard error of `variance`, or None if unknown.
         spread: Standard deviation of log V over several checkpoints, or None.
+        change: V at the end of the run over V in its middle, minus 1, or None.
     """
 
     name: LayerName
@@ -105,6 +109,7 @@ class RecipeLayer:
     variance: Finite | None
     standard_error: Finite | None
     spread: Finite | None = None
+    change: Change | None = None
 
 
 @dataclass(frozen=True)

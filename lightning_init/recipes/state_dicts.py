@@ -8,7 +8,7 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +69,8 @@ def _read(path: Path) -> Any:
 def _directory(path: Path) -> str:
     if (path / ".metadata").exists():
         return (
-            "is a sharded checkpoint; make one file of it first:"
-            f" `python -m lightning.pytorch.utilities.consolidate_checkpoint {path}`."
+            "is a sharded checkpoint; make one file of it first: `python -m"
+            f" torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path.name}.pt`."
         )
     return "is a directory; give the checkpoint file."
 
@@ -111,8 +111,9 @@ def _load_safetensors(path: Path) -> Any:
 
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):  # Lightning's, and what its sharded FSDP writer calls it
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
     if not isinstance(content, Mapping):
         raise ValueError("holds no state dict: names and tensors were expected.")
     found = {
@@ -159,16 +160,28 @@ def match_names(wanted: Mapping[str, Wanted], found: Mapping[str, Tensor]) -> di
         ['0.weight']
     """
     plain = {_unwrapped(name): tensor for name, tensor in found.items()}
-    readings = [_read_as(plain, wanted, own) for own in _readings(plain)]
-    best = max(readings, key=len)
-    _refuse("it lacks", [name for name in wanted if name not in best])
+    held = max((_read_as(plain, wanted, own) for own in readings(plain)), key=len)
     shapes = [
-        f"{name} {tuple(best[name].shape)} in the checkpoint, {one.shape} in the model"
+        f"{name} {tuple(held[name].shape)} in the checkpoint, {one.shape} in the model"
         for name, one in wanted.items()
-        if tuple(best[name].shape) != one.shape
+        if name in held and tuple(held[name].shape) != one.shape
     ]
-    _refuse("other shapes", shapes)
-    return best
+    lacking = [name for name in wanted if name not in held]
+    refuse_mismatch("does not fit the model", {"it lacks": lacking, "other shapes": shapes})
+    return held
+
+
+def without_a_place(names: Iterable[str], found: Iterable[str]) -> list[str]:
+    """Names of a checkpoint that a model has under no reading of them.
+
+    >>> without_a_place(["0.weight"], ["model.0.weight", "model.1.weight"])
+    ['model.1.weight']
+    """
+    own = {_unwrapped(name) for name in names}
+    plain = {_unwrapped(name): name for name in found}
+    best = max(readings(plain), key=lambda reading: len(reading.keys() & own))
+    placed = {there for here, there in best.items() if here in own}
+    return [name for there, name in plain.items() if there not in placed]
 
 
 def _read_as(
@@ -189,18 +202,41 @@ def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _readings(names: Iterable[str]) -> list[dict[str, str]]:
-    """Names to look for and names in the file: the same, without a holder in front, with one."""
+def readings(names: Iterable[str]) -> list[dict[str, str]]:
+    """Names to look for and names in the file: the same, without a holder in front, with one.
+
+    >>> readings(["net.0"])[-1]
+    {'module.net.0': 'net.0'}
+    """
     own = list(names)
-    readings = [{name: name for name in own}]
+    found = [{name: name for name in own}]
     for holder in _HOLDERS:
         start = f"{holder}."
-        readings.append({n.removeprefix(start): n for n in own if n.startswith(start)})
-        readings.append({start + name: name for name in own})
-    return readings
+        found.append({n.removeprefix(start): n for n in own if n.startswith(start)})
+        found.append({start + name: name for name in own})
+    return found
 
 
-def _refuse(what: str, names: list[str]) -> None:
-    if names:
-        more = f", and {len(names) - 5} more" if len(names) > 5 else ""
-        raise ValueError(f"does not fit the model: {what}: {', '.join(names[:5])}{more}.")
+def refuse_mismatch(subject: str, problems: Mapping[str, Sequence[str]]) -> None:
+    """Refuse with one sentence that lists everything that does not match.
+
+    Args:
+        subject: What does not fit what.
+        problems: Names by what is wrong with them; those without names are no problem.
+
+    Raises:
+        ValueError: There is a problem.
+    """
+    said = [f"{what}: {listed(names)}" for what, names in problems.items() if names]
+    if said:
+        raise ValueError(f"{subject}: {'; '.join(said)}.")
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e, and 2 more'
+    """
+    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from lightning_init.reporting.records import LayerReport
 from lightning_init.stationarity import Verdict
-from lightning_init.stationarity.run_verdict import was_right
+from lightning_init.stationarity.run_verdict import RunVerdict, was_right
 
 
 def in_hindsight(
@@ -52,6 +52,25 @@ def score_sentence(rows: Sequence[LayerReport]) -> str:
         parts.append(f"the projection's interval held {sum(held)} of {len(held)}")
     said = [part for part in parts if part]
     return f"The probe in hindsight: {', '.join(said)}." if said else ""
+
+
+def ending_sentence(verdicts: Mapping[str, RunVerdict]) -> str:
+    """How a run ended, for the middle of a sentence: what stood still and what moved most.
+
+    Args:
+        verdicts: On each layer, from the last half of the run.
+    """
+    still = sum(found.verdict is Verdict.STATIONARY for found in verdicts.values())
+    ended = f"ended, {still} of {len(verdicts)} layers stationary over its last half"
+    moves = {
+        layer: found.change
+        for layer, found in verdicts.items()
+        if found.verdict is not Verdict.STATIONARY and -1 < found.change < math.inf
+    }
+    if not moves:
+        return ended
+    most = max(moves, key=lambda layer: abs(math.log1p(moves[layer])))
+    return f"{ended}, {most!r} moving most ({moves[most]:+.0%})"
 
 
 def _count(rows: Sequence[LayerReport], verdict: Verdict, did: str) -> str:

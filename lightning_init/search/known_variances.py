@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -22,13 +23,19 @@ def recipe_of(report: InitReport, trainer: Trainer) -> InitRecipe:
 
 
 def optimizers_of(trainer: Trainer) -> list[tuple[str, float]]:
-    """Class and learning rate, one pair per parameter group."""
-    return [
-        (type(optimizer).__name__, float(group["lr"]))
-        for optimizer in trainer.optimizers
-        for group in optimizer.param_groups
-        if group.get("lr") is not None
-    ]
+    """Class and learning rate, one pair per parameter group.
+
+    At the end of a schedule, and at the foot of a warm-up, the rate says nothing: the largest that
+    the group names is taken.
+    """
+    found = []
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            rates = [group.get(name) for name in ("lr", "initial_lr", "max_lr")]
+            known = [float(rate) for rate in rates if rate is not None]
+            if known:
+                found.append((type(optimizer).__name__, max(known)))
+    return found
 
 
 def apply_recipe(
@@ -50,20 +57,29 @@ def apply_recipe(
     return drawn
 
 
-def write_beside_log(trainer: Trainer, recipe: InitRecipe) -> Path | None:
-    """Write ``init_recipe.json`` beside what the first logger with a local directory writes.
+def write_recipe(
+    trainer: Trainer, recipe: InitRecipe, given: str | None = None, read_from: str | None = None
+) -> Path | None:
+    """Write a recipe where the user asked for it, or ``init_recipe.json`` beside the log.
 
-    Without a logger it goes to the Trainer's root directory.
+    Without a logger that writes to this machine it goes to the Trainer's root directory.
+
+    Args:
+        trainer: On its global rank zero the file is written.
+        recipe: What to write.
+        given: The user's path, or None.
+        read_from: The file that the run started from, which stays as it is.
 
     Returns:
-        The file, or None where there is no such directory.
+        The file, or None where nothing was written.
     """
-    if not trainer.is_global_zero:
-        return None
     folder = local_directory(trainer.loggers)
-    if folder is None and not trainer.loggers and "://" not in trainer.default_root_dir:
+    if folder is None and "://" not in trainer.default_root_dir:
         folder = Path(trainer.default_root_dir)
-    if folder is None:
+    path = Path(given) if given else None if folder is None else folder / RECIPE_FILE
+    if path is None or not trainer.is_global_zero:
         return None
-    recipe.save(folder / RECIPE_FILE)
-    return folder / RECIPE_FILE
+    if read_from is not None and os.path.realpath(path) == os.path.realpath(read_from):
+        return None
+    recipe.save(path)
+    return path

@@ -167,7 +167,7 @@ def _row(
         projected_upper=decision.projected_upper,
         sigma0=math.sqrt(target if action == "redrawn" and target else initial),
         action=action,
-        note=_join(note, _mean_note(mean_share, is_raw)),
+        note=_join(note, _gain_note(weight, settings), _mean_note(mean_share, is_raw)),
         mean_share=mean_share,
         kl_to_initial=_kl(variance - mean**2 if is_raw else variance, initial, mean),
         excess_kl=excess_kl_per_weight(initial, variance) if known and initial > 0 else math.nan,
@@ -182,6 +182,11 @@ def _row(
 def _kl(central: float, initial: float, mean: float) -> float:
     known = 0 < central < math.inf and 0 < initial < math.inf
     return kl_per_weight(central, initial, mean) if known else math.nan
+
+
+def _gain_note(weight: Weight, settings: OptimalVarianceSettings) -> str:
+    is_served = settings.granularity != "gain" or weight.knows_fan_in
+    return "" if is_served else "no fan-in: a variance of its own, not the gain"
 
 
 def _mean_note(share: float, is_raw: bool) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,9 +18,9 @@ from lightning_init.probe import lightning_internals as internals
 from lightning_init.recipes.measured import MeasuredLayer
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.run_files import RunFiles, local_directory
-from lightning_init.search.hindsight import in_hindsight, score_sentence
-from lightning_init.search.known_variances import RECIPE_FILE, optimizers_of
+from lightning_init.reporting.run_files import RunFiles
+from lightning_init.search.hindsight import ending_sentence, in_hindsight, score_sentence
+from lightning_init.search.known_variances import optimizers_of, write_recipe
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.run_verdict import RunVerdict, run_verdict
 
@@ -37,6 +37,7 @@ class Watching:
         inventory: The weights to watch.
         settings: Which moment V is, and the tolerance of a verdict.
         saved: `state_dict` of the run that this one resumes, or None.
+        read_from: The file that the run started from, which stays as it is.
     """
 
     def __init__(
@@ -46,7 +47,9 @@ class Watching:
         inventory: WeightInventory,
         settings: OptimalVarianceSettings,
         saved: Mapping[str, Any] | None = None,
+        read_from: str | None = None,
     ) -> None:
+        self._read_from = read_from
         self._inventory = inventory
         self._settings = settings
         series = None if saved is None else RunSeries.from_state_dict(saved)
@@ -54,6 +57,7 @@ class Watching:
         self._watch = RunWatch(inventory.weights, planned, settings.moment, series)
         self._files: RunFiles | None = None
         self._broken = False
+        self._batches_to_wait = 0
         if trainer.is_global_zero:
             self._writing(self._open, trainer)
         if not self._watch.series.steps:
@@ -66,7 +70,14 @@ class Watching:
 
     def after_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Take a sample if one is due; on every rank, because shards are measured together."""
+        # To ask the Trainer where it is costs as much as everything else that waiting takes.
+        self._batches_to_wait -= 1
+        if self._batches_to_wait > 0:
+            return
         step = trainer.global_step
+        # Without manual optimization a batch is one optimizer step at most.
+        is_counted = module.automatic_optimization
+        self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
         if not self._watch.is_due(step):
             return
         variances = self._watch.sample(module, step)
@@ -74,27 +85,39 @@ class Watching:
             self._writing(self._files.write, step, variances)
 
     def finish(
-        self, trainer: Trainer, module: LightningModule, report: InitReport | None
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        report: InitReport | None,
+        recipe_path: str | None = None,
     ) -> tuple[InitRecipe, InitReport | None]:
         """What the run ended at, as a recipe, and the probe's report in hindsight."""
-        weights = self._inventory.weights
+        weights, step = self._inventory.weights, trainer.global_step
         ends = measured_variances(module, weights, self._settings.moment)
-        verdicts = self._verdicts()
-        rows = [
-            MeasuredLayer(weight, variance, verdict=verdicts[weight.name].verdict.value)
-            for weight, variance in zip(weights, ends, strict=True)
-        ]
-        recipe = InitRecipe.from_measured(
-            rows, self._inventory, optimizers_of(trainer), self._settings.pairs()
-        )
-        if trainer.is_global_zero:
-            self._writing(_save, trainer, recipe)
+        if self._files is not None and step > self._watch.series.steps[-1]:
+            self._writing(self._files.write, step, ends)
+        recipe = self._recipe(trainer, ends)
+        self._writing(self._save, trainer, recipe, recipe_path)
         if report is None:
             return recipe, None
         by_name = {weight.name: end for weight, end in zip(weights, ends, strict=True)}
         scored = in_hindsight(report.layers, by_name, self._settings.detector.tolerance)
-        self._tell(score_sentence(scored), trainer.global_step)
+        self._tell(score_sentence(scored), step)
         return recipe, replace(report, layers=scored)
+
+    def _recipe(self, trainer: Trainer, ends: Sequence[float]) -> InitRecipe:
+        verdicts = self._verdicts()
+        rows = [
+            MeasuredLayer(
+                weight,
+                variance,
+                change=_finite(verdicts[weight.name].change),
+                verdict=verdicts[weight.name].verdict.value,
+            )
+            for weight, variance in zip(self._inventory.weights, ends, strict=True)
+        ]
+        optimizers, settings = optimizers_of(trainer), self._settings.pairs()
+        return InitRecipe.from_measured(rows, self._inventory, optimizers, settings)
 
     def _verdicts(self) -> dict[str, RunVerdict]:
         series, detector = self._watch.series, self._settings.detector
@@ -110,6 +133,18 @@ class Watching:
         if self._files is not None:
             self._writing(self._files.write_text, "score", sentence, step)
 
+    def _save(self, trainer: Trainer, recipe: InitRecipe, given: str | None) -> None:
+        path = write_recipe(trainer, recipe, given, self._read_from)
+        where = (
+            "`callback.run_recipe` holds it, `.save(path)` keeps it"
+            if path is None
+            else f"OptimalVarianceInit(recipe={os.fspath(path)!r})"
+        )
+        ended = ending_sentence(self._verdicts())
+        rank_zero_info(
+            f"OptimalVarianceInit: the next run can start where this one {ended}: {where}."
+        )
+
     def _open(self, trainer: Trainer) -> None:
         series = self._watch.series
         self._files = RunFiles(trainer.loggers, series.layers, series.rows())
@@ -124,11 +159,5 @@ class Watching:
             self._broken = True
 
 
-def _save(trainer: Trainer, recipe: InitRecipe) -> None:
-    folder = local_directory(trainer.loggers) or Path(trainer.default_root_dir)
-    path = os.path.join(folder, RECIPE_FILE)
-    recipe.save(path)
-    rank_zero_info(
-        "OptimalVarianceInit: the next run can start where this one ended:"
-        f" OptimalVarianceInit(recipe={os.fspath(path)!r})."
-    )
+def _finite(change: float) -> float | None:
+    return change if math.isfinite(change) else None

@@ -94,3 +94,13 @@ def test_a_tied_weight_is_one_weight_afterwards() -> None:
     _, _, report = drawn(model)
     assert model.head.weight is model.tokens.weight
     assert [layer.name for layer in report.layers] == ["tokens"]
+
+
+@pytest.mark.usefixtures("draw_all")
+def test_a_shared_gain_says_which_layers_it_cannot_serve() -> None:
+    callback = OptimalVarianceInit(10, on_unsettled="use", granularity="gain", verbose=False)
+    fit(Language(tied=False), callback, loader=pairs())
+    notes = {layer.name: layer.note for layer in callback.report.layers}
+    assert "no fan-in: a variance of its own, not the gain" in notes["tokens"]
+    assert "no fan-in" not in notes["head"]
+    assert "no fan-in: a variance of its own" in callback.report.table()

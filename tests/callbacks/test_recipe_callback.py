@@ -75,6 +75,13 @@ class TestWritten:
         assert InitRecipe.load(Path(logger.log_dir) / "init_recipe.json") == callback.run_recipe
         assert callback.recipe is not None
 
+    def test_without_a_probe_it_holds_what_the_run_ended_at(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.json"
+        callback = OptimalVarianceInit(0, recipe_path=str(path), verbose=False)
+        fit(Regression(lr=0.05), callback)
+        assert callback.run_recipe is not None
+        assert InitRecipe.load(path) == callback.run_recipe
+
     def test_a_file_that_cannot_be_written_is_told_first(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         # It is tried before the probe, and neither probe nor training are lost.
@@ -166,6 +173,18 @@ class TestApplied:
         written = InitRecipe.load(Path(logger.log_dir) / "init_recipe.json")
         assert written == InitRecipe.load(recipe_file)
 
+    def test_the_file_that_a_run_started_from_stays(
+        self, recipe_file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        shared = tmp_path / "init_recipe.json"
+        shared.write_bytes(Path(recipe_file).read_bytes())
+        callback = OptimalVarianceInit(recipe=str(shared), seed=1)
+        with caplog.at_level("INFO", "lightning.pytorch"):
+            fit(Regression(mlp(16, 64, 64, 4)), callback, default_root_dir=str(tmp_path))
+        assert shared.read_bytes() == Path(recipe_file).read_bytes()
+        assert callback.run_recipe is not None
+        assert "`callback.run_recipe` holds it" in caplog.text
+
     def test_a_moving_average_follows(self, recipe_file: str) -> None:
         from lightning.pytorch.callbacks import EMAWeightAveraging
 
@@ -256,3 +275,41 @@ def test_a_settled_probe_says_so_in_its_recipe() -> None:
     assert layer.verdict == "stationary"
     assert layer.standard_error is not None
     assert 0 < layer.standard_error < 0.01
+
+
+def test_a_watched_run_tells_what_it_ended_at_and_how_it_moved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Annealed(Regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 3)]
+
+    logger = CSVLogger(tmp_path)
+    callback = OptimalVarianceInit(0)
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(Annealed(lr=0.05), callback, logger=logger, max_epochs=6)
+    path = Path(logger.log_dir) / "init_recipe.json"
+    recipe = InitRecipe.load(path)
+    assert recipe == callback.run_recipe
+    # The schedule ended at a rate of 0.
+    assert recipe.optimizers == (("SGD", 0.05),)
+    rows = (Path(logger.log_dir) / "run_variance.csv").read_text().splitlines()
+    last = [float(value) for value in rows[-1].split(",")]
+    assert last == [48, *(layer.sigma0_squared for layer in recipe.layers)]
+    still = sum(layer.verdict == "stationary" for layer in recipe.layers)
+    assert all(layer.change is not None for layer in recipe.layers)
+    line = f"the next run can start where this one ended, {still} of {len(recipe.layers)} layers"
+    assert line in caplog.text
+    assert f"OptimalVarianceInit(recipe={str(path)!r})." in caplog.text
+
+
+def test_the_last_row_is_the_end_of_the_run(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path)
+    callback = OptimalVarianceInit(0, verbose=False)
+    fit(Regression(), callback, logger=logger, max_epochs=100, max_steps=101)
+    rows = [row.split(",") for row in (Path(logger.log_dir) / "run_variance.csv").open()]
+    assert [int(row[0]) for row in rows[-2:]] == [100, 101]
+    assert callback.run_recipe is not None
+    ends = [layer.sigma0_squared for layer in callback.run_recipe.layers]
+    assert [float(value) for value in rows[-1][1:]] == ends

@@ -30,6 +30,7 @@ from sharded_runs import (
     whole,
 )
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 from two_ranks import on_two_ranks
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
@@ -206,6 +207,40 @@ def test_two_ranks_write_one_series_of_the_whole_weights(tmp_path: Path) -> None
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0)
 
 
+class Whole(Net):
+    """The same net on one device."""
+
+    def configure_model(self) -> None: ...
+
+
+def series_of(kind: Any, directory: str, **options: Any) -> None:
+    """Trains in double precision on batches that every rank has, so that sums can agree."""
+    seed_everything(7, verbose=False)
+    net = kind().double()
+    net.net[3].p = 0.0  # every rank would drop other units
+    data = TensorDataset(*[tensor.double() for tensor in loader().dataset.tensors])
+    options |= {"use_distributed_sampler": False, "logger": CSVLogger(directory)}
+    trainer_of(probe(max_probe_steps=0), **options).fit(net, DataLoader(data, batch_size=8))
+
+
+def series_in(directory: Path) -> tuple[list[str], Tensor]:
+    (file,) = directory.rglob("run_variance.csv")
+    header, *rows = csv.reader(file.open())
+    return header, torch.tensor([[float(v) for v in row] for row in rows], dtype=torch.float64)
+
+
+def test_two_ranks_write_the_series_of_one_process(tmp_path: Path) -> None:
+    on_two_ranks(series_of, Net, str(tmp_path / "two"))
+    series_of(Whole, str(tmp_path / "one"), strategy="auto", devices=1)
+    (names, found), (expected_names, expected) = map(
+        series_in, map(tmp_path.joinpath, ("two", "one"))
+    )
+    assert names == expected_names
+    assert found.shape == (25, 7)
+    assert not torch.equal(expected[0], expected[-1])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 # --------------------------------------------------------------- resume, recipe, other callback
 def resumed(path: str) -> Any:
     def net() -> Net:
@@ -247,9 +282,6 @@ def every_weight_by_formula() -> FractionalMomentInit:
 
 def alone(*callbacks: Callback) -> Values:
     """The first weights of a run on one device."""
-
-    class Whole(Net):
-        def configure_model(self) -> None: ...
 
     seed_everything(7, verbose=False)
     recorder = Recorder()

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
+import lightning_checkpoint
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn
 
 from lightning_init import InitRecipe
@@ -82,12 +82,22 @@ def test_a_checkpoint_says_what_its_module_would(name: str, net: Net, tmp_path: 
 
 
 def test_a_checkpoint_that_lightning_wrote(tmp_path: Path) -> None:
-    model = BoringModel()
-    trainer = Trainer(max_steps=2, logger=False, enable_progress_bar=False, barebones=False)
-    trainer.fit(model)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    found = InitRecipe.from_checkpoint(tmp_path / "last.ckpt", BoringModel())
-    assert variances(found) == pytest.approx(variances(InitRecipe.from_module(model)), rel=1e-12)
+    path = str(tmp_path / "last.ckpt")
+    lightning_checkpoint.write(path)
+    assert lightning_checkpoint.check(path) == lightning.__version__
+
+
+@pytest.mark.slow  # importing the compiler takes seconds
+def test_a_module_that_is_really_compiled(net: Net, tmp_path: Path) -> None:
+    compiled = torch.compile(net.normed, backend="eager")
+    compiled(torch.randn(3, 6)).square().mean().backward()
+    torch.optim.Adam(compiled.parameters()).step()
+    torch.save(compiled.state_dict(), tmp_path / "compiled.pt")
+    fresh = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    found = variances(InitRecipe.from_checkpoint(tmp_path / "compiled.pt", fresh))
+    assert found == pytest.approx(variances(InitRecipe.from_module(compiled)), rel=1e-12)
+    weight = net.normed.weight.detach().double()
+    assert list(found.values()) == pytest.approx([weight.var(correction=0).item()], rel=1e-6)
 
 
 def test_safetensors(net: Net, tmp_path: Path) -> None:
@@ -97,10 +107,11 @@ def test_safetensors(net: Net, tmp_path: Path) -> None:
     assert variances(found) == pytest.approx(variances(InitRecipe.from_module(net)), rel=1e-12)
 
 
-def test_half_precision_is_measured_as_it_is(net: Net, tmp_path: Path) -> None:
+def test_half_precision_is_measured_as_it_is_and_told(net: Net, tmp_path: Path) -> None:
     torch.save({k: v.half() for k, v in net.state_dict().items()}, tmp_path / "half.pt")
     expected = variances(InitRecipe.from_module(net))
-    found = variances(InitRecipe.from_checkpoint(tmp_path / "half.pt", net))
+    with pytest.warns(UserWarning, match=r"half.pt: holds torch.float16: V is that of the rounded"):
+        found = variances(InitRecipe.from_checkpoint(tmp_path / "half.pt", net))
     assert found == pytest.approx(expected, rel=1e-2)
 
 
@@ -135,6 +146,9 @@ def bad_files(folder: Path) -> dict[str, str]:
     torch.save(nn.LSTM(2, 2), folder / "module.pt")
     torch.save(nn.Linear(3, 3).state_dict(), folder / "other.pt")
     torch.save({**state, "queries": torch.randn(1, 6, 4)}, folder / "shape.pt")
+    del state["lstm.weight_hh_l0"]
+    torch.save({**state, "queries": torch.randn(1, 6, 4)}, folder / "both.pt")
+    state = Net().state_dict()
     torch.save({**state, "queries": torch.full((1, 5, 4), math.nan)}, folder / "nan.pt")
     torch.save([torch.ones(3)], folder / "list.pt")
     (folder / "folder").mkdir()
@@ -149,10 +163,11 @@ def bad_files(folder: Path) -> dict[str, str]:
         "module.pt": "only an unsafe load would read",
         "other.pt": "does not fit the model: it lacks: queries, tokens.weight",
         "shape.pt": "queries (1, 6, 4) in the checkpoint, (1, 5, 4) in the model",
+        "both.pt": "it lacks: lstm.weight_hh_l0; other shapes: queries (1, 6, 4) in the checkpoint",
         "nan.pt": "'queries' holds values that are not finite",
         "list.pt": "holds no state dict",
         "folder": "is a directory",
-        "sharded": "consolidate_checkpoint",
+        "sharded": "dcp_to_torch",
     }
 
 
@@ -168,6 +183,54 @@ def test_a_bad_file_gets_one_line_and_nothing_of_it_runs(net: Net, tmp_path: Pat
 def test_a_missing_file_is_named(net: Net) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.ckpt"):
         InitRecipe.from_checkpoint("nowhere.ckpt", net)
+
+
+def test_a_link_is_followed_and_one_that_leads_nowhere_is_named(net: Net, tmp_path: Path) -> None:
+    torch.save(net.state_dict(), tmp_path / "run.ckpt")
+    for name, target in {"last": "run.ckpt", "gone": "nowhere", "loop": "loop"}.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+    expected = variances(InitRecipe.from_module(net))
+    found = InitRecipe.from_checkpoint(tmp_path / "last", Net())
+    assert variances(found) == pytest.approx(expected, rel=1e-12)
+    for name in ("gone", "loop"):
+        with pytest.raises(OSError, match=f"^[^\n]*{name}'$"):
+            InitRecipe.from_checkpoint(tmp_path / name, net)
+
+
+def test_weights_that_the_model_has_no_place_for_are_listed(tmp_path: Path) -> None:
+    deep = nn.Sequential(*[nn.Linear(3, 3) for _ in range(4)])
+    torch.save({f"model.{k}": v for k, v in deep.state_dict().items()}, tmp_path / "deep.pt")
+    with pytest.warns(UserWarning, match=r"not read: model\.2\.weight, model\.3\.weight\.$"):
+        InitRecipe.from_checkpoint(tmp_path / "deep.pt", deep[:2])
+
+
+class Holder(nn.Module):
+    """Keeps a network as a LightningModule does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.model = network
+
+
+@pytest.mark.parametrize(
+    ("measured", "drawn"),
+    [
+        (nn.Module, Holder),
+        (Holder, nn.Module),
+        pytest.param(torch.compile, Holder, marks=pytest.mark.slow),
+        pytest.param(Holder, torch.compile, marks=pytest.mark.slow),
+    ],
+    ids=["bare to held", "held to bare", "compiled to held", "held to compiled"],
+)
+def test_a_recipe_finds_its_layers_behind_a_wrapper(measured: Any, drawn: Any, net: Net) -> None:
+    def wrapped(wrap: Any, network: nn.Module) -> nn.Module:
+        return network if wrap is nn.Module else wrap(network)
+
+    recipe = InitRecipe.from_module(wrapped(measured, net))
+    model = Net()
+    names = recipe.apply(wrapped(drawn, model), seed=1)
+    assert len(names) == len(recipe.layers)
+    assert not torch.equal(model.queries, net.queries)
 
 
 def test_the_recipe_is_drawn_and_the_padding_row_stays_zero(net: Net) -> None:
