@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Of intervals; one minus it is the level of the tests.
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
 # Up to here the null distribution of the signed-rank statistic is counted out.
 MOST_PAIRS_COUNTED_OUT = 200
 
@@ -65,6 +68,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(family) - place) * p))
         corrected[index] = largest
     return corrected
+
+
+def least_seeds(comparisons: int) -> int:
+    """Seeds with which a p-value can fall below the level though it is corrected for so many.
+
+    >>> least_seeds(1), least_seeds(10)
+    (6, 9)
+    """
+    # The smallest p of n pairs, all differences having one sign, is 2 / 2^n.
+    return math.ceil(1 - math.log2(LEVEL / max(1, comparisons)))
 
 
 def rank_direction(differences: NDArray[np.float64]) -> int:
