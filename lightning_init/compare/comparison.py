@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm  # a dependency of Lightning's
 
 from lightning_init.compare.executors import check_workers, run_all
@@ -20,6 +21,7 @@ from lightning_init.compare.records import FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
 from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
+from lightning_init.compare.sentences import out_of_reach
 from lightning_init.compare.store import RunStore
 from lightning_init.compare.tables import scheme_pairs
 
@@ -95,11 +97,13 @@ def compare(
     schemes = make_schemes(inits)
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
-    scheme_pairs([scheme.label for scheme in schemes], reference)  # refuses an unknown reference
+    pairs = scheme_pairs([scheme.label for scheme in schemes], reference)
     find_quantities((), metrics)  # refuses a direction that is none
     check_workers(jobs, address)
     store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
     plain = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
+    if said := out_of_reach(len(numbers), _comparisons(pairs, equal_budget)):
+        rank_zero_warn(said)
     schemes = with_pilots(schemes, plain, Path(out) / "pilots")
     # Seed by seed, so that what is there after an interrupt is paired.
     tasks = [replace(plain, scheme=s, seed=n) for n, s in product(numbers, schemes)]
@@ -125,6 +129,12 @@ def compare(
     )
     report = summarize(records, metrics, reference)
     return Comparison(records, report, tuple(report.write(out)))
+
+
+def _comparisons(pairs: Sequence[tuple[str, str]], equal_budget: bool) -> int:
+    """How many are corrected for together: two of each pair with a probe, charged and not."""
+    probes = [any(x.startswith("optimal") and "recipe=" not in x for x in pair) for pair in pairs]
+    return len(pairs) + sum(probes) * equal_budget
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -32,25 +32,21 @@ class Quantity:
     direction: str
     name: str = FINAL
 
-    @property
-    def worst(self) -> float:
-        """What a run that did not finish is given."""
-        return math.inf if self.direction == MIN else -math.inf
-
     def of(self, record: RunRecord) -> float:
         """Number of one run.
 
-        `worst` if the run did not finish or the metric was not finite; nan if a finished run did
-        not log the metric.
+        Worse than any, so infinite, if the run did not finish or the metric was not finite; nan if
+        a finished run did not log the metric.
         """
+        worst = math.inf if self.direction == MIN else -math.inf
         if record.status != FINISHED:
-            return self.worst
+            return worst
         last = [record.final[self.metric]] if self.metric in record.final else []
         curve = [value for _, value in record.curve_of(self.metric)]
         values = curve if self.name == BEST else last
         finite = [value for value in values if math.isfinite(value)]
         best = min if self.direction == MIN else max
-        return best(finite, default=self.worst) if values else math.nan
+        return best(finite, default=worst) if values else math.nan
 
 
 def find_quantities(

@@ -52,7 +52,10 @@ def sign_p(differences: NDArray[np.float64]) -> float:
     """
     if len(differences) == 0:
         return math.nan
-    return _fair_coin_p(int(np.sum(differences > 0)), int(np.count_nonzero(differences)))
+    tosses = int(np.count_nonzero(differences))
+    fewer = int(min(np.sum(differences > 0), np.sum(differences < 0)))
+    outcomes = sum(math.comb(tosses, heads) for heads in range(fewer + 1))
+    return min(1.0, 2 * outcomes / (1 << tosses))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -94,11 +97,6 @@ def _signed_rank_distribution(doubled_ranks: tuple[int, ...]) -> NDArray[np.floa
         longer = np.pad(distribution, (0, rank))
         distribution = (longer + np.roll(longer, rank)) / 2
     return np.cumsum(distribution)
-
-
-@lru_cache(maxsize=1024)
-def _fair_coin_p(heads: int, tosses: int) -> float:
-    return float(optional("scipy.stats").binomtest(heads, tosses).pvalue) if tosses else 1.0
 
 
 def optional(module: str) -> Any:

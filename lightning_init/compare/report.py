@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 import importlib.util
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_init.compare.figures import curves, differences
+from lightning_init.compare.figures import differences
 from lightning_init.compare.quantities import Quantity, Runs, find_quantities
 from lightning_init.compare.records import RunRecord
 from lightning_init.compare.sentences import notes, sentence
@@ -89,22 +88,8 @@ class ComparisonReport:
             raise ValueError("There is nothing to plot: a comparison takes two schemes or more.")
         return differences(self.records, self.quantities, self.table)
 
-    def figures(self) -> dict[str, Figure]:
-        """Draw `plot`, and the curves of every metric, by file name without suffix.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        if self.table.empty:
-            return {}
-        drawn = {"differences": self.plot()}
-        for metric in self.table["metric"].unique():
-            if any(run.curve_of(metric) for run in self.records):
-                drawn[f"curves_{metric}"] = curves(self.records, metric)
-        return drawn
-
     def write(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write report.md, cost.md, three CSV files and, with matplotlib, figures as PNG.
+        """Write report.md, cost.md, three CSV files and, with matplotlib, differences.png.
 
         Args:
             directory: Made if it is not there; files of the same names are replaced.
@@ -114,17 +99,15 @@ class ComparisonReport:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        drawn: dict[Path, Figure] = {}
-        there = importlib.util.find_spec("matplotlib") is not None
-        for name, figure in self.figures().items() if there else ():
-            path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-            # Two metrics whose names differ in other characters only.
-            while path in drawn:
-                path = path.with_stem(f"{path.stem}_")
-            drawn[path] = figure
-            figure.savefig(path, metadata={"Software": None})
-        links = [f"![{path.stem}]({path.name})" for path in drawn]
-        page = [*self._start(), *links[:1], *self._rest(), *links[1:]]
+        picture = folder / "differences.png"
+        drawn = not self.table.empty and importlib.util.find_spec("matplotlib") is not None
+        if drawn:
+            self.plot().savefig(picture, metadata={"Software": None})
+        page = [
+            *self._start(),
+            *(["![differences](differences.png)"] if drawn else []),
+            *self._rest(),
+        ]
         texts = {
             "report.md": "\n\n".join(page) + "\n",
             "differences.csv": self.table.to_csv(index=False),
@@ -134,7 +117,7 @@ class ComparisonReport:
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        return [*(folder / name for name in texts), *drawn]
+        return [*(folder / name for name in texts), *([picture] if drawn else [])]
 
     def _start(self) -> Iterator[str]:
         yield "# Comparison of initializations"

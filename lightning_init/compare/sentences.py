@@ -76,17 +76,33 @@ def _method(rows: Sequence[Any]) -> str:
         " of one metric, both budgets; in them a run that diverged or failed is worse than any"
         f' number. "Better" and "worse" take an interval without zero and a corrected Wilcoxon p'
         f" below {LEVEL:.2g}. Seeds needed is for seeing an effect as large as the observed one"
-        " with a probability of 80 %, uncorrected; it is as uncertain as that effect."
+        " with a probability of 80 % at the corrected level; it is as uncertain as that effect."
     )
     beyond = [row for row in rows if 0 < row.pairs < least_seeds(row.comparisons)]
     if beyond:
         pairs = max(row.pairs for row in beyond)
-        family = max(row.comparisons for row in beyond)
-        text += (
-            f" With {pairs} pairs and {family} comparison{'s' if family > 1 else ''} no corrected p"
-            f" can fall below {LEVEL:.2g}: more seeds, or a `reference`, are needed."
-        )
+        text += f" {out_of_reach(pairs, max(row.comparisons for row in beyond))}"
     return text
+
+
+def out_of_reach(pairs: int, comparisons: int) -> str:
+    """Say that no corrected test of so few pairs can show a thing; nothing, where one can.
+
+    >>> out_of_reach(5, 4)
+    'With 5 pairs and 4 comparisons no corrected p can fall below 0.05: 8 seeds, or fewer \
+comparisons by a `reference`, are needed.'
+    >>> out_of_reach(8, 4)
+    ''
+    """
+    least = least_seeds(comparisons)
+    if comparisons == 0 or pairs >= least:
+        return ""
+    fewer = ", or fewer comparisons by a `reference`," if comparisons > 1 else ""
+    return (
+        f"With {pairs} pair{'s' * (pairs != 1)} and {comparisons} comparison"
+        f"{'s' * (comparisons != 1)} no corrected p can fall below {LEVEL:.2g}: {least} seeds"
+        f"{fewer} are needed."
+    )
 
 
 def _finding(row: Any) -> str:

@@ -32,8 +32,6 @@ RESAMPLES = 10_000
 # The asymptotic relative efficiency of the signed-rank test to the t-test on normal differences.
 EFFICIENCY = 3 / math.pi
 
-Differences = NDArray[np.float64]
-
 
 class MeanInterval(NamedTuple):
     """The mean of paired differences and an interval of it; nan where there are too few."""
@@ -43,11 +41,15 @@ class MeanInterval(NamedTuple):
     upper: float
 
 
-def paired_statistics(differences: Collection[float]) -> dict[str, Any]:
+def paired_statistics(differences: Collection[float], comparisons: int = 1) -> dict[str, Any]:
     """Describe the paired differences of two schemes: a part of one line of the table.
 
-    The interval of the mean is that of the differences that are finite; the median, the p-values
-    and the direction of the ranks are of all pairs.
+    The interval of the mean and the seeds needed are those of the differences that are finite; the
+    median, the p-values, not yet corrected, and the direction of the ranks are of all pairs.
+
+    Args:
+        differences: One per seed.
+        comparisons: How many are corrected for together.
 
     >>> found = paired_statistics([0.5, math.inf, math.nan])
     >>> found["pairs"], found["pairs_in_interval"], found["median_difference"]
@@ -68,11 +70,12 @@ def paired_statistics(differences: Collection[float]) -> dict[str, Any]:
         "rank_direction": rank_direction(ranked),
         "wilcoxon_p": wilcoxon_p(ranked),
         "sign_p": sign_p(ranked),
-        "seeds_needed": seeds_needed(finite),
+        "comparisons": comparisons,
+        "seeds_needed": seeds_needed(finite, comparisons),
     }
 
 
-def mean_interval(differences: Differences) -> MeanInterval:
+def mean_interval(differences: NDArray[np.float64]) -> MeanInterval:
     """Bound the mean with a symmetric studentized bootstrap (Hall 1988, JRSS B 50).
 
     The half-width is the standard error times a quantile of |t*|, t* being the t-statistic of a
@@ -114,7 +117,7 @@ def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.f
     return np.asarray(multiplier * spreads / math.sqrt(n), dtype=np.float64)
 
 
-def seeds_needed(differences: Differences, comparisons: int = 1) -> float:
+def seeds_needed(differences: NDArray[np.float64], comparisons: int = 1) -> float:
     """Seeds at which an effect as large as the observed one would be seen in 80 % of comparisons.
 
     Seen means that Wilcoxon's p is below 5 % divided by the number of comparisons, which is what

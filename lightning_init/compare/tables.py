@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +50,21 @@ def comparison_table(
     """
     lines: list[dict[str, Any]] = []
     for quantity in quantities:
-        family = [
-            _compare(runs, quantity, budget, first, second)
-            for first, second in pairs
-            for budget in runs.budgets(first, second)
-        ]
+        names = [(*pair, budget) for pair in pairs for budget in runs.budgets(*pair)]
         # What pays for its probe comes first, under all pairs.
-        family.sort(key=lambda line: line["budget"] == FULL)
-        size = sum(line["pairs"] > 0 for line in family)
+        names.sort(key=lambda name: name[2] == FULL)
+        found = [runs.differences(*name, quantity) for name in names]
+        size = sum(map(bool, found))
+        family = [
+            _compare(runs, quantity, *name, one.keys()) | paired_statistics(one.values(), size)
+            for name, one in zip(names, found, strict=True)
+        ]
         for test in ("wilcoxon_p", "sign_p"):
             for line, p in zip(family, holm([line[test] for line in family]), strict=True):
                 line[f"{test}_holm"] = p
         for line in family:
-            verdict = decide(line, quantity.direction == MIN, line["wilcoxon_p_holm"])
-            lines.append({**line, "comparisons": size, "verdict": verdict})
+            line["verdict"] = decide(line, quantity.direction == MIN, line["wilcoxon_p_holm"])
+        lines += family
     return optional("pandas").DataFrame(lines)
 
 
@@ -97,10 +98,9 @@ def decide(found: Mapping[str, Any], lower_is_better: bool, wilcoxon: float) -> 
 
 
 def _compare(
-    runs: Runs, quantity: Quantity, budget: str, first: str, second: str
+    runs: Runs, quantity: Quantity, first: str, second: str, budget: str, paired: Collection[int]
 ) -> dict[str, Any]:
-    differences = runs.differences(first, second, budget, quantity)
-    of_both = [(runs.of(s, budget), runs.values(s, budget, quantity)) for s in (first, second)]
+    """Name a comparison, and count its runs beside those that are paired."""
     line: dict[str, Any] = {
         "metric": quantity.metric,
         "quantity": quantity.name,
@@ -109,13 +109,13 @@ def _compare(
         "second": second,
         "better_is": "lower" if quantity.direction == MIN else "higher",
     }
-    for name, (records, values) in zip(("first", "second"), of_both, strict=True):
+    for name, scheme in (("first", first), ("second", second)):
+        records = runs.of(scheme, budget)
         line[f"{name}_runs"] = len(records)
         line[f"{name}_unfinished"] = sum(record.status != FINISHED for record in records)
-        line[f"{name}_median"] = median(values.values())
-    seeds = {record.seed for records, _ in of_both for record in records}
-    line["missing_seeds"] = len(seeds - differences.keys())
-    return line | paired_statistics(differences.values())
+        line[f"{name}_median"] = median(runs.values(scheme, budget, quantity).values())
+    seeds = {record.seed for scheme in (first, second) for record in runs.of(scheme, budget)}
+    return {**line, "missing_seeds": len(seeds) - len(paired)}
 
 
 def summary_table(runs: Runs, quantities: Sequence[Quantity]) -> pd.DataFrame:
@@ -130,7 +130,6 @@ def summary_table(runs: Runs, quantities: Sequence[Quantity]) -> pd.DataFrame:
         values = pandas.Series(runs.values(scheme, budget, quantity), dtype=np.float64)
         finite = values[np.isfinite(values)]
         records = runs.of(scheme, budget)
-        count = Counter(record.status for record in records)
         lines.append(
             {
                 "metric": quantity.metric,
@@ -138,7 +137,8 @@ def summary_table(runs: Runs, quantities: Sequence[Quantity]) -> pd.DataFrame:
                 "budget": budget,
                 "scheme": scheme,
                 "runs": len(records),
-                **{status: count[status] for status in STATUSES},
+                **dict.fromkeys(STATUSES, 0),
+                **Counter(record.status for record in records),
                 "mean": finite.mean(),
                 "standard_error": finite.sem(),
                 "median": median(values),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lightning_init.compare.quantities import BOTH, FINAL, MIN, Quantity, Runs, guess_direction
 from lightning_init.compare.records import DIVERGED, EQUAL, FAILED, FINISHED, FULL, RunRecord
 from lightning_init.compare.report import ComparisonReport, summarize
+from lightning_init.compare.statistics import seeds_needed
 
 LOSS = {"val_loss": "min"}
 FINAL_LOSS = Quantity("val_loss", MIN, FINAL)
@@ -88,6 +89,18 @@ def test_no_difference_says_how_many_seeds_would_be_needed() -> None:
     assert "no difference shown" in final(report)
     assert "seeds would be needed to see an effect of the observed size" in final(report)
     assert "better" not in final(report)
+
+
+def test_the_seeds_needed_are_those_of_the_corrected_level() -> None:
+    schemes = [runs(f"s{k}", losses(0.5, shift=10 * k)) for k in range(5)]
+    two = find(summarize([*schemes[0], *schemes[1]], LOSS), "val_loss", "s1", "s0")
+    among = find(summarize([r for s in schemes for r in s], LOSS), "val_loss", "s1", "s0")
+    assert (two.comparisons, among.comparisons) == (1, 10)
+    assert two.mean_difference == among.mean_difference
+    differences = Runs([*schemes[0], *schemes[1]]).differences("s1", "s0", BOTH, FINAL_LOSS)
+    effect = np.array(list(differences.values()))
+    assert two.seeds_needed == seeds_needed(effect) < among.seeds_needed
+    assert among.seeds_needed == seeds_needed(effect, comparisons=10)
 
 
 def test_an_interval_without_zero_that_the_correction_removes_may_be_better() -> None:
@@ -250,6 +263,7 @@ def test_too_few_seeds_are_said_to_be_too_few() -> None:
     five = summarize(records, LOSS)
     assert "better" not in final(five).replace("may be better", "")
     assert "With 5 pairs and 1 comparison no corrected p can fall below 0.05" in five.notes[-1]
+    assert five.notes[-1].endswith("below 0.05: 6 seeds are needed.")
 
 
 @pytest.mark.parametrize(
@@ -302,7 +316,7 @@ def test_files_come_back_as_they_were_written(tmp_path: Path) -> None:
     files = report.write(tmp_path / "out")
     names = [path.name for path in files]
     assert names[:5] == ["report.md", "differences.csv", "summary.csv", "cost.md", "cost.csv"]
-    assert sum(path.suffix == ".png" for path in files) == 2
+    assert [path.name for path in files[5:]] == ["differences.png"]
     for name, frame in (
         ("differences", report.table),
         ("summary", report.summary),
@@ -316,6 +330,40 @@ def test_files_come_back_as_they_were_written(tmp_path: Path) -> None:
     for path in files[5:]:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert f"]({path.name})" in text
+
+
+def test_the_page_starts_with_a_table_of_verdicts_and_a_figure(tmp_path: Path) -> None:
+    records = [*runs("bad", losses(0.6, shift=30)), *runs("good", losses(0.5))]
+    page = summarize(records, LOSS).write(tmp_path)[0].read_text()
+    title, table, figure, first = page.split("\n\n")[:4]
+    assert title == "# Comparison of initializations"
+    assert table.splitlines() == [
+        "| pair | budget | final val_loss | best val_loss |",
+        "| --- | --- | --- | --- |",
+        "| good against bad | both | better | better |",
+    ]
+    assert figure == "![differences](differences.png)"
+    assert first == "**final val_loss**"
+
+
+def test_a_verdict_that_a_pair_lacks_is_a_dash() -> None:
+    only = [replace(r, final={**r.final, "acc": 0.5 + r.seed / 100}) for r in budgets()[:40]]
+    report = summarize([*only, *budgets()[40:]], {**LOSS, "acc": "max"})
+    row = next(x for x in report.to_markdown().splitlines() if x.startswith("| optimal against he"))
+    assert row.count("too few seeds") == 1
+
+
+def test_the_forms_of_a_report() -> None:
+    a, b = runs("<b>", losses(0.5)), runs("a&b", losses(0.6, shift=30))
+    report = summarize([*a, *b], LOSS)
+    pd.testing.assert_frame_equal(report.to_pandas(), report.table)
+    shown = report._repr_html_()
+    assert "<b>" not in shown
+    assert "a&amp;b against &lt;b&gt;" in shown
+    assert "<td>worse</td>" in shown
+    assert shown.count("<li>") == len(report.sentences)
+    assert len(report.plot().axes) == 1
+    assert summarize(a, LOSS)._repr_html_() == "<ul></ul>"
 
 
 def test_wall_times_are_in_the_cost_alone(tmp_path: Path) -> None:

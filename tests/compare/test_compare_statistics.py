@@ -86,26 +86,37 @@ def _verdict(first: NDArray[np.float64], second: NDArray[np.float64], p: float) 
     return decide(paired_statistics(first - second), True, p)
 
 
-def _power(draw: Draw, effect: float, seeds: int, repeats: int = 1200) -> float:
+def _power(draw: Draw, effect: float, seeds: int, level: float, repeats: int = 1200) -> float:
     samples = draw(np.random.default_rng(seeds), (repeats, seeds)) + effect
     seen = np.abs(samples.mean(axis=1)) > half_widths(samples, 0.95)
-    return float(np.mean([s and wilcoxon_p(d) < 0.05 for s, d in zip(seen, samples, strict=True)]))
+    return float(np.mean([s and wilcoxon_p(d) < level for s, d in zip(seen, samples, strict=True)]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("draw", "effect"),
-    [(NORMAL, 0.5), (NORMAL, 0.8), (NORMAL, 1.2), (HEAVY, 0.5), (HEAVY, 0.8)],
-    ids=["normal-0.5", "normal-0.8", "normal-1.2", "t5-0.5", "t5-0.8"],
+    ("draw", "effect", "comparisons"),
+    [
+        (NORMAL, 0.5, 1),
+        (NORMAL, 0.8, 1),
+        (NORMAL, 1.2, 1),
+        (HEAVY, 0.5, 1),
+        (HEAVY, 0.8, 1),
+        (NORMAL, 0.5, 10),
+        (NORMAL, 0.8, 5),
+        (HEAVY, 0.8, 10),
+    ],
 )
-def test_the_seeds_needed_are_within_20_percent_of_simulation(draw: Draw, effect: float) -> None:
+def test_the_seeds_needed_are_within_20_percent_of_simulation(
+    draw: Draw, effect: float, comparisons: int
+) -> None:
     observed = NORMAL(np.random.default_rng(0), (1, 20))[0]
     observed = (observed - observed.mean()) / observed.std(ddof=1) + effect
-    needed = seeds_needed(observed)
+    needed = seeds_needed(observed, comparisons)
+    level = 0.05 / comparisons
     # The simulated number lies between these two if the power crosses 80 % between them; the
     # standard error of a power of 80 % is 1.2 %, and 20 % of the seeds are worth some 8 %.
-    assert _power(draw, effect, math.floor(needed / 1.2)) < 0.8
-    assert _power(draw, effect, math.ceil(needed / 0.8)) >= 0.8
+    assert _power(draw, effect, math.floor(needed / 1.2), level) < 0.8
+    assert _power(draw, effect, math.ceil(needed / 0.8), level) >= 0.8
 
 
 def test_seeds_needed_at_the_edges() -> None:
@@ -113,6 +124,8 @@ def test_seeds_needed_at_the_edges() -> None:
     assert math.isnan(seeds_needed(np.array([1.0])))
     # With fewer than six pairs no two-sided p of a signed-rank test is below 5 %.
     assert seeds_needed(np.array([1.0, 1.0, 1.0])) == 6
+    # Nor below 0.5 % with fewer than nine.
+    assert seeds_needed(np.array([1.0, 1.0, 1.0]), comparisons=10) == 9
     small = np.array([1.0, -1.0] * 10) + 1e-3
     expected = (2.8016 / (1e-3 / small.std(ddof=1))) ** 2 * math.pi / 3
     assert seeds_needed(small) == pytest.approx(expected, rel=1e-3)

@@ -193,6 +193,35 @@ def test_probes_that_are_not_charged(tmp_path: Path) -> None:
     assert {record.budget for record in again.records} == {"full"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": 3}, "With 3 pairs and 5 comparisons no .* 0.05: 8 seeds, or fewer comparisons"),
+        ({"seeds": 5, "inits": ["he", "xavier"]}, "5 pairs and 1 comparison no .*: 6 seeds are"),
+        ({"seeds": 6, "inits": ["he", "optimal"]}, "With 6 pairs and 2 comparisons .* 7 seeds"),
+        ({"seeds": 6, "inits": ["he", "optimal"], "equal_budget": False}, ""),
+        ({"seeds": 6, "inits": ["he", "xavier"]}, ""),
+        ({"seeds": 1, "inits": ["he"]}, ""),
+        ({"seeds": 6, "inits": ["he", "xavier", "default"], "reference": "he"}, "7 seeds"),
+    ],
+)
+def test_too_few_seeds_are_said_before_the_first_run(
+    tmp_path: Path, changes: dict[str, Any], said: str, monkeypatch: Any
+) -> None:
+    from lightning_init.compare import comparison
+
+    def first_run(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    texts: list[str] = []
+    monkeypatch.setattr(comparison, "run_all", first_run)
+    monkeypatch.setattr(comparison, "rank_zero_warn", texts.append)
+    with pytest.raises(KeyboardInterrupt):
+        small(tmp_path, **changes)
+    assert len(texts) == bool(said)
+    assert not texts or re.search(said, texts[0])
+
+
 def test_progress_bar_is_shown(tmp_path: Path, capfd: Any) -> None:
     small(tmp_path, seeds=1, inits=["he"], progress=True)
     shown = capfd.readouterr().err
