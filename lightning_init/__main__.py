@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
 from lightning.pytorch.cli import LightningCLI
@@ -15,11 +16,13 @@ from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 CALLBACKS = (FractionalMomentInit, OptimalVarianceInit)
 DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name.
 
-Beside the subcommands below: `plan --model ...` prints what FractionalMomentInit would draw,
-`show recipe.json` what a probe found, `recipe --model ... --checkpoint last.ckpt` takes it from
-earlier runs, and `compare --model ... --inits he,optimal --out DIR` trains
-from several initializations and says what the paired differences show. Arguments are also read from
-environment variables."""
+Beside Lightning's own subcommands below there are five more, each with a --help of its own:
+  plan      what FractionalMomentInit would draw: plan --model my.Module
+  show      what a probe found: show init_recipe.json
+  recipe    the same from earlier runs: recipe --model my.Module --checkpoint last.ckpt
+  compare   train from several initializations, paired: compare --inits he,optimal --out DIR
+  info      versions and names found, for a bug report
+Arguments are also read from environment variables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "The command line needs jsonargparse; install it with"
             " `pip install 'jsonargparse[signatures]'`."
         )
+    from jsonargparse import DefaultHelpFormatter
+
     from lightning_init.cli.compare import compare
     from lightning_init.cli.info import info
     from lightning_init.cli.plan import plan
@@ -52,6 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "prog": "python -m lightning_init",
             "description": DESCRIPTION,
             "default_env": True,
+            # The lines of the description as they are.
+            "formatter_class": type(
+                "_Help", (RawDescriptionHelpFormatter, DefaultHelpFormatter), {}
+            ),
         },
     )
 

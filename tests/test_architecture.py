@@ -36,11 +36,9 @@ THIRD_PARTY = {
         "matplotlib",
         "tqdm",
         "distributed",
-        "lsuv",
-        "anyinit",
     },
     "__init__": set(),
-    "__main__": {"lightning"},
+    "__main__": {"lightning", "jsonargparse"},
 }
 ROOMS = {
     "theory": set(),

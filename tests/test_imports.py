@@ -13,6 +13,8 @@ import sys
 import lightning.pytorch
 before = set(sys.modules)
 import lightning_init
+print(*sorted(name for name in set(sys.modules) - before if name.startswith("lightning_init")))
+from lightning_init import *
 print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
 """
 
@@ -22,7 +24,10 @@ def brought() -> set[str]:
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True
     )
-    return set(run.stdout.split())
+    at_once, with_all_names = run.stdout.splitlines()
+    # Each of the package's own rooms waits until a name of it is asked for.
+    assert at_once == "lightning_init"
+    return set(with_all_names.split())
 
 
 @pytest.mark.parametrize("package", OPTIONAL)
@@ -33,6 +38,7 @@ def test_no_optional_package_is_imported(package: str, brought: set[str]) -> Non
 
 COMPARISON = """
 import sys
+import lightning.pytorch
 import lightning_init
 before = set(sys.modules)
 assert "lightning_init.compare" not in before
@@ -56,3 +62,14 @@ def test_the_comparison_is_imported_when_it_is_named_and_brings_no_optional_pack
         "",
         "module 'lightning_init' has no attribute 'comparison'",
     ]
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    import lightning_init
+
+    assert all(getattr(lightning_init, name) for name in lightning_init.__all__)
+    assert set(lightning_init.__all__) <= set(dir(lightning_init))
+    with pytest.raises(AttributeError, match="no attribute 'FractionalMoment'"):
+        lightning_init.FractionalMoment  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'FractionalMoment'"):
+        from lightning_init import FractionalMoment  # noqa: F401

@@ -23,7 +23,7 @@ from study_cells import PROTOCOLS, Cell, cells, read_protocol
 from study_forest import forest
 from study_tables import scan_table, table_row, trainable_table
 
-from lightning_init.compare import ComparisonReport, ReportSettings, RunRecord, summarize
+from lightning_init.compare import ComparisonReport, RunRecord, summarize
 
 # What is asked of each protocol: first scheme against second, and a word for the file.
 QUESTIONS = {
@@ -60,8 +60,8 @@ def read_cell(cell: Cell, protocol: Mapping[str, Any], directory: Path) -> CellR
     records = sorted(read_runs(directory), key=lambda r: (order.index(r.scheme), r.seed, r.budget))
     if len({record.scheme for record in records}) < 2:
         return None
-    settings = ReportSettings(metrics=protocol["metrics"], reference=cell.reference)
-    return CellResult(cell, tuple(records), summarize(records, settings))
+    report = summarize(records, protocol["metrics"], cell.reference)
+    return CellResult(cell, tuple(records), report)
 
 
 def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
@@ -74,17 +74,16 @@ def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
             for row in result.report.summary.to_dict("records")
             if (row["metric"], row["quantity"]) == (metric, "final")
         }
-        for row in result.report.rows:
-            if (row.quantity.metric, row.quantity.name) != (metric, "final"):
+        for row in result.report.table.itertuples():
+            if (row.metric, row.quantity) != (metric, "final"):
                 continue
             reference = next(s for (name, _), s in summaries.items() if name == row.second)
-            interval = row.statistics.interval
             shown = (
-                f"{interval.mean:+.4f} [{interval.lower:+.4f}, {interval.upper:+.4f}]"
-                if math.isfinite(interval.lower)
+                f"{row.mean_difference:+.4f} [{row.lower:+.4f}, {row.upper:+.4f}]"
+                if math.isfinite(row.lower)
                 else "-"
             )
-            lost = sum(row.unfinished)
+            lost = row.first_unfinished + row.second_unfinished
             lines.append(
                 table_row(
                     [
@@ -92,7 +91,7 @@ def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
                         f"{row.second}, {reference['mean']:.4f}",
                         row.first,
                         row.budget,
-                        f"{row.statistics.pairs}{f' ({lost} unfinished)' if lost else ''}",
+                        f"{row.pairs}{f' ({lost} unfinished)' if lost else ''}",
                         shown,
                         row.verdict,
                     ]

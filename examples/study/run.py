@@ -63,13 +63,15 @@ def print_estimate(chosen: Sequence[Cell], jobs: int) -> None:
 
 
 def run_cell(cell: Cell, protocol: dict[str, Any], options: argparse.Namespace) -> Sequence[Any]:
+    from study_peers import with_peers
+
     from lightning_init.compare import compare
 
     started = time.monotonic()
     comparison = compare(
         model=cell.make_model(),
         data=cell.make_data(),
-        inits=cell.inits,
+        inits=with_peers(cell.inits),
         seeds=options.seeds or cell.seeds,
         out=options.out / options.protocol / cell.name,
         trainer=dict(cell.trainer),

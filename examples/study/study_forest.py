@@ -24,7 +24,7 @@ def forest(reports: Mapping[str, ComparisonReport], metric: str, first: str, sec
     Raises:
         ValueError: A cell has no such comparison.
     """
-    rows = {name: report.find(metric, first, second) for name, report in reports.items()}
+    rows = {name: find(report, metric, first, second) for name, report in reports.items()}
     figure = Figure(figsize=(5.0, 1.2 + 0.5 * max(2, len(rows))), dpi=160, layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -34,18 +34,26 @@ def forest(reports: Mapping[str, ComparisonReport], metric: str, first: str, sec
     axes.set_yticks(range(len(rows)), [label(*item) for item in rows.items()], fontsize=7)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     for height, row in enumerate(rows.values()):
-        interval = row.statistics.interval
-        axes.plot([interval.lower, interval.upper], [height, height], color=BLUE, linewidth=2.2)
-        axes.plot([interval.mean], [height], "D", color=BLUE, markersize=6)
-    better = "lower" if next(iter(rows.values())).quantity.lower_is_better else "higher"
+        axes.plot([row.lower, row.upper], [height, height], color=BLUE, linewidth=2.2)
+        axes.plot([row.mean_difference], [height], "D", color=BLUE, markersize=6)
+    better = next(iter(rows.values())).better_is
     axes.set_xlabel(f"difference in final {metric} ({better} is better)")
     charged = any(row.budget == "equal" for row in rows.values())
     axes.set_title(f"{first} - {second}{', equal budget' if charged else ''}")
     return figure
 
 
+def find(report: ComparisonReport, metric: str, first: str, second: str) -> Any:
+    """The line of the final value, under the equal budget where there are two."""
+    for row in report.table.itertuples():
+        here = (row.metric, row.quantity, row.first, row.second)
+        if here == (metric, "final", first, second) and row.budget != "full":
+            return row
+    raise ValueError(f"No comparison of {first!r} against {second!r} in final {metric}.")
+
+
 def label(name: str, row: Any) -> str:
     """A cell's name, the verdict, and how many runs have no number."""
-    said = f"{name}\n{row.verdict}, {row.statistics.pairs} seeds"
-    lost = f"\n{row.unfinished[0]} and {row.unfinished[1]} unfinished"
-    return said + lost if any(row.unfinished) else said
+    said = f"{name}\n{row.verdict}, {row.pairs} seeds"
+    lost = f"\n{row.first_unfinished} and {row.second_unfinished} unfinished"
+    return said + lost if row.first_unfinished or row.second_unfinished else said

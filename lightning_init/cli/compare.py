@@ -39,11 +39,9 @@ def compare(arguments: Sequence[str]) -> None:
             out=config.out,
             trainer=chosen,
             metrics=config.metrics,
-            levels=config.levels,
             reference=config.reference,
             equal_budget=config.equal_budget,
             jobs=config.jobs,
-            executor=config.executor,
             address=config.address,
             threads=config.threads,
             repeat_failed=config.repeat_failed,
@@ -68,9 +66,9 @@ def compare_parser() -> ArgumentParser:
         default="default,he,fractional,optimal",
         help="Names parted by commas, with options: he,fractional:order=1,optimal:rounds=2. Known:"
         " default, he, he_uniform, scaled_he:factor=..., xavier, xavier_uniform, orthogonal,"
-        " random_walk, fractional:order=..., optimal, recipe:path=...,"
-        " pilot:seed=...,share=...,include=a|b,start=..., lsuv, anyinit, or package.function of a"
-        " module and a seed.",
+        " random_walk, fractional:order=..., optimal, optimal:recipe=...,"
+        " pilot:seed=...,share=...,include=a|b,start=..., or package.function of a module and a"
+        " seed.",
     )
     parser.add_argument(
         "--seeds", type=int | list[int], default=20, help="How many, or a list: [3,4,5]."
@@ -83,12 +81,6 @@ def compare_parser() -> ArgumentParser:
         help='Logged metrics and their better direction: {"val_loss": "min"}; default: all.',
     )
     parser.add_argument(
-        "--levels",
-        type=dict[str, float] | None,
-        default=None,
-        help='Metrics and a level, to compare the steps that reaching it takes: {"val_loss": 0.5}.',
-    )
-    parser.add_argument(
         "--reference", type=str | None, default=None, help="Compare with this init, not all pairs."
     )
     parser.add_argument(
@@ -97,12 +89,12 @@ def compare_parser() -> ArgumentParser:
         default=True,
         help="Charge a probe's steps to its run; both are shown.",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at one time.")
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at one time, by Dask if above 1.")
     parser.add_argument(
-        "--executor", type=str, default="processes", help="processes, or dask (many machines)."
-    )
-    parser.add_argument(
-        "--address", type=str | None, default=None, help="Dask scheduler; default: a local cluster."
+        "--address",
+        type=str | None,
+        default=None,
+        help="Of a Dask scheduler; default: a local cluster.",
     )
     parser.add_argument("--threads", type=int, default=1, help="Of torch, per run.")
     parser.add_argument(

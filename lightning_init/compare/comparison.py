@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -12,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm  # a dependency of Lightning's
 
-from lightning_init.compare.executors import make_executor
+from lightning_init.compare.executors import check_workers, run_all
 from lightning_init.compare.pilots import with_pilots
+from lightning_init.compare.quantities import find_quantities
 from lightning_init.compare.records import FULL, RunRecord
-from lightning_init.compare.report import ComparisonReport, ReportSettings, summarize
+from lightning_init.compare.report import ComparisonReport, summarize
 from lightning_init.compare.runs import TRAINER_DEFAULTS, DataFactory, ModelFactory, RunTask
 from lightning_init.compare.schemes import Initialize, Scheme, make_schemes
+from lightning_init.compare.sentences import out_of_reach
 from lightning_init.compare.store import RunStore
 from lightning_init.compare.tables import scheme_pairs
 
@@ -48,11 +50,9 @@ def compare(
     out: str | os.PathLike[str],
     trainer: Mapping[str, Any] | None = None,
     metrics: Mapping[str, str] | None = None,
-    levels: Mapping[str, float] | None = None,
     reference: str | None = None,
     equal_budget: bool = True,
     jobs: int = 1,
-    executor: str = "processes",
     address: str | None = None,
     threads: int = 1,
     repeat_failed: bool = False,
@@ -66,8 +66,7 @@ def compare(
     stopped.
 
     Args:
-        model: Makes the module, e.g. `functools.partial(MyModule, lr=0.1)`; importable by name if
-            `jobs` is above 1.
+        model: Makes the module, e.g. `functools.partial(MyModule, lr=0.1)`.
         data: Makes a datamodule or a training loader; None if the module has its own loaders.
         inits: Names with options ("he", "fractional:order=1.0", "optimal:granularity=gain"),
             functions of a module and a seed, or schemes; see `schemes.make_scheme`.
@@ -77,12 +76,10 @@ def compare(
             the module's `configure_callbacks`, so that each run has its own.
         metrics: Logged metrics to compare, with "min" or "max" as the better direction; None is
             every one, its direction guessed from its name.
-        levels: Metrics and the level that they are to reach: compares the steps which that takes.
         reference: The scheme that the others are compared with; None compares all pairs.
         equal_budget: Charge the steps of a probe: the real run is made that much shorter too, and
             both are in the report. False makes the uncharged runs alone.
-        jobs: Runs at one time.
-        executor: "processes", or "dask" for more than one machine.
+        jobs: Runs at one time; more than one are made by workers of Dask.
         address: Of a Dask scheduler; None starts a cluster of `jobs` workers here.
         threads: Of torch, per run. One makes results the same wherever a run is made.
         repeat_failed: Make runs again that an exception ended before.
@@ -94,30 +91,35 @@ def compare(
     Raises:
         ValueError: An argument is wrong, or `out` holds another comparison; no run is made.
     """
-    _check_factory("model", model, "LightningModule", jobs)
+    _check_factory("model", model, "LightningModule")
     if data is not None:
-        _check_factory("data", data, "datamodule or a loader", jobs)
+        _check_factory("data", data, "datamodule or a loader")
     schemes = make_schemes(inits)
     numbers = _seeds(seeds)
     given = _trainer_arguments(trainer)
-    scheme_pairs([scheme.label for scheme in schemes], reference)  # refuses an unknown reference
-    settings = ReportSettings(metrics, levels, reference)
-    run_all = make_executor(executor, jobs, address)
+    pairs = scheme_pairs([scheme.label for scheme in schemes], reference)
+    find_quantities((), metrics)  # refuses a direction that is none
+    check_workers(jobs, address)
     store = RunStore(out, {"model": model, "data": data, "trainer": given, "threads": threads})
     plain = RunTask(schemes[0], 0, model, data, given, equal_budget, threads)
+    if said := out_of_reach(len(numbers), _comparisons(pairs, equal_budget)):
+        rank_zero_warn(said)
     schemes = with_pilots(schemes, plain, Path(out) / "pilots")
     # Seed by seed, so that what is there after an interrupt is paired.
     tasks = [replace(plain, scheme=s, seed=n) for n, s in product(numbers, schemes)]
     kept = {task.name: records for task in tasks if (records := store.load(task, repeat_failed))}
     missing = [task for task in tasks if task.name not in kept]
-    with tqdm(
-        total=len(tasks), initial=len(kept), desc="Comparing", unit="run", disable=not progress
-    ) as bar:
-        for task, records in run_all(missing) if missing else ():
-            store.keep(task, records)
-            kept[task.name] = records
-            bar.set_postfix_str(task.name, refresh=False)
-            bar.update()
+    made = tqdm(
+        run_all(missing, jobs, address),
+        total=len(tasks),
+        initial=len(kept),
+        desc="Comparing",
+        unit="run",
+        disable=not progress,
+    )
+    for task, records in made:
+        store.keep(task, records)
+        kept[task.name] = records
     records = tuple(
         record
         # By scheme, then by seed: sorting leaves the seeds in their order.
@@ -125,8 +127,14 @@ def compare(
         for record in kept[task.name]
         if equal_budget or record.budget == FULL
     )
-    report = summarize(records, settings)
+    report = summarize(records, metrics, reference)
     return Comparison(records, report, tuple(report.write(out)))
+
+
+def _comparisons(pairs: Sequence[tuple[str, str]], equal_budget: bool) -> int:
+    """How many are corrected for together: two of each pair with a probe, charged and not."""
+    probes = [any(x.startswith("optimal") and "recipe=" not in x for x in pair) for pair in pairs]
+    return len(pairs) + sum(probes) * equal_budget
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
@@ -155,17 +163,10 @@ def _trainer_arguments(trainer: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _check_factory(name: str, factory: Any, product: str, jobs: int) -> None:
+def _check_factory(name: str, factory: Any, product: str) -> None:
     # A LightningModule is callable too, but one object for all runs would be no comparison.
     if isinstance(factory, LightningModule) or not callable(factory):
         raise ValueError(
             f"`{name}` must be a function that makes a {product}, such as a class or"
             f" functools.partial of it, got {type(factory).__name__}."
         )
-    try:
-        pickle.dumps(factory if jobs > 1 else None)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(
-            f"`{name}` cannot be sent to other processes ({error}); define it at the top level"
-            " of a module, or use jobs=1."
-        ) from None

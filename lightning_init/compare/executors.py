@@ -1,97 +1,56 @@
-"""Where the runs of a comparison are made: here, in processes, or on a Dask cluster.
+"""Where the runs of a comparison are made: in this process, or by the workers of a Dask cluster.
 
-An executor takes the runs and yields each with its records as it ends, in any order. Runs share
-nothing, so the records do not depend on the executor.
+Runs share nothing, so the records do not depend on where they are made.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import multiprocessing
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from lightning_init.compare.records import FAILED, FULL, RunRecord
 from lightning_init.compare.runs import RunTask, execute
 
-Ended = tuple[RunTask, tuple[RunRecord, ...]]
-Executor = Callable[[Sequence[RunTask]], Iterator[Ended]]
 
-# A run that ends its process this often will do so again.
-MOST_ATTEMPTS = 3
-EXECUTORS = ("processes", "dask")
-
-
-def make_executor(name: str, jobs: int, address: str | None = None) -> Executor:
-    """Choose an executor; one job in "processes" is this very process.
+def check_workers(jobs: int, address: str | None) -> None:
+    """Refuse what `run_all` cannot do.
 
     Raises:
-        ValueError: An argument is out of its range, or Dask is not installed.
+        ValueError: The number of jobs is none, or Dask is needed and not installed.
     """
-    if name not in EXECUTORS:
-        raise ValueError(f"`executor` must be one of {', '.join(EXECUTORS)}, got {name!r}.")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ValueError(f"`jobs` must be a number of runs at one time, at least 1, got {jobs!r}.")
-    if name == "dask":
-        if importlib.util.find_spec("distributed") is None:
-            raise ValueError(
-                "`executor='dask'` needs Dask; run `pip install 'lightning_init[dask]'`."
-            )
-        return lambda tasks: _on_dask(tasks, jobs, address)
-    if address is not None:
-        raise ValueError("`address` is that of a Dask scheduler; give executor='dask' with it.")
-    if jobs == 1:
-        return lambda tasks: ((task, execute(task)) for task in tasks)
-    return lambda tasks: _in_processes(tasks, jobs)
+    if (jobs > 1 or address) and importlib.util.find_spec("distributed") is None:
+        raise ValueError(
+            "`jobs` above 1 and `address` need Dask; run `pip install 'lightning_init[compare]'`."
+        )
 
 
-def _in_processes(tasks: Sequence[RunTask], jobs: int) -> Iterator[Ended]:
-    """Make `jobs` runs at a time; one whose process dies is made again in another."""
-    own = threading.local()
+def run_all(
+    tasks: Sequence[RunTask], jobs: int, address: str | None = None
+) -> Iterator[tuple[RunTask, tuple[RunRecord, ...]]]:
+    """Yield every run with its records as it ends, in any order.
 
-    def run(task: RunTask) -> tuple[RunRecord, ...]:
-        for _ in range(MOST_ATTEMPTS):
-            # One process per thread, which ends with it: a pool of several breaks as a whole.
-            own.pool = getattr(own, "pool", None) or _one_process()
-            try:
-                records: tuple[RunRecord, ...] = own.pool.submit(execute, task).result()
-                return records
-            except BrokenProcessPool:
-                own.pool = None
-        return (_lost(task),)
-
-    with ThreadPoolExecutor(jobs) as threads:
-        futures = {threads.submit(run, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            threads.shutdown(cancel_futures=True)
-
-
-def _one_process() -> ProcessPoolExecutor:
-    """A process that forks from a server which has imported torch and never ran anything.
-
-    A fork of this process would inherit torch's threads, which do not survive it; a spawned one
-    imports Lightning for seconds. Where there is no fork, it is spawned.
+    Args:
+        tasks: The runs.
+        jobs: How many at one time; one, without an address, runs in this very process.
+        address: Of a Dask scheduler; None starts a cluster of `jobs` workers here.
     """
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    context.set_forkserver_preload(["lightning_init.compare.runs"])
-    return ProcessPoolExecutor(1, mp_context=context)
-
-
-def _on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterator[Ended]:
-    """Hand the runs to Dask, which makes a run again elsewhere if its worker dies."""
+    if not tasks or (jobs == 1 and address is None):
+        yield from ((task, execute(task)) for task in tasks)
+        return
     distributed: Any = importlib.import_module("distributed")  # typed in part
+    # Daemons may have no children, and the loaders of a run may have workers.
+    settings = importlib.import_module("dask").config.set({"distributed.worker.daemon": False})
     with ExitStack() as stack:
+        stack.enter_context(settings)
         cluster = address or stack.enter_context(
-            distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            distributed.LocalCluster(
+                n_workers=jobs, threads_per_worker=1, memory_limit=None, dashboard_address=None
+            )
         )
         client = stack.enter_context(distributed.Client(cluster))
         # Two runs of one scheme and seed are two runs: nothing is looked up by its arguments.
@@ -100,6 +59,7 @@ def _on_dask(tasks: Sequence[RunTask], jobs: int, address: str | None) -> Iterat
             try:
                 yield futures[future], future.result()
             except distributed.KilledWorker:
+                # Dask made it again three times, each time in a process of its own.
                 yield futures[future], (_lost(futures[future]),)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_init import InitRecipe
 from lightning_init.compare.records import FINISHED, RunRecord
 from lightning_init.compare.runs import RunTask, execute
-from lightning_init.compare.schemes import Pilot, Scheme, make_scheme
+from lightning_init.compare.schemes import FirstBatch, Pilot, Scheme, make_scheme
 
 
 def with_pilots(schemes: Sequence[Scheme], task: RunTask, folder: Path) -> tuple[Scheme, ...]:
@@ -45,8 +45,8 @@ def _started(scheme: Scheme, pilot: Pilot, task: RunTask, folder: Path) -> Schem
 
 
 def _train(pilot: Pilot, task: RunTask, recipe: Path) -> RunRecord:
-    def build(seed: int, batch: object) -> list[Callback]:
-        start = make_scheme(pilot.start).build(seed, None)
+    def build(seed: int, first_batch: FirstBatch) -> list[Callback]:
+        start = make_scheme(pilot.start).build(seed, first_batch)
         return [*start, _KeepVariances(recipe, pilot.share)]
 
     scheme = Scheme(pilot.name, build)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightning_init.compare.records import EQUAL, FAILED, FINISHED, FULL, RunRecord
@@ -23,7 +23,7 @@ _HIGHER = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """One number of a run: its `final` or `best` value of a metric, or `steps to <level>`.
+    """One number of a run: its `final` or `best` value of a metric.
 
     The direction, `min` or `max`, is that of better values of the metric.
     """
@@ -31,103 +31,72 @@ class Quantity:
     metric: str
     direction: str
     name: str = FINAL
-    level: float | None = None
 
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether smaller numbers are better; fewer steps always are."""
-        return self.direction == MIN or self.level is not None
+    def of(self, record: RunRecord) -> float:
+        """Number of one run.
 
-    @property
-    def worst(self) -> float:
-        """What a run that did not finish is given."""
-        return math.inf if self.lower_is_better else -math.inf
-
-    @property
-    def title(self) -> str:
-        """As it stands in sentences and headings, `final val_loss`."""
-        if self.level is not None:
-            return f"steps to {self.metric} {self.level:g}"
-        return f"{self.name} {self.metric}"
-
-    def of(self, record: RunRecord, charge_probe: bool) -> float:
-        """Number of one run; to reach a level its probe's steps count if they are charged.
-
-        `worst` if the run did not finish, the metric was not finite or the level was not reached;
-        nan if a finished run did not log the metric.
+        Worse than any, so infinite, if the run did not finish or the metric was not finite; nan if
+        a finished run did not log the metric.
         """
+        worst = math.inf if self.direction == MIN else -math.inf
         if record.status != FINISHED:
-            return self.worst
-        curve = record.curve_of(self.metric)
-        if self.level is not None:
-            sign = 1.0 if self.direction == MIN else -1.0
-            reached = (step for step, value in curve if sign * value <= sign * self.level)
-            steps = next(reached, math.inf) + (record.probe_steps if charge_probe else 0)
-            return steps if curve else math.nan
+            return worst
         last = [record.final[self.metric]] if self.metric in record.final else []
-        values = [value for _, value in curve] if self.name == BEST else last
+        curve = [value for _, value in record.curve_of(self.metric)]
+        values = curve if self.name == BEST else last
         finite = [value for value in values if math.isfinite(value)]
-        best = min if self.lower_is_better else max
-        return best(finite, default=self.worst) if values else math.nan
+        best = min if self.direction == MIN else max
+        return best(finite, default=worst) if values else math.nan
 
 
 def find_quantities(
-    records: Sequence[RunRecord],
-    metrics: Mapping[str, str] | None,
-    levels: Mapping[str, float] | None,
+    records: Sequence[RunRecord], metrics: Mapping[str, str] | None
 ) -> tuple[list[Quantity], list[str]]:
-    """List what can be compared: per metric the final and the best value, and steps to its level.
+    """List what can be compared: the final value of every metric, and the best of its curve.
 
     Without `metrics` these are all that a run ended with and whose name tells the direction; the
     names of the others come second.
 
     Raises:
-        ValueError: No direction can be guessed, or no run logged a metric that is named.
+        ValueError: A direction is neither `min` nor `max` or cannot be guessed, or no run logged a
+            metric that is named.
     """
+    for name, direction in (metrics or {}).items():
+        if direction not in (MIN, MAX):
+            raise ValueError(f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}.")
     finished = [record for record in records if record.status == FINISHED]
     logged = dict.fromkeys(name for r in finished or records for name in sorted(r.final))
     in_curves = {name for record in records for _, values in record.curve for name in values}
-    unknown: list[str] = []
-    if metrics is None:
-        directions = {name: _direction(name) for name in logged}
-        metrics = {name: direction for name, direction in directions.items() if direction}
-        unknown = [name for name in logged if name not in metrics]
-        if unknown and not metrics:
-            guess_direction(unknown[0])
+    directions = {name: guess_direction(name) for name in logged} if metrics is None else metrics
+    unknown = [name for name, direction in directions.items() if direction is None]
+    if unknown and len(unknown) == len(directions):
+        raise ValueError(
+            f"The name of the metric `{unknown[0]}` does not tell which values are better; "
+            f'name the metrics to compare, as in metrics={{"{unknown[0]}": "min"}} (or "max").'
+        )
+    known = {*logged, *in_curves}
     # Where nothing finished, a metric may be missing without having been misspelled.
-    if finished:
-        _check_logged("metrics", metrics, {*logged, *in_curves}, "by any run")
-        _check_logged("levels", levels or {}, in_curves, "in a curve of any run")
-    found = []
-    for name, direction in metrics.items():
-        found.append(Quantity(name, direction))
-        if name in in_curves:
-            found.append(Quantity(name, direction, BEST))
-    for name, level in (levels or {}).items():
-        direction = metrics[name] if name in metrics else guess_direction(name)
-        found.append(Quantity(name, direction, f"steps to {level:g}", float(level)))
+    for name in directions if finished else ():
+        if name not in known:
+            raise ValueError(
+                f"`metrics` names `{name}`, which was not logged by any run; "
+                f"logged were: {', '.join(sorted(known)) or 'none'}."
+            )
+    found = [
+        Quantity(metric, direction, name)
+        for metric, direction in directions.items()
+        if direction is not None
+        for name in ((FINAL, BEST) if metric in in_curves else (FINAL,))
+    ]
     return found, unknown
 
 
-def guess_direction(metric: str) -> str:
-    """Tell from a metric's name whether smaller or larger values are better.
-
-    Raises:
-        ValueError: The name does not tell.
+def guess_direction(metric: str) -> str | None:
+    """Tell from a metric's name whether smaller or larger values are better, if it does.
 
     >>> guess_direction("val_loss"), guess_direction("test/MulticlassAccuracy")
     ('min', 'max')
     """
-    direction = _direction(metric)
-    if direction is None:
-        raise ValueError(
-            f"The name of the metric `{metric}` does not tell which values are better; "
-            f'name the metrics to compare, as in metrics={{"{metric}": "min"}} (or "max").'
-        )
-    return direction
-
-
-def _direction(metric: str) -> str | None:
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", metric).lower()
     words = set(re.split(r"[^a-z0-9]+", spaced))
     known = ((MIN, _LOWER), (MAX, _HIGHER))
@@ -135,17 +104,8 @@ def _direction(metric: str) -> str | None:
     return directions[0] if len(directions) == 1 else None
 
 
-def _check_logged(argument: str, names: Iterable[str], known: set[str], where: str) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"`{argument}` names `{name}`, which was not logged {where}; "
-                f"logged were: {', '.join(sorted(known)) or 'none'}."
-            )
-
-
 class Runs:
-    """The runs of a comparison, looked up by scheme and budget.
+    """The runs of a comparison, looked up by scheme and by the budget that they count under.
 
     Raises:
         ValueError: Two records are of the same scheme, seed and budget.
@@ -153,32 +113,34 @@ class Runs:
 
     def __init__(self, records: Sequence[RunRecord]) -> None:
         self.schemes = list(dict.fromkeys(record.scheme for record in records))
+        probed = {r.scheme for r in records if r.budget == EQUAL or r.probe_steps > 0}
         self._runs: dict[tuple[str, str], dict[int, RunRecord]] = {}
-        self._with_probe = {r.scheme for r in records if r.budget == EQUAL or r.probe_steps > 0}
         for record in records:
-            runs = self._runs.setdefault((record.scheme, record.budget), {})
+            budget = record.budget if record.scheme in probed else BOTH
+            runs = self._runs.setdefault((record.scheme, budget), {})
             if record.seed in runs:
                 raise ValueError(
                     f"Two records of scheme {record.scheme!r}, seed {record.seed}, budget "
                     f"{record.budget!r}; each run may be given once."
                 )
             runs[record.seed] = record
+        for scheme, budget in self._runs:
+            if budget == EQUAL:
+                # A run that failed before its probe was known of has no shorter one beside it.
+                full = self._runs.get((scheme, FULL), {}).items()
+                failed = {seed: run for seed, run in full if run.status == FAILED}
+                self._runs[scheme, EQUAL] = failed | self._runs[scheme, EQUAL]
 
     def of(self, scheme: str, budget: str) -> list[RunRecord]:
         """Runs under a budget, by seed; those of a scheme without a probe count under any."""
-        runs = self._runs.get((scheme, FULL), {})
-        if budget == EQUAL and scheme in self._with_probe:
-            # A run that failed before its probe was known of has no shorter one beside it.
-            runs = {seed: r for seed, r in runs.items() if r.status == FAILED}
-            runs |= self._runs.get((scheme, EQUAL), {})
+        runs = self._runs.get((scheme, budget)) or self._runs.get((scheme, BOTH), {})
         return [runs[seed] for seed in sorted(runs)]
 
     def budgets(self, *schemes: str) -> list[str]:
         """Budgets under which all these schemes have runs; `both` if none of them has a probe."""
-        probed = self._with_probe.intersection(schemes)
-        if not probed:
+        if all((scheme, BOTH) in self._runs for scheme in schemes):
             return [BOTH]
-        return [b for b in (EQUAL, FULL) if all((scheme, b) in self._runs for scheme in probed)]
+        return [b for b in (EQUAL, FULL) if all(self.of(scheme, b) for scheme in schemes)]
 
     def groups(self) -> list[tuple[str, str]]:
         """Every scheme with every budget that it has runs under."""
@@ -186,6 +148,15 @@ class Runs:
 
     def values(self, scheme: str, budget: str, quantity: Quantity) -> dict[int, float]:
         """Number of every run by seed, without those whose number is not known."""
-        runs = self.of(scheme, budget)
-        numbers = {record.seed: quantity.of(record, budget == EQUAL) for record in runs}
+        numbers = {record.seed: quantity.of(record) for record in self.of(scheme, budget)}
         return {seed: value for seed, value in numbers.items() if not math.isnan(value)}
+
+    def differences(
+        self, first: str, second: str, budget: str, quantity: Quantity
+    ) -> dict[int, float]:
+        """The first scheme's number minus the second's, for every seed that has both.
+
+        Infinite if one of the two runs did not finish, nan if neither did.
+        """
+        one, other = (self.values(scheme, budget, quantity) for scheme in (first, second))
+        return {seed: one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())}

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Of intervals; one minus it is the level of the tests.
+CONFIDENCE = 0.95
+LEVEL = 1 - CONFIDENCE
 # Up to here the null distribution of the signed-rank statistic is counted out.
 MOST_PAIRS_COUNTED_OUT = 200
 
@@ -49,7 +52,10 @@ def sign_p(differences: NDArray[np.float64]) -> float:
     """
     if len(differences) == 0:
         return math.nan
-    return _fair_coin_p(int(np.sum(differences > 0)), int(np.count_nonzero(differences)))
+    tosses = int(np.count_nonzero(differences))
+    fewer = int(min(np.sum(differences > 0), np.sum(differences < 0)))
+    outcomes = sum(math.comb(tosses, heads) for heads in range(fewer + 1))
+    return min(1.0, 2 * outcomes / (1 << tosses))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -67,6 +73,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def least_seeds(comparisons: int) -> int:
+    """Seeds with which a p-value can fall below the level though it is corrected for so many.
+
+    >>> least_seeds(1), least_seeds(10)
+    (6, 9)
+    """
+    # The smallest p of n pairs, all differences having one sign, is 2 / 2^n.
+    return math.ceil(1 - math.log2(LEVEL / max(1, comparisons)))
+
+
 def rank_direction(differences: NDArray[np.float64]) -> int:
     """1 if the signed ranks favour positive differences, -1 negative, 0 neither."""
     ranks = optional("scipy.stats").rankdata(np.abs(differences))
@@ -81,11 +97,6 @@ def _signed_rank_distribution(doubled_ranks: tuple[int, ...]) -> NDArray[np.floa
         longer = np.pad(distribution, (0, rank))
         distribution = (longer + np.roll(longer, rank)) / 2
     return np.cumsum(distribution)
-
-
-@lru_cache(maxsize=1024)
-def _fair_coin_p(heads: int, tosses: int) -> float:
-    return float(optional("scipy.stats").binomtest(heads, tosses).pvalue) if tosses else 1.0
 
 
 def optional(module: str) -> Any:

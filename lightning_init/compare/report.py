@@ -1,27 +1,25 @@
-"""The report of a comparison: sentences first, then tables; files of both and of the figures."""
+"""The report of a comparison: verdicts and one figure first, then sentences and tables."""
 
 from __future__ import annotations
 
+import html
 import importlib.util
-import math
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lightning_init.compare.figures import report_figures
-from lightning_init.compare.quantities import BOTH, FINAL, MAX, MIN, Quantity, Runs, find_quantities
-from lightning_init.compare.rank_tests import optional
-from lightning_init.compare.records import EQUAL, STATUSES, RunRecord
-from lightning_init.compare.sentences import notes, p_text, seeds_text, sentence
+from lightning_init.compare.figures import differences
+from lightning_init.compare.quantities import Quantity, Runs, find_quantities
+from lightning_init.compare.records import RunRecord
+from lightning_init.compare.sentences import notes, sentence
 from lightning_init.compare.tables import (
-    ComparisonRow,
-    comparison_rows,
-    cost_rows,
+    comparison_table,
+    cost_table,
     scheme_pairs,
-    summary_rows,
+    summary_table,
+    verdict_table,
 )
 from lightning_init.tables import markdown_table, number
 
@@ -33,92 +31,65 @@ COST = """# Cost
 
 Means over the runs. Steps are those of the optimizer; those of a probe come before the run's own. \
 Under the equal budget the run is shorter by them."""
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """What a report is about.
-
-    Args:
-        metrics: Metric names with `min` or `max`; None takes all that were logged.
-        levels: Metric names with the level whose first reaching is compared.
-        reference: The scheme that the others are compared with; None compares all pairs.
-
-    Raises:
-        ValueError: A direction is neither word.
-    """
-
-    metrics: Mapping[str, str] | None = None
-    levels: Mapping[str, float] | None = None
-    reference: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, direction in (self.metrics or {}).items():
-            if direction not in (MIN, MAX):
-                raise ValueError(
-                    f"`metrics` must give `min` or `max` for `{name}`, got {direction!r}."
-                )
+DIFFERENCES = [
+    *("metric", "quantity", "first", "second", "budget", "pairs", "mean_difference", "lower"),
+    *("upper", "wilcoxon_p_holm", "sign_p_holm", "seeds_needed", "verdict"),
+]
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """What the runs of a comparison show.
+    """What the runs of a comparison show; in a notebook, its verdicts and sentences.
 
     All but the cost is the same for the same records whatever their wall times.
 
     Args:
         records: The runs.
         quantities: What is compared of each run.
-        rows: One comparison per quantity, pair of schemes and budget.
-        table: The same as a pandas frame: paired differences, one line per row.
+        table: Paired differences, a pandas frame: one line per quantity, pair of schemes and
+            budget. Differences are the first scheme's value minus the second's; the verdict is on
+            the first.
         summary: Every scheme by itself, a pandas frame.
         cost: Steps and wall times, a pandas frame.
-        sentences: One per row, in the same order.
+        sentences: One per line of the table, in the same order.
         notes: One per scheme with runs that did not finish, then what was left out and how the
             numbers were made.
     """
 
     records: tuple[RunRecord, ...]
     quantities: tuple[Quantity, ...]
-    rows: tuple[ComparisonRow, ...]
     table: pd.DataFrame
     summary: pd.DataFrame
     cost: pd.DataFrame
     sentences: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def find(
-        self, metric: str, first: str, second: str, quantity: str = FINAL, budget: str = EQUAL
-    ) -> ComparisonRow:
-        """Look up one comparison.
-
-        Raises:
-            ValueError: There is none of these names.
-        """
-        wanted = (metric, quantity, first, second)
-        for row in self.rows:
-            here = (row.quantity.metric, row.quantity.name, row.first, row.second)
-            if here == wanted and row.budget in (budget, BOTH):
-                return row
-        raise ValueError(
-            f"No comparison of {first!r} against {second!r} in {quantity} {metric} under budget "
-            f"{budget!r}; see the lines of `table`."
-        )
-
     def to_markdown(self) -> str:
-        """Sentences, then summaries and differences as Markdown tables."""
-        return "\n\n".join(self._blocks()) + "\n"
+        """Verdicts, sentences, then summaries and differences as Markdown tables."""
+        return "\n\n".join([*self._start(), *self._rest()]) + "\n"
 
-    def figures(self) -> dict[str, Figure]:
-        """Draw curves and paired differences of every metric, by file name without suffix.
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(text)}</li>" for text in self.sentences)
+        shown = "" if self.table.empty else verdict_table(self.table).to_html(index=False, border=0)
+        return f"{shown}<ul>{said}</ul>"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table`, one line per quantity, pair of schemes and budget."""
+        return self.table.copy()
+
+    def plot(self) -> Figure:
+        """Draw the paired differences of the final values, coloured by their verdicts.
 
         Raises:
             ImportError: matplotlib is not installed.
+            ValueError: There is no pair of schemes.
         """
-        return report_figures(self.records, self.rows)
+        if self.table.empty:
+            raise ValueError("There is nothing to plot: a comparison takes two schemes or more.")
+        return differences(self.records, self.quantities, self.table)
 
     def write(self, directory: str | os.PathLike[str]) -> list[Path]:
-        """Write report.md, cost.md, three CSV files and, with matplotlib, figures as PNG.
+        """Write report.md, cost.md, three CSV files and, with matplotlib, differences.png.
 
         Args:
             directory: Made if it is not there; files of the same names are replaced.
@@ -128,55 +99,56 @@ class ComparisonReport:
         """
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        drawn: dict[Path, Figure] = {}
-        there = importlib.util.find_spec("matplotlib") is not None
-        for name, figure in self.figures().items() if there else ():
-            path = folder / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', name)}.png"
-            # Two metrics whose names differ in other characters only.
-            while path in drawn:
-                path = path.with_stem(f"{path.stem}_")
-            drawn[path] = figure
-            figure.savefig(path, metadata={"Software": None})
-        links = [f"![{path.stem}]({path.name})" for path in drawn]
-        costs = self.cost.rename(columns=lambda name: name.replace("_", " ")).to_dict("records")
-        columns = {name: _plain(name) for name in costs[0]} if costs else {}
+        picture = folder / "differences.png"
+        drawn = not self.table.empty and importlib.util.find_spec("matplotlib") is not None
+        if drawn:
+            self.plot().savefig(picture, metadata={"Software": None})
+        page = [
+            *self._start(),
+            *(["![differences](differences.png)"] if drawn else []),
+            *self._rest(),
+        ]
         texts = {
-            "report.md": "\n\n".join([*self._blocks(), *links]) + "\n",
+            "report.md": "\n\n".join(page) + "\n",
             "differences.csv": self.table.to_csv(index=False),
             "summary.csv": self.summary.to_csv(index=False),
-            "cost.md": f"{COST}\n\n{_table(columns, costs)}\n",
+            "cost.md": f"{COST}\n\n{_markdown(self.cost)}\n",
             "cost.csv": self.cost.to_csv(index=False),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        return [*(folder / name for name in texts), *drawn]
+        return [*(folder / name for name in texts), *([picture] if drawn else [])]
 
-    def _blocks(self) -> Iterable[str]:
+    def _start(self) -> Iterator[str]:
         yield "# Comparison of initializations"
-        said = list(zip(self.rows, self.sentences, strict=True))
-        for title in dict.fromkeys(row.quantity.title for row in self.rows):
-            lines = [text for row, text in said if row.quantity.title == title]
-            yield f"**{title}**\n\n" + "\n".join(f"- {text}" for text in lines)
-        if not self.rows:
-            yield "Nothing to compare."
+        yield "Nothing to compare." if self.table.empty else _markdown(verdict_table(self.table))
+
+    def _rest(self) -> Iterator[str]:
+        by_quantity: dict[str, list[str]] = {}
+        rows = self.table.itertuples(index=False)
+        for row, text in zip(rows, self.sentences, strict=True):
+            by_quantity.setdefault(f"**{row.quantity} {row.metric}**\n", []).append(f"- {text}")
+        for title, lines in by_quantity.items():
+            yield "\n".join([title, *lines])
         yield from self.notes
-        summaries, differences = (x.to_dict("records") for x in (self.summary, self.table))
-        for quantity in self.quantities:
-            here = (quantity.metric, quantity.name)
-            yield "## " + ", ".join(here)
-            yield _table(SUMMARY, [s for s in summaries if (s["metric"], s["quantity"]) == here])
-            if found := [d for d in differences if (d["metric"], d["quantity"]) == here]:
-                yield _table(DIFFERENCES, found)
+        yield "## Schemes"
+        yield _markdown(self.summary)
+        if not self.table.empty:
+            yield "## Differences"
+            yield _markdown(self.table[DIFFERENCES])
 
 
 def summarize(
-    records: Sequence[RunRecord], settings: ReportSettings | None = None
+    records: Sequence[RunRecord],
+    metrics: Mapping[str, str] | None = None,
+    reference: str | None = None,
 ) -> ComparisonReport:
     """Compare the schemes of some runs, pair by pair.
 
     Args:
         records: Runs of two schemes or more, each scheme, seed and budget once.
-        settings: What to compare; None is all metrics and all pairs.
+        metrics: Metric names with `min` or `max`; None takes all that were logged.
+        reference: The scheme that the others are compared with; None compares all pairs.
 
     Returns:
         The report. The order of schemes is that of the records, the order of seeds is of no matter.
@@ -185,60 +157,24 @@ def summarize(
         ImportError: scipy or pandas is not installed.
         ValueError: A metric or the reference cannot be used, or a run is there twice.
     """
-    settings = settings or ReportSettings()
-    frame = optional("pandas").DataFrame
     runs = Runs(records)
-    quantities, unknown = find_quantities(records, settings.metrics, settings.levels)
-    rows = comparison_rows(runs, quantities, scheme_pairs(runs.schemes, settings.reference))
+    quantities, unknown = find_quantities(records, metrics)
+    table = comparison_table(runs, quantities, scheme_pairs(runs.schemes, reference))
+    rows = list(table.itertuples(index=False))
     return ComparisonReport(
         records=tuple(records),
         quantities=tuple(quantities),
-        rows=tuple(rows),
-        table=frame([row.columns() for row in rows]),
-        summary=frame(summary_rows(runs, quantities)),
-        cost=frame(cost_rows(runs)),
+        table=table,
+        summary=summary_table(runs, quantities),
+        cost=cost_table(runs),
         sentences=tuple(map(sentence, rows)),
         notes=tuple(notes(runs, rows, unknown)),
     )
 
 
-Row = dict[str, Any]
-
-
-def _table(columns: Mapping[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
-    cells = [[write(row) for write in columns.values()] for row in rows]
-    return markdown_table(list(columns), cells)
-
-
-def _plain(name: str, digits: int = 4) -> Callable[[Row], str]:
-    def write(row: Row) -> str:
-        value = row[name]
-        return number(value, digits) if isinstance(value, float) else str(value)
-
-    return write
-
-
-def _mean(row: Row) -> str:
-    error = row["standard_error"]
-    return number(row["mean"], 4) + ("" if math.isnan(error) else f" ± {number(error, 2)}")
-
-
-def _interval(row: Row) -> str:
-    lower, upper = row["lower"], row["upper"]
-    return "-" if math.isnan(lower) else f"[{number(lower)}, {number(upper)}]"
-
-
-SUMMARY: dict[str, Callable[[Row], str]] = {
-    **{name: _plain(name) for name in ("scheme", "budget", "runs", *STATUSES)},
-    "mean ± standard error": _mean,
-    "median": _plain("median"),
-}
-DIFFERENCES: dict[str, Callable[[Row], str]] = {
-    **{name: _plain(name) for name in ("first", "second", "budget", "pairs")},
-    "mean difference": _plain("mean_difference", digits=3),
-    "interval": _interval,
-    "Wilcoxon p": lambda row: p_text(row["wilcoxon_p_holm"]),
-    "sign p": lambda row: p_text(row["sign_p_holm"]),
-    "seeds needed": lambda row: seeds_text(row["seeds_needed"]),
-    "verdict": _plain("verdict"),
-}
+def _markdown(frame: pd.DataFrame) -> str:
+    cells = [
+        [number(cell, 4) if isinstance(cell, float) else str(cell) for cell in line]
+        for line in frame.itertuples(index=False)
+    ]
+    return markdown_table(list(frame), cells)

@@ -79,7 +79,7 @@ def execute(task: RunTask) -> tuple[RunRecord, ...]:
         reason = full.reason if full.status == FAILED else _not_chargeable(full.probe_steps, left)
         equal = RunRecord(full.scheme, full.seed, EQUAL, FAILED, reason)
         if not reason:
-            scheme = replace(task.scheme, build=watch.again, needs_batch=False)
+            scheme = replace(task.scheme, build=watch.again)
             trainer = {**task.trainer, "max_steps": int(left)}
             equal, _ = _train(replace(task, scheme=scheme, trainer=trainer))
         return full, replace(
@@ -133,7 +133,7 @@ class _Watch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._keep(trainer)
 
-    def again(self, seed: int, batch: Any) -> list[Callback]:
+    def again(self, seed: int, _: object) -> list[Callback]:
         """Start another run from the copied start."""
         return [ApplyInitialization(lambda module, _: module.load_state_dict(self.start), seed)]
 
@@ -149,7 +149,7 @@ def _train(task: RunTask) -> tuple[RunRecord, _Watch]:
     reason = ""
     try:
         seed_everything(task.seed, workers=True, verbose=False)
-        callbacks = task.scheme.build(task.seed, _first_batch(task))
+        callbacks = task.scheme.build(task.seed, lambda: _first_batch(task))
         watch = _Watch(callbacks)
         seed_everything(task.seed, workers=True, verbose=False)
         model = task.model()
@@ -186,9 +186,7 @@ def _train(task: RunTask) -> tuple[RunRecord, _Watch]:
 
 
 def _first_batch(task: RunTask) -> Any:
-    """The first training batch, from data of its own, if the scheme looks at one."""
-    if not task.scheme.needs_batch:
-        return None
+    """The first training batch, from data of its own."""
     data = task.data() if task.data is not None else task.model()
     if isinstance(data, (LightningDataModule, LightningModule)):
         data.prepare_data()

@@ -6,7 +6,6 @@ scaled or transformed: two schemes then differ in what they prescribe and not in
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pkgutil
 import re
@@ -22,15 +21,14 @@ from torch import nn
 
 from lightning_init import (
     FractionalMomentInit,
-    InitRecipe,
     OptimalVarianceInit,
     fractional_moment_init_,
 )
 from lightning_init.initialization import reference_draws as draws
 
 Initialize = Callable[[nn.Module, int], Any]
-# From a seed and one batch of training data to the callbacks that initialize.
-Build = Callable[[int, Any], Sequence[Callback]]
+FirstBatch = Callable[[], Any]
+Build = Callable[[int, FirstBatch], Sequence[Callback]]
 
 # For every weight alike: what a comparison names, it draws.
 HE: dict[str, Any] = {
@@ -67,11 +65,11 @@ class Pilot:
         """What the runs have in common that may share this pilot."""
         return re.sub(r"[^A-Za-z0-9_.=-]+", "_", f"{self.start}-{self.seed}-{self.share:g}")
 
-    def __call__(self, seed: int, batch: Any, recipe: str = "") -> list[Callback]:
+    def __call__(self, seed: int, first_batch: FirstBatch, recipe: str = "") -> list[Callback]:
         """Draw the included layers of a run from the recipe that the pilot left."""
         include = None if self.include is None else self.include.split("|")
         drawn = OptimalVarianceInit(recipe=recipe, include=include, seed=seed, verbose=False)
-        return [*make_scheme(self.start).build(seed, None), drawn]
+        return [*make_scheme(self.start).build(seed, first_batch), drawn]
 
 
 @dataclass(frozen=True)
@@ -80,15 +78,13 @@ class Scheme:
 
     Args:
         label: Its name in every table.
-        build: From a seed and one training batch (None unless `needs_batch`) to the callbacks that
-            initialize the model. Picklable if runs are spread over processes.
-        needs_batch: Whether `build` looks at data.
+        build: From a seed, and a function that returns the first training batch, to the callbacks
+            that initialize the model.
         pilot_steps: Optimizer steps of an earlier run that all seeds start from.
     """
 
     label: str
     build: Build
-    needs_batch: bool = False
     pilot_steps: int = 0
 
     @classmethod
@@ -121,7 +117,7 @@ def make_scheme(given: str | Scheme | Initialize) -> Scheme:
     """Read one initialization: a name with options, a function or its name, or a scheme.
 
     Raises:
-        ValueError: The name is unknown, an option is wrong, or a package is not installed.
+        ValueError: The name is unknown, or an option is wrong.
 
     Example:
         >>> make_scheme("fractional:order=1.5").label
@@ -129,9 +125,9 @@ def make_scheme(given: str | Scheme | Initialize) -> Scheme:
         >>> make_scheme("glorot")
         Traceback (most recent call last):
         ...
-        ValueError: `inits` has no scheme 'glorot'; it knows anyinit, default, fractional, he, \
-he_uniform, lsuv, optimal, orthogonal, pilot, random_walk, recipe, scaled_he, xavier, \
-xavier_uniform, or name a function as 'package.function'.
+        ValueError: `inits` has no scheme 'glorot'; it knows default, fractional, he, he_uniform, \
+optimal, orthogonal, pilot, random_walk, scaled_he, xavier, xavier_uniform, or name a function as \
+'package.function'.
     """
     if isinstance(given, Scheme):
         return given
@@ -150,15 +146,13 @@ xavier_uniform, or name a function as 'package.function'.
             f"`inits` has no scheme {name!r}; it knows {', '.join(KNOWN)}, or name a function as"
             " 'package.function'."
         )
-    if name in PACKAGES and importlib.util.find_spec(name) is None:
-        raise ValueError(f"`inits`: {name!r} needs its package; run `pip install {name}`.")
     try:
-        build = Pilot(**options) if name == "pilot" else partial(_build, name, options)
+        build: Build = Pilot(**options) if name == "pilot" else partial(SCHEMES[name], **options)
         if name != "pilot":
-            build(0, None)
-    except (TypeError, ValueError, OSError) as error:
+            build(0, int)  # options are read, and no data
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"`inits`: {given!r} cannot be used: {error}") from None
-    return Scheme(given, build, name in PACKAGES)
+    return Scheme(given, build)
 
 
 def make_schemes(inits: Sequence[str | Scheme | Initialize]) -> tuple[Scheme, ...]:
@@ -194,78 +188,49 @@ def _options(given: str, text: str) -> dict[str, Any]:
     return options
 
 
-def _build(name: str, options: dict[str, Any], seed: int, batch: Any) -> list[Callback]:
-    return SCHEMES[name](seed=seed, batch=batch, **options)
+def _default(seed: int, first_batch: FirstBatch) -> list[Callback]:
+    return []
 
 
-def _apply(function: Initialize, seed: int, batch: Any) -> list[Callback]:
+def _apply(function: Initialize, seed: int, first_batch: FirstBatch) -> list[Callback]:
     return [ApplyInitialization(function, seed)]
 
 
-def _fractional(*, seed: int, batch: Any, **options: Any) -> list[Callback]:
+def _fractional(seed: int, first_batch: FirstBatch, **options: Any) -> list[Callback]:
     return [FractionalMomentInit(seed=seed, verbose=False, **options)]
 
 
-def _after_he(change: Callable[..., None], *, seed: int, batch: Any) -> list[Callback]:
+def _after_he(
+    change: Callable[..., None], seed: int, first_batch: FirstBatch, **options: float
+) -> list[Callback]:
     he = FractionalMomentInit(seed=seed, verbose=False, **HE)
-    return [he, ApplyInitialization(lambda module, seed: change(module, he.plan, seed), seed)]
+
+    def initialize(module: nn.Module, seed: int) -> None:
+        change(module, he.plan, seed, **options)
+
+    return [he, ApplyInitialization(initialize, seed)]
 
 
-def _scaled_he(*, seed: int, batch: Any, factor: float = 1.0) -> list[Callback]:
+def _scaled_he(seed: int, first_batch: FirstBatch, factor: float = 1.0) -> list[Callback]:
     if not factor > 0:
         raise ValueError(f"`factor` must be above 0, got {factor!r}.")
-    return _after_he(partial(draws.scale_variance_, factor=factor), seed=seed, batch=batch)
+    return _after_he(draws.scale_variance_, seed, first_batch, factor=factor)
 
 
 def _xavier(module: nn.Module, seed: int, *, uniform: bool) -> None:
-    plan = fractional_moment_init_(
-        module,
-        order=2.0,
-        nonlinearity="linear",
-        recurrent="same",
-        bias="zero",
-        respect="nothing",
-        seed=seed,
-    )
+    plan = fractional_moment_init_(module, nonlinearity="linear", seed=seed, **HE)
     draws.xavier_(module, plan, seed, uniform=uniform)
 
 
-def _optimal(*, seed: int, batch: Any, start: str = "he", **options: Any) -> list[Callback]:
-    probe = OptimalVarianceInit(seed=seed, verbose=False, **options)
-    return [*make_scheme(start).build(seed, None), probe]
-
-
-def _recipe(*, seed: int, batch: Any, path: str) -> list[Callback]:
-    InitRecipe.load(path)  # refuses a file that is missing or wrong before the first run
-    return Pilot(start="he")(seed, batch, recipe=path)
-
-
-def _peer(
-    initialize: Callable[..., Any], *, seed: int, batch: Any, **options: Any
+def _optimal(
+    seed: int, first_batch: FirstBatch, start: str = "he", **options: Any
 ) -> list[Callback]:
-    while isinstance(batch, (list, tuple, dict)):
-        # What a model is called with: the first tensor of the batch.
-        batch = next(iter(batch.values() if isinstance(batch, dict) else batch))
-    return [ApplyInitialization(partial(initialize, batch, options), seed)]
+    probe = OptimalVarianceInit(seed=seed, verbose=False, **options)
+    return [*make_scheme(start).build(seed, first_batch), probe]
 
 
-def _lsuv(inputs: Any, options: dict[str, Any], module: nn.Module, seed: int) -> None:
-    import lsuv
-
-    lsuv.lsuv_with_singlebatch(module, inputs, **{"verbose": False, **options})
-
-
-def _anyinit(inputs: Any, options: dict[str, Any], module: nn.Module, seed: int) -> None:
-    import anyinit
-
-    # In its closed-form mode it is given the shape alone.
-    given = tuple(inputs.shape[1:]) if options["mode"] == "analytic" else inputs
-    anyinit.initialize(module, input_spec=given, **options)
-
-
-PACKAGES = ("lsuv", "anyinit")
 SCHEMES: dict[str, Callable[..., list[Callback]]] = {
-    "default": lambda seed, batch: [],
+    "default": _default,
     "he": partial(_fractional, **HE),
     "he_uniform": partial(_after_he, draws.make_uniform_),
     "scaled_he": _scaled_he,
@@ -275,8 +240,5 @@ SCHEMES: dict[str, Callable[..., list[Callback]]] = {
     "random_walk": partial(_after_he, draws.random_walk_),
     "fractional": _fractional,
     "optimal": _optimal,
-    "recipe": _recipe,
-    "lsuv": partial(_peer, _lsuv),
-    "anyinit": partial(_peer, _anyinit, mode="analytic"),
 }
 KNOWN = sorted([*SCHEMES, "pilot"])

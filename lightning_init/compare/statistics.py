@@ -1,121 +1,81 @@
 """Paired differences of two schemes: an interval of the mean, rank tests, the seeds needed.
 
-A difference is the first scheme's value minus the second's with the same seed. A run that did not
-finish has a value worse than any number, -inf or +inf; two of them tie. Rank tests take such
-differences as they are, the mean and its interval take the finite ones only.
+A difference is the first scheme's value minus the second's with the same seed. It is infinite if
+one of the two runs did not finish, and nan if neither did, which is a tie. Rank tests take such
+differences too, the mean and its interval take the finite ones only.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.compare.rank_tests import optional, rank_direction, sign_p, wilcoxon_p
+from lightning_init.compare.rank_tests import (
+    CONFIDENCE,
+    LEVEL,
+    least_seeds,
+    optional,
+    rank_direction,
+    sign_p,
+    wilcoxon_p,
+)
 
-# Of intervals; one minus it is the level of the tests.
-CONFIDENCE = 0.95
 # With which an effect is to be seen.
 POWER = 0.8
 RESAMPLES = 10_000
 # The asymptotic relative efficiency of the signed-rank test to the t-test on normal differences.
 EFFICIENCY = 3 / math.pi
 
-Differences = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Paired:
-    """Differences by seed: infinite if one of the two runs did not finish, 0 if neither did."""
-
-    seeds: tuple[int, ...]
-    differences: tuple[float, ...]
-    finished: tuple[bool, ...]
-
-    def of_finished(self) -> Differences:
-        """Differences of the pairs that finished: those that have a mean."""
-        return np.array(self.differences, dtype=np.float64)[list(self.finished)]
-
-
-@dataclass(frozen=True)
-class MeanInterval:
+class MeanInterval(NamedTuple):
     """The mean of paired differences and an interval of it; nan where there are too few."""
 
     mean: float
     lower: float
     upper: float
 
-    @property
-    def holds_zero(self) -> bool:
-        """Whether zero is inside or on an end; also where the interval is not known."""
-        return not (self.lower > 0 or self.upper < 0)
 
+def paired_statistics(differences: Collection[float], comparisons: int = 1) -> dict[str, Any]:
+    """Describe the paired differences of two schemes: a part of one line of the table.
 
-@dataclass(frozen=True)
-class PairedStatistics:
-    """What is known about the paired differences of two schemes.
+    The interval of the mean and the seeds needed are those of the differences that are finite; the
+    median, the p-values, not yet corrected, and the direction of the ranks are of all pairs.
 
-    The interval of the mean and the seeds needed are those of the `finite` differences; the median
-    and the p-values are of all `pairs`, and nan without any.
+    Args:
+        differences: One per seed.
+        comparisons: How many are corrected for together.
 
-    Attributes:
-        rank_direction: 1 if the signed ranks favour positive differences, -1 negative, 0 neither.
-        identical: All runs finished, and all differences are exactly zero.
+    >>> found = paired_statistics([0.5, math.inf, math.nan])
+    >>> found["pairs"], found["pairs_in_interval"], found["median_difference"]
+    (3, 1, 0.5)
     """
-
-    pairs: int
-    finite: int
-    interval: MeanInterval
-    median: float
-    wilcoxon: float
-    sign: float
-    rank_direction: int
-    seeds_needed: float
-    identical: bool
-
-
-def paired_differences(first: Mapping[int, float], second: Mapping[int, float]) -> Paired:
-    """Subtract seed by seed; a value is infinite if its run did not finish.
-
-    >>> paired_differences({0: 1.0, 1: math.inf, 2: math.inf}, {2: math.inf, 1: 3.0, 0: 0.5})
-    Paired(seeds=(0, 1, 2), differences=(0.5, inf, 0.0), finished=(True, False, False))
-    """
-    seeds = sorted(first.keys() & second.keys())
-    pairs = [(first[seed], second[seed]) for seed in seeds]
-    return Paired(
-        seeds=tuple(seeds),
-        differences=tuple(0.0 if a == b else a - b for a, b in pairs),
-        finished=tuple(math.isfinite(a) and math.isfinite(b) for a, b in pairs),
-    )
+    known = np.array(list(differences), dtype=np.float64)
+    # Two runs that did not finish tie.
+    ranked = np.where(np.isnan(known), 0.0, known)
+    finite = known[np.isfinite(known)]
+    interval = mean_interval(finite)
+    return {
+        "pairs": len(known),
+        "pairs_in_interval": len(finite),
+        "mean_difference": interval.mean,
+        "lower": interval.lower,
+        "upper": interval.upper,
+        "median_difference": median(ranked.tolist()),
+        "rank_direction": rank_direction(ranked),
+        "wilcoxon_p": wilcoxon_p(ranked),
+        "sign_p": sign_p(ranked),
+        "comparisons": comparisons,
+        "seeds_needed": seeds_needed(finite, comparisons),
+    }
 
 
-def paired_statistics(paired: Paired, mean_of_some: bool = True) -> PairedStatistics:
-    """Compute all there is to say about one comparison.
-
-    Without `mean_of_some` there is no mean unless all runs finished: ranks and median only.
-    """
-    differences = np.array(paired.differences, dtype=np.float64)
-    finite = paired.of_finished()
-    averaged = finite if mean_of_some or all(paired.finished) else finite[:0]
-    return PairedStatistics(
-        pairs=len(differences),
-        finite=len(finite),
-        interval=mean_interval(averaged),
-        median=median(paired.differences),
-        wilcoxon=wilcoxon_p(differences),
-        sign=sign_p(differences),
-        rank_direction=rank_direction(differences),
-        seeds_needed=seeds_needed(averaged),
-        identical=0 < len(finite) == len(differences) and not np.any(differences),
-    )
-
-
-def mean_interval(differences: Differences) -> MeanInterval:
+def mean_interval(differences: NDArray[np.float64]) -> MeanInterval:
     """Bound the mean with a symmetric studentized bootstrap (Hall 1988, JRSS B 50).
 
     The half-width is the standard error times a quantile of |t*|, t* being the t-statistic of a
@@ -151,20 +111,22 @@ def half_widths(samples: NDArray[np.float64], confidence: float) -> NDArray[np.f
     # A resample of one value over and over has no t-statistic.
     t = np.where(spread > 1e-6, np.abs(means) / np.maximum(spread, 1e-6) * math.sqrt(n), math.nan)
     quantiles = np.nanquantile(t, confidence, axis=1, method="higher")
-    multiplier = np.fmax(quantiles, _student_quantile(n, confidence))
+    student = optional("scipy.stats").t.ppf((1 + confidence) / 2, n - 1)
+    multiplier = np.fmax(quantiles, student)
     spreads = samples.std(axis=1, ddof=1)
     return np.asarray(multiplier * spreads / math.sqrt(n), dtype=np.float64)
 
 
-def seeds_needed(differences: Differences) -> float:
+def seeds_needed(differences: NDArray[np.float64], comparisons: int = 1) -> float:
     """Seeds at which an effect as large as the observed one would be seen in 80 % of comparisons.
 
-    Seen means that the interval of the mean excludes zero and Wilcoxon's p, uncorrected, is below
-    5 %. The seeds that the paired t-test needs, from the noncentral t distribution, are divided by
-    the efficiency 3 / pi of Wilcoxon's test on normal differences, and are never fewer than those
-    with which that p can be reached at all. Within 20 % of simulation on normal and t(5)
-    differences; up to 40 % too few where a strong skew pulls the median towards zero. Infinite if
-    the mean is zero, nan with fewer than two differences.
+    Seen means that Wilcoxon's p is below 5 % divided by the number of comparisons, which is what
+    Holm's correction asks of the first of them. The seeds that the paired t-test needs at that
+    level, from the noncentral t distribution, are divided by the efficiency 3 / pi of Wilcoxon's
+    test on normal differences, and are never fewer than those with which that p can be reached at
+    all. Within 20 % of simulation on normal and t(5) differences; up to 40 % too few where a strong
+    skew pulls the median towards zero. Infinite if the mean is zero, nan with fewer than two
+    differences.
     """
     if len(differences) < 2:
         return math.nan
@@ -172,27 +134,22 @@ def seeds_needed(differences: Differences) -> float:
     if mean == 0:
         return math.inf
     spread = float(np.std(_canonical(differences[None]), ddof=1)) if np.ptp(differences) else 0.0
-    least = math.ceil(1 - math.log2(1 - CONFIDENCE))
     # Ten deviations are seen with the least number; beyond, the distribution overflows.
     effect = mean / spread if spread > mean / 10 else 10.0
-    return float(max(least, math.ceil(_t_test_seeds(effect) / EFFICIENCY)))
+    seeds = _t_test_seeds(effect, LEVEL / comparisons) / EFFICIENCY
+    return float(max(least_seeds(comparisons), math.ceil(seeds)))
 
 
-def _t_test_seeds(effect: float) -> float:
-    normal_quantile = optional("scipy.stats").norm.ppf
-    normal = float((normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)) / effect) ** 2
-    # The t-test needs some two seeds more than the normal one, which no longer counts here.
+def _t_test_seeds(effect: float, level: float) -> float:
+    stats = optional("scipy.stats")
+    normal = float((stats.norm.isf(level / 2) + stats.norm.ppf(POWER)) / effect) ** 2
+    # The t-test needs a few seeds more than the normal one, which no longer counts here.
     if normal > 1000:
         return normal
-    seeds = max(2, math.floor(normal))
-    while _t_test_power(effect, seeds) < POWER:
-        seeds += 1
-    return seeds
-
-
-def _t_test_power(effect: float, seeds: int) -> float:
-    critical = _student_quantile(seeds, CONFIDENCE)
-    return float(optional("scipy.stats").nct.sf(critical, seeds - 1, effect * math.sqrt(seeds)))
+    seeds = max(2, math.floor(normal)) + np.arange(100)
+    critical = stats.t.isf(level / 2, seeds - 1)
+    power = stats.nct.sf(critical, seeds - 1, effect * np.sqrt(seeds))
+    return float(seeds[np.argmax(power >= POWER)])
 
 
 def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -206,7 +163,7 @@ def _canonical(samples: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def median(values: Collection[float]) -> float:
     """Median of values that may be infinite: between the two infinities it is nan."""
-    return float(statistics.median(values)) if values else math.nan
+    return float(statistics.median(values)) if len(values) else math.nan
 
 
 @lru_cache(maxsize=8)
@@ -215,8 +172,3 @@ def _resample_shares(n: int) -> NDArray[np.float64]:
     generator = np.random.default_rng(n)
     shares = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
     return np.asarray(shares, dtype=np.float64)
-
-
-@lru_cache(maxsize=256)
-def _student_quantile(n: int, confidence: float) -> float:
-    return float(optional("scipy.stats").t.ppf((1 + confidence) / 2, n - 1))

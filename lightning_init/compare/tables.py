@@ -1,28 +1,21 @@
-"""Every comparison of a pair of schemes with the verdict on it, and every scheme by itself."""
+"""Tables of a comparison, as pandas frames: pairs of schemes, schemes by themselves, the cost."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations, product
-from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_init.compare.quantities import Quantity, Runs
-from lightning_init.compare.rank_tests import holm
+import numpy as np
+
+from lightning_init.compare.quantities import MIN, Quantity, Runs
+from lightning_init.compare.rank_tests import LEVEL, holm, optional
 from lightning_init.compare.records import FINISHED, FULL, STATUSES
-from lightning_init.compare.statistics import (
-    CONFIDENCE,
-    Paired,
-    PairedStatistics,
-    median,
-    paired_differences,
-    paired_statistics,
-)
+from lightning_init.compare.statistics import median, paired_statistics
 
-LEVEL = 1 - CONFIDENCE
+if TYPE_CHECKING:
+    import pandas as pd
 
 BETTER = "better"
 WORSE = "worse"
@@ -33,66 +26,6 @@ RANKED_WORSE = "ranks favour the second"
 NO_DIFFERENCE = "no difference shown"
 IDENTICAL = "identical"
 TOO_FEW = "too few seeds"
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One scheme against another: one metric, one quantity, one budget.
-
-    Differences are the first scheme's value minus the second's, and the verdict is on the first.
-    The tuples hold a number of the first scheme and one of the second; all their runs are counted.
-
-    Attributes:
-        missing: Seeds that only one of the schemes has a value of.
-        reached: Runs with a finite value.
-        family: Comparisons that the p-values are corrected for.
-        wilcoxon: Holm-corrected p of the signed-rank test.
-        sign: Holm-corrected p of the sign test.
-    """
-
-    quantity: Quantity
-    budget: str
-    first: str
-    second: str
-    paired: Paired
-    statistics: PairedStatistics
-    missing: int
-    unfinished: tuple[int, ...]
-    runs: tuple[int, ...]
-    medians: tuple[float, ...]
-    reached: tuple[int, ...]
-    family: int = 1
-    wilcoxon: float = math.nan
-    sign: float = math.nan
-    verdict: str = TOO_FEW
-
-    def columns(self) -> dict[str, object]:
-        """As a row of the table of differences."""
-        s = self.statistics
-        return {
-            "metric": self.quantity.metric,
-            "quantity": self.quantity.name,
-            "budget": self.budget,
-            "first": self.first,
-            "second": self.second,
-            "better_is": "lower" if self.quantity.lower_is_better else "higher",
-            "pairs": s.pairs,
-            "missing_seeds": self.missing,
-            "first_unfinished": self.unfinished[0],
-            "second_unfinished": self.unfinished[1],
-            "pairs_in_interval": s.finite,
-            "mean_difference": s.interval.mean,
-            "lower": s.interval.lower,
-            "upper": s.interval.upper,
-            "median_difference": s.median,
-            "wilcoxon_p": s.wilcoxon,
-            "wilcoxon_p_holm": self.wilcoxon,
-            "sign_p": s.sign,
-            "sign_p_holm": self.sign,
-            "comparisons": self.family,
-            "seeds_needed": s.seeds_needed,
-            "verdict": self.verdict,
-        }
 
 
 def scheme_pairs(schemes: Sequence[str], reference: str | None) -> list[tuple[str, str]]:
@@ -108,44 +41,52 @@ def scheme_pairs(schemes: Sequence[str], reference: str | None) -> list[tuple[st
     return [(scheme, reference) for scheme in schemes if scheme != reference]
 
 
-def comparison_rows(
+def comparison_table(
     runs: Runs, quantities: Sequence[Quantity], pairs: Sequence[tuple[str, str]]
-) -> list[ComparisonRow]:
-    """Compare all pairs; p-values are corrected over all rows of one quantity of one metric."""
-    rows: list[ComparisonRow] = []
+) -> pd.DataFrame:
+    """Compare all pairs; p-values are corrected over all lines of one quantity of one metric.
+
+    Differences are the first scheme's value minus the second's, and the verdict is on the first.
+    """
+    lines: list[dict[str, Any]] = []
     for quantity in quantities:
-        family = [
-            _compare(runs, quantity, budget, first, second)
-            for first, second in pairs
-            for budget in runs.budgets(first, second)
-        ]
+        names = [(*pair, budget) for pair in pairs for budget in runs.budgets(*pair)]
         # What pays for its probe comes first, under all pairs.
-        family.sort(key=lambda row: row.budget == FULL)
-        wilcoxon = holm([row.statistics.wilcoxon for row in family])
-        sign = holm([row.statistics.sign for row in family])
-        size = sum(not math.isnan(p) for p in wilcoxon)
-        for row, w, s in zip(family, wilcoxon, sign, strict=True):
-            verdict = decide(row.statistics, quantity.lower_is_better, w)
-            rows.append(replace(row, family=size, wilcoxon=w, sign=s, verdict=verdict))
-    return rows
+        names.sort(key=lambda name: name[2] == FULL)
+        found = [runs.differences(*name, quantity) for name in names]
+        size = sum(map(bool, found))
+        family = [
+            _compare(runs, quantity, *name, one.keys()) | paired_statistics(one.values(), size)
+            for name, one in zip(names, found, strict=True)
+        ]
+        for test in ("wilcoxon_p", "sign_p"):
+            for line, p in zip(family, holm([line[test] for line in family]), strict=True):
+                line[f"{test}_holm"] = p
+        for line in family:
+            line["verdict"] = decide(line, quantity.direction == MIN, line["wilcoxon_p_holm"])
+        lines += family
+    return optional("pandas").DataFrame(lines)
 
 
-def decide(
-    statistics: PairedStatistics, lower_is_better: bool, wilcoxon: float, level: float = LEVEL
-) -> str:
+def decide(found: Mapping[str, Any], lower_is_better: bool, wilcoxon: float) -> str:
     """Judge the first scheme of a pair, by a corrected p of Wilcoxon's test.
 
     `better` and `worse` need an interval of the mean that excludes zero and a p below the level on
     the same side. Where that p stands alone, because of runs that did not finish or because of a
     skew, the ranks are said to favour a scheme.
+
+    Args:
+        found: What `paired_statistics` returns.
+        lower_is_better: Whether smaller values of the metric are.
+        wilcoxon: The corrected p.
     """
-    if statistics.pairs < 2:
+    if found["pairs"] < 2:
         return TOO_FEW
-    if statistics.identical:
+    if found["pairs"] == found["pairs_in_interval"] and found["lower"] == found["upper"] == 0:
         return IDENTICAL
-    interval = statistics.interval
-    side = 0 if interval.holds_zero else int(math.copysign(1, interval.mean))
-    ranked = statistics.rank_direction if wilcoxon < level else 0
+    # Neither, where the interval is not known.
+    side = int(found["lower"] > 0) - int(found["upper"] < 0)
+    ranked = found["rank_direction"] if wilcoxon < LEVEL else 0
     better_side = -1 if lower_is_better else 1
     if ranked not in (0, side):
         return RANKED_BETTER if ranked == better_side else RANKED_WORSE
@@ -156,84 +97,81 @@ def decide(
     return MAYBE_BETTER if side == better_side else MAYBE_WORSE
 
 
-def _compare(runs: Runs, quantity: Quantity, budget: str, first: str, second: str) -> ComparisonRow:
-    both = first, second
-    values = [runs.values(scheme, budget, quantity) for scheme in both]
-    records = [runs.of(scheme, budget) for scheme in both]
-    paired = paired_differences(*values)
-    seeds = {record.seed for of_scheme in records for record in of_scheme}
-    return ComparisonRow(
-        quantity=quantity,
-        budget=budget,
-        first=first,
-        second=second,
-        paired=paired,
-        # A mean over the runs that reached a level would favour the scheme that seldom does.
-        statistics=paired_statistics(paired, mean_of_some=quantity.level is None),
-        missing=len(seeds - set(paired.seeds)),
-        unfinished=tuple(sum(r.status != FINISHED for r in of_scheme) for of_scheme in records),
-        runs=tuple(map(len, records)),
-        medians=tuple(median(numbers.values()) for numbers in values),
-        reached=tuple(sum(map(math.isfinite, numbers.values())) for numbers in values),
-    )
+def _compare(
+    runs: Runs, quantity: Quantity, first: str, second: str, budget: str, paired: Collection[int]
+) -> dict[str, Any]:
+    """Name a comparison, and count its runs beside those that are paired."""
+    line: dict[str, Any] = {
+        "metric": quantity.metric,
+        "quantity": quantity.name,
+        "budget": budget,
+        "first": first,
+        "second": second,
+        "better_is": "lower" if quantity.direction == MIN else "higher",
+    }
+    for name, scheme in (("first", first), ("second", second)):
+        records = runs.of(scheme, budget)
+        line[f"{name}_runs"] = len(records)
+        line[f"{name}_unfinished"] = sum(record.status != FINISHED for record in records)
+        line[f"{name}_median"] = median(runs.values(scheme, budget, quantity).values())
+    seeds = {record.seed for scheme in (first, second) for record in runs.of(scheme, budget)}
+    return {**line, "missing_seeds": len(seeds) - len(paired)}
 
 
-def summary_rows(runs: Runs, quantities: Sequence[Quantity]) -> list[dict[str, Any]]:
+def summary_table(runs: Runs, quantities: Sequence[Quantity]) -> pd.DataFrame:
     """Summarize every scheme under every budget that it has runs of.
 
     Mean and standard error are over the runs that finished. The median is over all runs, those that
-    did not finish being worse than any number. For the steps to a level, a mean is given only if
-    every run reached it.
+    did not finish being worse than any number.
     """
-    rows = []
+    pandas = optional("pandas")
+    lines = []
     for quantity, (scheme, budget) in product(quantities, runs.groups()):
-        values = runs.values(scheme, budget, quantity)
-        finite = [value for value in values.values() if math.isfinite(value)]
-        if quantity.level is not None and len(finite) < len(values):
-            finite = []
+        values = pandas.Series(runs.values(scheme, budget, quantity), dtype=np.float64)
+        finite = values[np.isfinite(values)]
         records = runs.of(scheme, budget)
-        count = Counter(record.status for record in records)
-        rows.append(
+        lines.append(
             {
                 "metric": quantity.metric,
                 "quantity": quantity.name,
                 "budget": budget,
                 "scheme": scheme,
                 "runs": len(records),
-                **{status: count[status] for status in STATUSES},
-                "mean": fmean(finite) if finite else math.nan,
-                "standard_error": stdev(finite) / len(finite) ** 0.5 if finite[1:] else math.nan,
-                "median": median(values.values()),
+                **dict.fromkeys(STATUSES, 0),
+                **Counter(record.status for record in records),
+                "mean": finite.mean(),
+                "standard_error": finite.sem(),
+                "median": median(values),
             }
         )
-    return rows
+    return pandas.DataFrame(lines)
 
 
-def cost_rows(runs: Runs) -> list[dict[str, Any]]:
+def cost_table(runs: Runs) -> pd.DataFrame:
     """Average the steps and wall times of every scheme's runs, and give the probe's share.
 
     The steps of a pilot, which all runs of a scheme share, stand undivided and divided.
     """
-    rows = []
-    for scheme, budget in runs.groups():
-        records = runs.of(scheme, budget)
-        steps, probe_steps, seconds, probe_seconds = (
-            fmean(getattr(record, name) for record in records)
-            for name in ("steps", "probe_steps", "seconds", "probe_seconds")
-        )
-        rows.append(
-            {
-                "scheme": scheme,
-                "budget": budget,
-                "runs": len(records),
-                "steps": steps,
-                "probe_steps": probe_steps,
-                "probe_share_of_steps": probe_steps / ((steps + probe_steps) or 1.0),
-                "seconds": seconds,
-                "probe_seconds": probe_seconds,
-                "probe_share_of_seconds": probe_seconds / (seconds or 1.0),
-                "pilot_steps": records[0].pilot_steps,
-                "pilot_steps_per_run": records[0].pilot_steps / len(records),
-            }
-        )
-    return rows
+    names = ["steps", "probe_steps", "seconds", "probe_seconds", "pilot_steps"]
+    lines = [
+        {"scheme": scheme, "budget": budget, **{name: getattr(record, name) for name in names}}
+        for scheme, budget in runs.groups()
+        for record in runs.of(scheme, budget)
+    ]
+    groups = optional("pandas").DataFrame(lines).groupby(["scheme", "budget"], sort=False)
+    cost = groups[names[:-1]].mean()
+    cost.insert(0, "runs", groups.size())
+    steps = cost["steps"] + cost["probe_steps"]
+    cost.insert(3, "probe_share_of_steps", (cost["probe_steps"] / steps).fillna(0.0))
+    shares = (cost["probe_seconds"] / cost["seconds"]).fillna(0.0)
+    cost = cost.assign(probe_share_of_seconds=shares, pilot_steps=groups["pilot_steps"].max())
+    return cost.assign(pilot_steps_per_run=cost["pilot_steps"] / cost["runs"]).reset_index()
+
+
+def verdict_table(table: pd.DataFrame) -> pd.DataFrame:
+    """One line per pair and budget, one column per quantity: the verdicts on the first scheme."""
+    names = table["quantity"] + " " + table["metric"]
+    pairs = table["first"] + " against " + table["second"]
+    long = table.assign(name=names, pair=pairs)[["pair", "budget", "name", "verdict"]]
+    wide = long.set_index(["pair", "budget", "name"])["verdict"].unstack(sort=False)
+    return wide.fillna("-").rename_axis(columns=None).reset_index()

@@ -147,11 +147,6 @@ class VarianceMonitor:
         return sum(self._stationary)
 
     @property
-    def all_settled(self) -> bool:
-        """Whether every layer is stationary."""
-        return self.settled == len(self._states)
-
-    @property
     def states(self) -> tuple[DetectorState, ...]:
         """The detector of each layer."""
         return tuple(self._states)

@@ -16,15 +16,16 @@ GREY = "#767676"
 MOST_POINTS_PER_CURVE = 400
 
 
-def plain_axes(figure: Figure, x: str, y: str) -> Axes:
+def plain_axes(figure: Figure, x: str, y: str, place: tuple[int, int, int] = (1, 1, 1)) -> Axes:
     """Add axes in the package's look: a light grid behind, no frame at the top and right.
 
     Args:
         figure: Where to add them.
         x: Label of the horizontal axis.
         y: Label of the vertical axis.
+        place: Rows and columns of a grid of axes, and which of them, counted from 1.
     """
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(*place)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)

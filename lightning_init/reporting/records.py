@@ -229,11 +229,6 @@ class ProbeRecord:
         raise KeyError(f"no layer named {name!r} in this report; layers: {known}")
 
     @property
-    def drifting_layers(self) -> tuple[str, ...]:
-        """Names of the layers whose variance was still moving."""
-        return tuple(layer.name for layer in self.layers if layer.verdict is Verdict.DRIFTING)
-
-    @property
     def guard_steps(self) -> int:
         """Optimizer steps of the guard's trials."""
         return 0 if self.guard is None else self.guard.steps

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_init.reporting.figure_style import (
     GREY,
     PALETTE,
-    blank_axes,
     blank_figure,
     plain_text,
 )
@@ -25,28 +23,8 @@ if TYPE_CHECKING:
     from lightning_init.reporting.records import WeightSample
 
 
-def weight_histograms(
-    before: NDArray[np.floating[Any]], after: NDArray[np.floating[Any]], std: float, layer: str
-) -> Figure:
-    """Draw the weights of one layer before and after the probe, and the Gaussian that is drawn.
-
-    Args:
-        before: Weights before the probe, any shape.
-        after: Weights at its end, any shape.
-        std: Standard deviation of the Gaussian.
-        layer: Name for the title.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    figure, axes = blank_axes("weight", "density")
-    _draw_histogram(axes, before, after, std, layer)
-    axes.legend(frameon=False, loc="upper right")
-    return figure
-
-
 def weight_panels(samples: Sequence[WeightSample]) -> Figure:
-    """Draw `weight_histograms` of several layers side by side.
+    """Draw the weights of layers before and after the probe, and the Gaussians that are drawn.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -70,7 +48,7 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     for axes in grid.flat[len(samples) :]:
         axes.axis("off")
     for axes, sample in zip(grid.flat, samples, strict=False):
-        _draw_histogram(axes, sample.before, sample.after, sample.sigma0, sample.name)
+        _draw_histogram(axes, sample)
         axes.set_title(plain_text(sample.name, 24), fontsize=9)
         # The height of a density says nothing, and ticks are what takes most of the drawing.
         axes.set_yticks([])
@@ -82,13 +60,8 @@ def weight_panels(samples: Sequence[WeightSample]) -> Figure:
     return figure
 
 
-def _draw_histogram(
-    axes: Axes,
-    before: NDArray[np.floating[Any]],
-    after: NDArray[np.floating[Any]],
-    std: float,
-    layer: str,
-) -> None:
+def _draw_histogram(axes: Axes, sample: WeightSample) -> None:
+    before, after, std = sample.before, sample.after, sample.sigma0
     both = np.concatenate([np.ravel(before), np.ravel(after)])
     low, high = np.quantile(both, [0.0005, 0.9995])
     if low == high:
@@ -103,4 +76,3 @@ def _draw_histogram(
         x = np.linspace(low, high, 400)
         gaussian = np.exp(-0.5 * (x / std) ** 2) / (std * math.sqrt(2 * math.pi))
         axes.plot(x, gaussian, color=PALETTE[1], linewidth=1.8, label=f"N(0, {number(std)}²)")
-    axes.set_title(f"Weights: {plain_text(layer, 36)}")

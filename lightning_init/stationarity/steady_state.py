@@ -53,16 +53,6 @@ def steady_state_variance(
     )
 
 
-def steady_state_mean_factor(curvature: float, weight_decay: float = 0.0) -> float:
-    """Mean of one weight at the steady state, as a fraction of the loss's minimum."""
-    if curvature + weight_decay == 0:
-        raise ValueError(
-            "`curvature` + `weight_decay` must be positive, got 0; "
-            "a flat direction without decay has no steady state."
-        )
-    return curvature / (curvature + weight_decay)
-
-
 def relaxation_steps(
     learning_rate: float, curvature: float, momentum: float = 0.0, weight_decay: float = 0.0
 ) -> float:
@@ -75,39 +65,6 @@ def relaxation_steps(
     """
     stiffness = _stiffness(learning_rate, curvature, momentum, weight_decay)
     return (1 - momentum) / (2 * learning_rate * stiffness)
-
-
-def regression_steady_state_variance(
-    learning_rate: float, dimension: int, batch_size: int, noise_std: float
-) -> float:
-    """Variance of one weight of a linear regression on standard normal inputs, plain SGD.
-
-        V = h s^2 / (B (2 - h (1 + (d + 1) / B)))
-
-    Here the gradient noise grows with the distance from the solution: the `(d + 1) / B` is the
-    fourth moment of Gaussian inputs.
-
-    Args:
-        learning_rate: Step size for the loss 1/2 mean (x.w - y)^2.
-        dimension: Number of weights.
-        batch_size: Rows per step.
-        noise_std: Standard deviation of the labels' noise.
-
-    Raises:
-        ValueError: If the learning rate is too large for a steady state.
-
-    Example:
-        >>> round(regression_steady_state_variance(0.02, 10, 1, 0.5), 10)
-        0.0028409091
-    """
-    room = 2 - learning_rate * (1 + (dimension + 1) / batch_size)
-    if learning_rate <= 0 or room <= 0:
-        limit = 2 / (1 + (dimension + 1) / batch_size)
-        raise ValueError(
-            f"`learning_rate` must be in (0, {limit:g}), got {learning_rate}; "
-            "use a smaller one or a larger batch."
-        )
-    return learning_rate * noise_std**2 / (batch_size * room)
 
 
 def _stiffness(

@@ -1,4 +1,4 @@
-"""The figures of a comparison: what is drawn is what the records say."""
+"""The figure of a comparison: what is drawn is what the records say."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from found_rows import find
 
-from lightning_init.compare.figures import curves, paired_differences
 from lightning_init.compare.records import DIVERGED, EQUAL, FINISHED, FULL, RunRecord
-from lightning_init.compare.report import ReportSettings, summarize
+from lightning_init.compare.report import summarize
 
+SHIFTS = {("he", FULL): 0.0, ("optimal", FULL): -0.1, ("optimal", EQUAL): 0.1}
 LEVELS = np.random.default_rng(3).normal(0.5, 0.1, (3, 8))
 
 
@@ -34,78 +34,68 @@ def records(metric: str = "val_loss") -> list[RunRecord]:
     return made
 
 
-def test_curves_are_means_with_students_band() -> None:
-    axes = curves(records(), "val_loss", FULL).axes[0]
-    he = axes.lines[0]
-    np.testing.assert_array_equal(he.get_xdata(), [1, 2, 4, 8])
-    np.testing.assert_allclose(he.get_ydata(), LEVELS[0].mean() + 1 / np.array([1, 2, 4, 8]))
-    band = axes.collections[0].get_paths()[0].vertices
-    at_last = band[band[:, 0] == 8][:, 1]
-    half = stats.t.ppf(0.975, 7) * LEVELS[0].std(ddof=1) / np.sqrt(8)
-    assert (at_last.max() - at_last.min()) / 2 == pytest.approx(half)
-
-
-def test_a_charged_probe_shifts_its_curve() -> None:
-    figure = curves(records(), "val_loss", EQUAL)
-    optimal = figure.axes[0].lines[1]
-    np.testing.assert_array_equal(optimal.get_xdata(), [5, 6, 8, 12])
-    np.testing.assert_allclose(optimal.get_ydata()[0], LEVELS[2].mean() + 1)
-
-
-def test_runs_of_different_lengths_are_averaged_where_all_of_them_are() -> None:
-    made = [replace(r, probe_steps=r.seed) for r in records() if r.budget == EQUAL]
-    steps = curves(made, "val_loss", EQUAL).axes[0].lines[0].get_xdata()
-    assert (steps.min(), steps.max()) == (1 + 7, 8 + 0)
-
-
-def test_unfinished_runs_are_counted_in_the_legend_and_on_the_axis() -> None:
+def test_unfinished_runs_are_counted_on_the_axis() -> None:
     made = records()
     made[0] = replace(made[0], status=DIVERGED)
-    figure = curves(made, "val_loss", FULL)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["he (7 of 8 runs)", "optimal (8 of 8 runs)"]
-    rows = [summarize(made).find("val_loss", "optimal", "he", budget=FULL)]
-    axes = paired_differences(rows, FULL).axes[0]
-    assert axes.get_yticklabels()[0].get_text() == "optimal\n- he\n0 and 1 unfinished"
+    axes = summarize(made).plot().axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [f"optimal, {b}\n- he\n0 and 1 unfinished" for b in (EQUAL, FULL)]
 
 
 def test_paired_differences_are_dots_with_their_interval() -> None:
-    row = summarize(records()).find("val_loss", "optimal", "he", budget=FULL)
-    axes = paired_differences([row], FULL).axes[0]
-    drawn = [line.get_xdata() for line in axes.lines]
-    np.testing.assert_allclose(drawn[1], LEVELS[1] - LEVELS[0])
-    interval = row.statistics.interval
-    np.testing.assert_array_equal(drawn[2], [interval.lower, interval.upper])
-    np.testing.assert_array_equal(drawn[3], [interval.mean])
-    assert axes.get_xlabel() == "difference in final val_loss (lower is better)"
+    report = summarize(records())
+    row = find(report, "val_loss", "optimal", "he", budget=FULL)
+    axes = report.plot().axes[0]
+    # Below those of the equal budget, three for three.
+    drawn = [line.get_xdata() for line in axes.lines[3:]]
+    np.testing.assert_allclose(drawn[0], LEVELS[1] - LEVELS[0])
+    np.testing.assert_array_equal(drawn[1], [row.lower, row.upper])
+    np.testing.assert_array_equal(drawn[2], [row.mean_difference])
+    assert axes.get_xlabel() == "final val_loss\n(lower is better)"
 
 
-def test_a_report_draws_every_metric_and_budget() -> None:
-    drawn = summarize(records()).figures()
-    assert list(drawn) == [
-        "curves_val_loss_equal",
-        "differences_val_loss_equal",
-        "curves_val_loss_full",
-        "differences_val_loss_full",
-    ]
-
-
-def test_any_name_of_a_metric_makes_a_file(tmp_path: Path) -> None:
-    made = [
-        replace(r, final={"a/$loss": 1.0 + r.seed, "a $loss": 2.0}, curve=())
+def test_a_verdict_has_its_colour() -> None:
+    shifted = [
+        replace(r, final={"val_loss": 0.5 + SHIFTS[r.scheme, r.budget] + 0.001 * r.seed})
         for r in records()
-        if r.scheme == "he"
     ]
+    axes = summarize(shifted).plot().axes[0]
+    markers = [line for line in axes.lines if line.get_marker() == "D"]
+    assert [line.get_color() for line in markers] == ["#D55E00", "#0072B2"]
+
+
+def test_every_metric_has_its_panel() -> None:
+    more = [
+        replace(r, final={f"loss{k}": r.seed * 0.1 + k for k in range(4)}, curve=())
+        for r in records()
+    ]
+    figure = summarize(more, {f"loss{k}": "min" for k in range(4)}).plot()
+    named = [axes.get_xlabel().splitlines()[0] for axes in figure.axes]
+    assert named == [f"final loss{k}" for k in range(4)]
+    # Rows are named once in a line of three panels.
+    first = [axes.get_yticklabels()[0].get_text() for axes in figure.axes]
+    assert [bool(text) for text in first] == [True, False, False, True]
+
+
+def test_one_scheme_alone_has_nothing_to_plot() -> None:
+    alone = summarize([r for r in records() if r.scheme == "he"])
+    with pytest.raises(ValueError, match="nothing to plot: a comparison takes two schemes"):
+        alone.plot()
+
+
+def test_any_name_of_a_metric_can_be_drawn(tmp_path: Path) -> None:
+    made = [replace(r, final={"a/$loss": 1.0 + r.seed}) for r in records() if r.scheme == "he"]
     made += [replace(r, scheme="_$x$") for r in made]
-    files = summarize(made, ReportSettings({"a/$loss": "min", "a $loss": "min"})).write(tmp_path)
+    files = summarize(made, {"a/$loss": "min"}).write(tmp_path)
     drawn = [path.name for path in files if path.suffix == ".png"]
-    assert drawn == ["differences_a_loss.png", "differences_a_loss_.png"]
-    assert all((tmp_path / name).exists() for name in drawn)
+    assert drawn == ["differences.png"]
+    assert (tmp_path / "differences.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_matplotlib_figures_say_what_to_install(
+def test_without_matplotlib_the_figure_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    report = summarize(records())
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install lightning_init\[compare\]"):
-        curves(records(), "val_loss")
+        report.plot()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from itertools import combinations
 from random import Random
 
@@ -14,21 +14,35 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from lightning_init.compare.quantities import MIN, Quantity, Runs
 from lightning_init.compare.rank_tests import holm, sign_p, wilcoxon_p
+from lightning_init.compare.records import DIVERGED, FINISHED, RunRecord
 from lightning_init.compare.statistics import (
     half_widths,
     mean_interval,
-    paired_differences,
     paired_statistics,
     seeds_needed,
 )
-from lightning_init.compare.tables import BETTER, WORSE, decide
+from lightning_init.compare.tables import BETTER, IDENTICAL, TOO_FEW, WORSE, decide
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], NDArray[np.float64]]
 # Mean 0 and, where the size of an effect counts, standard deviation 1.
 NORMAL: Draw = lambda rng, shape: rng.standard_normal(shape)  # noqa: E731
 SKEWED: Draw = lambda rng, shape: rng.lognormal(0.0, 0.5, shape) - math.exp(0.125)  # noqa: E731
 HEAVY: Draw = lambda rng, shape: rng.standard_t(5, shape) / math.sqrt(5 / 3)  # noqa: E731
+
+
+def differences(first: Mapping[int, float], second: Mapping[int, float]) -> Collection[float]:
+    """Those of runs that ended with these losses; one of infinity did not finish."""
+    runs = [
+        RunRecord(
+            name, seed, "full", FINISHED if math.isfinite(loss) else DIVERGED, "", final={"l": loss}
+        )
+        for name, losses in (("first", first), ("second", second))
+        for seed, loss in losses.items()
+    ]
+    return Runs(runs).differences("first", "second", "both", Quantity("l", MIN)).values()
+
 
 sizes = st.floats(-1e6, 1e6).map(lambda x: round(x, 3))
 values = st.lists(
@@ -69,30 +83,40 @@ def test_equal_schemes_are_called_different_in_at_most_5_percent_of_reports() ->
 
 
 def _verdict(first: NDArray[np.float64], second: NDArray[np.float64], p: float) -> str:
-    runs = (dict(enumerate(values.tolist())) for values in (first, second))
-    return decide(paired_statistics(paired_differences(*runs)), True, p, 0.05)
+    return decide(paired_statistics(first - second), True, p)
 
 
-def _power(draw: Draw, effect: float, seeds: int, repeats: int = 1200) -> float:
+def _power(draw: Draw, effect: float, seeds: int, level: float, repeats: int = 1200) -> float:
     samples = draw(np.random.default_rng(seeds), (repeats, seeds)) + effect
     seen = np.abs(samples.mean(axis=1)) > half_widths(samples, 0.95)
-    return float(np.mean([s and wilcoxon_p(d) < 0.05 for s, d in zip(seen, samples, strict=True)]))
+    return float(np.mean([s and wilcoxon_p(d) < level for s, d in zip(seen, samples, strict=True)]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("draw", "effect"),
-    [(NORMAL, 0.5), (NORMAL, 0.8), (NORMAL, 1.2), (HEAVY, 0.5), (HEAVY, 0.8)],
-    ids=["normal-0.5", "normal-0.8", "normal-1.2", "t5-0.5", "t5-0.8"],
+    ("draw", "effect", "comparisons"),
+    [
+        (NORMAL, 0.5, 1),
+        (NORMAL, 0.8, 1),
+        (NORMAL, 1.2, 1),
+        (HEAVY, 0.5, 1),
+        (HEAVY, 0.8, 1),
+        (NORMAL, 0.5, 10),
+        (NORMAL, 0.8, 5),
+        (HEAVY, 0.8, 10),
+    ],
 )
-def test_the_seeds_needed_are_within_20_percent_of_simulation(draw: Draw, effect: float) -> None:
+def test_the_seeds_needed_are_within_20_percent_of_simulation(
+    draw: Draw, effect: float, comparisons: int
+) -> None:
     observed = NORMAL(np.random.default_rng(0), (1, 20))[0]
     observed = (observed - observed.mean()) / observed.std(ddof=1) + effect
-    needed = seeds_needed(observed)
+    needed = seeds_needed(observed, comparisons)
+    level = 0.05 / comparisons
     # The simulated number lies between these two if the power crosses 80 % between them; the
     # standard error of a power of 80 % is 1.2 %, and 20 % of the seeds are worth some 8 %.
-    assert _power(draw, effect, math.floor(needed / 1.2)) < 0.8
-    assert _power(draw, effect, math.ceil(needed / 0.8)) >= 0.8
+    assert _power(draw, effect, math.floor(needed / 1.2), level) < 0.8
+    assert _power(draw, effect, math.ceil(needed / 0.8), level) >= 0.8
 
 
 def test_seeds_needed_at_the_edges() -> None:
@@ -100,6 +124,8 @@ def test_seeds_needed_at_the_edges() -> None:
     assert math.isnan(seeds_needed(np.array([1.0])))
     # With fewer than six pairs no two-sided p of a signed-rank test is below 5 %.
     assert seeds_needed(np.array([1.0, 1.0, 1.0])) == 6
+    # Nor below 0.5 % with fewer than nine.
+    assert seeds_needed(np.array([1.0, 1.0, 1.0]), comparisons=10) == 9
     small = np.array([1.0, -1.0] * 10) + 1e-3
     expected = (2.8016 / (1e-3 / small.std(ddof=1))) ** 2 * math.pi / 3
     assert seeds_needed(small) == pytest.approx(expected, rel=1e-3)
@@ -156,40 +182,41 @@ def test_holm_is_between_the_raw_p_and_bonferronis(p_values: list[float]) -> Non
 
 def test_two_identical_schemes_have_an_interval_of_exactly_zero() -> None:
     runs = {seed: 0.1 * seed for seed in range(20)}
-    found = paired_statistics(paired_differences(runs, runs))
-    assert (found.interval.mean, found.interval.lower, found.interval.upper) == (0.0, 0.0, 0.0)
-    assert found.wilcoxon == found.sign == 1.0
-    assert found.identical
-    assert found.rank_direction == 0
+    found = paired_statistics(differences(runs, runs))
+    assert (found["mean_difference"], found["lower"], found["upper"]) == (0.0, 0.0, 0.0)
+    assert found["wilcoxon_p"] == found["sign_p"] == 1.0
+    assert decide(found, True, 1.0) == IDENTICAL
+    assert found["rank_direction"] == 0
 
 
 def test_equal_differences_are_an_interval_without_width() -> None:
     interval = mean_interval(np.full(5, 0.25))
     assert (interval.lower, interval.upper) == (0.25, 0.25)
-    assert not interval.holds_zero
+    assert interval.lower > 0
 
 
 def test_one_difference_or_none_bounds_nothing() -> None:
     alone = mean_interval(np.array([0.3]))
     assert alone.mean == 0.3
     assert math.isnan(alone.lower)
-    assert alone.holds_zero
-    nothing = paired_statistics(paired_differences({0: 1.0}, {1: 1.0}))
-    assert nothing.pairs == 0
-    assert math.isnan(nothing.wilcoxon)
-    assert math.isnan(nothing.interval.mean)
-    assert not nothing.identical
+    assert math.isnan(alone.upper)
+    nothing = paired_statistics(differences({0: 1.0}, {1: 1.0}))
+    assert nothing["pairs"] == 0
+    assert math.isnan(nothing["wilcoxon_p"])
+    assert math.isnan(nothing["mean_difference"])
+    assert decide(nothing, True, math.nan) == TOO_FEW
 
 
 def test_two_runs_that_did_not_finish_tie_but_have_no_mean() -> None:
     first = {0: math.inf, 1: math.inf, 2: 1.0, 3: 2.0}
     second = {0: math.inf, 1: 1.0, 2: 3.0, 3: 5.0}
-    found = paired_statistics(paired_differences(first, second))
-    assert (found.pairs, found.finite) == (4, 2)
-    assert found.interval.mean == -2.5
-    unfinished = paired_statistics(paired_differences({0: math.inf}, {0: math.inf}))
-    assert not unfinished.identical
-    assert unfinished.finite == 0
+    found = paired_statistics(differences(first, second))
+    assert (found["pairs"], found["pairs_in_interval"]) == (4, 2)
+    assert found["mean_difference"] == -2.5
+    two = dict.fromkeys(range(2), math.inf)
+    unfinished = paired_statistics(differences(two, two))
+    assert decide(unfinished, True, 1.0) != IDENTICAL
+    assert unfinished["pairs_in_interval"] == 0
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -211,13 +238,13 @@ def test_one_run_in_twenty_that_differs_bounds_the_mean_by_a_number() -> None:
 @given(values)
 def test_swapping_the_schemes_mirrors_everything(pairs: list[tuple[float, float]]) -> None:
     first, second = ({i: pair[side] for i, pair in enumerate(pairs)} for side in (0, 1))
-    here = paired_statistics(paired_differences(first, second))
-    there = paired_statistics(paired_differences(second, first))
-    assert (here.wilcoxon, here.sign, here.pairs) == (there.wilcoxon, there.sign, there.pairs)
-    np.testing.assert_array_equal(here.seeds_needed, there.seeds_needed)
-    assert here.rank_direction == -there.rank_direction
-    mirrored = [-there.interval.upper, -there.interval.mean, -there.interval.lower, -there.median]
-    plain = [here.interval.lower, here.interval.mean, here.interval.upper, here.median]
+    here = paired_statistics(differences(first, second))
+    there = paired_statistics(differences(second, first))
+    for same in ("wilcoxon_p", "sign_p", "pairs", "seeds_needed"):
+        np.testing.assert_array_equal(here[same], there[same])
+    assert here["rank_direction"] == -there["rank_direction"]
+    mirrored = [-there[name] for name in ("upper", "mean_difference", "lower", "median_difference")]
+    plain = [here[name] for name in ("lower", "mean_difference", "upper", "median_difference")]
     np.testing.assert_array_equal(plain, mirrored)
 
 
@@ -229,7 +256,7 @@ def test_the_order_of_the_seeds_changes_nothing(
     shuffled = random.sample(pairs, len(pairs))
     found = [
         paired_statistics(
-            paired_differences(
+            differences(
                 {i: first for i, (first, _) in enumerate(order)},
                 {i: second for i, (_, second) in enumerate(order)},
             )

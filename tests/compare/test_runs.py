@@ -187,11 +187,11 @@ def test_a_scheme_may_look_at_the_first_batch(data: Any) -> None:
         def train_dataloader(self) -> Any:
             return Points().train_dataloader()
 
-    def build(seed: int, batch: Any) -> list[Callback]:
-        seen.append(batch)
+    def build(seed: int, first_batch: Any) -> list[Callback]:
+        seen.append(first_batch())
         return []
 
-    scheme = type(make_scheme("he"))("curious", build, needs_batch=True)
+    scheme = type(make_scheme("he"))("curious", build)
     (record,) = execute(task(scheme, model=WithLoader, data=data))
     assert record.status == "finished"
     assert seen[0][0].shape == (16, 8)

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "study"))
 import publish
 from study_cells import Cell, cells, read_protocol
-from study_forest import forest
+from study_forest import find, forest
 
 from lightning_init.compare import RunRecord, summarize
 
@@ -124,7 +124,7 @@ def test_a_forest_has_one_line_per_cell() -> None:
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["mlp\nno difference shown, 8 seeds", "cnn\nbetter, 8 seeds"]
     means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
-    expected = reports["mlp"].find("val_loss", "optimal", "he").statistics.interval.mean
+    expected = find(reports["mlp"], "val_loss", "optimal", "he").mean_difference
     np.testing.assert_allclose(means, [expected, expected - 1])
     with pytest.raises(ValueError, match="No comparison of 'optimal' against 'lecun'"):
         forest(reports, "val_loss", "optimal", "lecun")

@@ -57,7 +57,7 @@ class TestLearningRate:
         levels = [1.0] * 200 + [0.5 + 0.5 * math.exp(-t / 5) for t in range(200)]
         values = [v * math.exp(e) for v, e in zip(levels, kicks, strict=True)]
         before = self.feed([0.1] * 200, values[:200])
-        assert before.all_settled
+        assert before.settled == 1
         watched = self.feed([0.1] * 200 + [0.05] * 200, values)
         (decision,) = watched.decisions()
         assert watched.resets == [201]
@@ -96,7 +96,7 @@ class TestLearningRate:
         rates = [0.05 * (1 + math.cos(math.pi * step / 4000)) for step in range(400)]
         watched = self.feed(rates, [1.0] * 400)
         assert watched.resets == []
-        assert watched.all_settled
+        assert watched.settled == 1
 
 
 class Stepped(NoisyQuadratic):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lightning_init.reporting import figures, weight_figures
+from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
 
 DRAWINGS: dict[str, Callable[[], Any]] = {
@@ -18,9 +19,6 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
     ),
     "bound": lambda: figures.variance_bound(0.005, 0.02, "net.0"),
     "fan": lambda: figures.log_norm_fan([-0.01] * 4, [0.02] * 4, [0.1, 0.0, -0.1, 0.2]),
-    "histograms": lambda: weight_figures.weight_histograms(
-        np.linspace(-1, 1, 200), np.linspace(-2, 2, 100).reshape(10, 10), 1.2, "net.0"
-    ),
 }
 
 
@@ -92,8 +90,15 @@ def test_the_fan_is_the_sum_over_layers() -> None:
     assert at_end.max() == pytest.approx(-0.3 + 2 * 0.5)
 
 
-def test_histograms_of_constant_weights() -> None:
-    figures.render(weight_figures.weight_histograms(np.zeros(5), np.zeros(5), 0.0, "net.0"))
+def test_histograms_of_weights_and_of_constant_ones() -> None:
+    spread = np.linspace(-1, 1, 200, dtype=np.float32)
+    nothing = np.zeros(5, dtype=np.float32)
+    panels = [WeightSample("net.0", 1.2, spread, 2 * spread)]
+    panels += [WeightSample("net.2", 0.0, nothing, nothing)]
+    image = figures.render(weight_figures.weight_panels(panels))
+    assert len(np.unique(image.astype(np.int64) @ [1, 256, 65536])) > 20
+    border = np.concatenate([image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel()])
+    assert (border == 255).all(), "something is cut off at the border"
 
 
 def test_images_of_a_report(report: InitReport) -> None:

@@ -56,10 +56,6 @@ def test_a_layer_is_found_by_its_name(report: InitReport) -> None:
         report["net.3"]
 
 
-def test_drifting_layers(report: InitReport) -> None:
-    assert report.drifting_layers == ("net.2",)
-
-
 def test_history_by_layer(report: InitReport) -> None:
     assert report.history.variance("net.2") == (0.02, 0.0199, 0.0201)
     assert report.history.drift("net.0")[1:] == (0.1, 0.04)

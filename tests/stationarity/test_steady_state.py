@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from lightning_init.stationarity.steady_state import (
-    regression_steady_state_variance,
     relaxation_steps,
-    steady_state_mean_factor,
     steady_state_variance,
 )
 
@@ -28,16 +26,6 @@ def test_quadratic_matches_the_oracle(entry: dict) -> None:
     law = (entry["lr"], entry["curvature"], entry["momentum"], entry["weight_decay"])
     assert steady_state_variance(*law, entry["noise_var"]) == pytest.approx(entry["V"], rel=1e-13)
     assert relaxation_steps(*law) == pytest.approx(entry["relaxation_steps"], rel=1e-13)
-    factor = steady_state_mean_factor(entry["curvature"], entry["weight_decay"])
-    assert factor == pytest.approx(entry["mean_factor"], rel=1e-13)
-
-
-@pytest.mark.parametrize("entry", REGRESSION, ids=lambda entry: str(tuple(entry.values())[1:5]))
-def test_regression_matches_the_oracle(entry: dict) -> None:
-    variance = regression_steady_state_variance(
-        entry["lr"], entry["d"], entry["batch"], entry["noise_sd"]
-    )
-    assert variance == pytest.approx(entry["V"], rel=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -76,17 +64,12 @@ def test_variance_relaxes_at_the_stated_rate() -> None:
             "`curvature` + `weight_decay` must be positive, got 0.0; "
             "a flat direction without decay has no steady state.",
         ),
-        (lambda: steady_state_mean_factor(0.0), "`curvature` + `weight_decay` must be positive"),
         (
             lambda: steady_state_variance(2.0, 1.0),
             "`learning_rate` must be in (0, 2), got 2.0; use a smaller one",
         ),
         (lambda: steady_state_variance(0.0, 1.0), "`learning_rate` must be in (0, 2), got 0.0"),
         (lambda: relaxation_steps(0.1, 1.0, momentum=1.0), "`momentum` must be in [0, 1), got 1.0"),
-        (
-            lambda: regression_steady_state_variance(1.0, 9, 1, 0.5),
-            "`learning_rate` must be in (0, 0.181818), got 1.0",
-        ),
     ],
 )
 def test_no_steady_state_is_an_error(call: object, message: str) -> None:
