@@ -26,6 +26,7 @@ THIRD_PARTY = {
     "validation": {"msgspec"},
     "tables": set(),
     "pages": {"rich", "matplotlib"},
+    "user_line": {"lightning"},
     "figure_style": {"matplotlib"},
     "functional": {"torch"},
     "cli": {"lightning", "jsonargparse"},
@@ -53,8 +54,9 @@ ROOMS = {
     # What a plan, a report and a recipe have in common for the eye.
     "pages": {"tables"},
     "figure_style": {"tables"},
+    "user_line": set(),
     "validation": set(),
-    "probe": set(),
+    "probe": {"user_line"},
     "initialization": {"figure_style", "inspection", "pages", "tables", "theory"},
     "monitoring": {"inspection", "initialization", "stationarity"},
     "reporting": {
@@ -88,6 +90,7 @@ ROOMS = {
         "reporting",
         "stationarity",
         "theory",
+        "user_line",
     },
     "callbacks": {
         "initialization",
@@ -97,6 +100,7 @@ ROOMS = {
         "reporting",
         "search",
         "stationarity",
+        "user_line",
         "validation",
     },
     "functional": {"theory", "inspection", "initialization"},

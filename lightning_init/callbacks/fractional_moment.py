@@ -10,7 +10,6 @@ from typing import Any
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
@@ -38,6 +37,7 @@ from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
+from lightning_init.user_line import warn_user
 
 
 @documents_settings
@@ -211,7 +211,7 @@ class FractionalMomentInit(_InitCallback):
             patterns = self.settings.include is not None or self.settings.exclude is not None
             if patterns or self.settings.nonlinearity == "strict":
                 raise
-            rank_zero_warn(f"{error} Nothing was drawn.")
+            warn_user(f"{error} Nothing was drawn.")
             return False
         if reading.unknown and self.settings.nonlinearity == "strict":
             raise MisconfigurationException(
@@ -279,6 +279,6 @@ class FractionalMomentInit(_InitCallback):
             return
         self._to_show = False
         for sentence in self.plan.warnings:
-            rank_zero_warn(f"{type(self).__name__}: {sentence}")
+            warn_user(f"{type(self).__name__}: {sentence}")
         if self.verbose or self.dry_run:
             self.plan.page().show()

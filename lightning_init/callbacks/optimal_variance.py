@@ -29,7 +29,7 @@ from lightning_init.search.known_variances import apply_recipe, recipe_of, write
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
-from lightning_init.search.sequence import search
+from lightning_init.search.sequence import SearchInterrupted, search
 from lightning_init.search.settings import (
     Draw,
     Granularity,
@@ -204,8 +204,7 @@ class OptimalVarianceInit(_WatchesRun):
         """Start afresh on a new run."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.global_step == 0:
-            self.report = None
-            self.recipe = None
+            self.report = self.recipe = None
             self._to_log = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -215,8 +214,7 @@ class OptimalVarianceInit(_WatchesRun):
                 "OptimalVarianceInit: this run resumes, so it is neither probed nor redrawn."
             )
             return
-        skipped = self._reason_to_skip(trainer)
-        if skipped:
+        if skipped := self._reason_to_skip(trainer):
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
         _draw_late_weights(trainer, pl_module)
@@ -266,6 +264,11 @@ class OptimalVarianceInit(_WatchesRun):
         except NothingToProbe as reason:
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {reason}.")
             return
+        except SearchInterrupted as interrupt:
+            self.report = interrupt.report
+            rank_zero_info(f"OptimalVarianceInit: {interrupt}")
+            self._show(trainer)
+            raise
         except Exception as error:
             skip_or_raise(trainer, error, self.settings.on_probe_failure)
             return
@@ -275,13 +278,15 @@ class OptimalVarianceInit(_WatchesRun):
             warn_of_outcome(report, self.settings)
             redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
         self._compare_batches_with(probe)
-        if trainer.is_global_zero:
+        if path is not None and self.recipe is not None:
             with told_if_it_fails(f"write the recipe to {path!r}"):
-                if path is not None and self.recipe is not None:
-                    self.recipe.save(path)
+                self.recipe.save(path)
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        if self.verbose and self.report is not None and trainer.is_global_zero:
             with told_if_it_fails("show the report"):
-                if self.verbose:
-                    report.page().show()
+                self.report.page().show()
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_every_weight(module, self.include, self.exclude)

@@ -186,8 +186,9 @@ def _tolerance(report: ProbeRecord) -> str:
 
 
 def _notes(layers: Sequence[LayerReport], every: bool) -> list[tuple[str, str]]:
-    """Notes on layers, each once."""
+    """Notes on layers, each once; why a layer is kept stands in the headline of a short page."""
     pairs = [(layer.name, layer.note) for layer in layers if layer.note]
+    pairs = [pair for pair in pairs if every or not pair[1].endswith(": initial weights kept")]
     return grouped(pairs, None if every else 4)
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.probe import ProbeEnd
 from lightning_init.probe.limits import SHARE_OF_MAX_TIME
@@ -17,6 +16,7 @@ from lightning_init.search.probe_phase import ProbeResult
 from lightning_init.search.reasons import divergence_advice
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Ending, Verdict
+from lightning_init.user_line import warn_user
 
 
 def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
@@ -140,7 +140,7 @@ def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> No
         return
     unsettled = [row for row in report.layers if _is_open(row)]
     if unsettled:
-        rank_zero_warn(
+        warn_user(
             f"OptimalVarianceInit: {len(unsettled)} of {len(report.layers)} layers had not"
             f" settled after {report.probe_steps} probe steps"
             f" ({_shown([row.name for row in unsettled])});"
@@ -149,7 +149,7 @@ def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> No
         )
     off_centre = [row.name for row in report.layers if row.mean_share > LARGEST_MEAN_SHARE]
     if off_centre and settings.moment == "central":
-        rank_zero_warn(
+        warn_user(
             f"OptimalVarianceInit: the squared mean is above {LARGEST_MEAN_SHARE:.0%} of V in"
             f" {len(off_centre)} of {len(report.layers)} layers ({_shown(off_centre)}); the bound"
             " is stated for the moment about 0: consider moment='raw'."
