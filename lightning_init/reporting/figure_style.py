@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_init.tables import shorten
 
@@ -62,7 +66,7 @@ def blank_figure(
 
 
 def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
-    """Make a figure of 5 x 3.6 inches with one pair of axes.
+    """Make a figure of 800 x 576 pixels with one pair of axes.
 
     Args:
         x: Label of the horizontal axis.
@@ -71,10 +75,37 @@ def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = blank_figure(5.0, 3.6)
+    # Few inches, so that text is large: TensorBoard shows 800 pixels as 300.
+    figure = blank_figure(4.0, 2.88, dpi=200)
     # By hand: a layout engine takes as long as all the rest of the drawing.
-    figure.subplots_adjust(left=0.16, right=0.97, top=0.91, bottom=0.15)
-    return figure, plain_axes(figure, x, y)
+    figure.subplots_adjust(left=0.18, right=0.97, top=0.89, bottom=0.19)
+    axes = plain_axes(figure, x, y)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    return figure, axes
+
+
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Rasterize a figure to an array of shape (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Name the lines that have a gid, below the axes and in two columns.
+
+    Not by labels: matplotlib hides those that begin with an underscore, as a layer's name may.
+    """
+    lines = [line for line in reversed(axes.lines) if line.get_gid() is not None]
+    if lines:
+        lines.sort(key=lambda line: line.get_color() == GREY)
+        figure.subplots_adjust(bottom=0.19 + 0.07 * math.ceil(len(lines) / 2))
+        labels = [str(line.get_gid()) for line in lines]
+        figure.legend(lines, labels, loc="lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def plain_text(name: str, width: int) -> str:

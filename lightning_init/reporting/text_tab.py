@@ -1,16 +1,20 @@
-"""The report for TensorBoard's Text tab, whose tables break words when they have many columns."""
+"""Report and plan for TensorBoard's Text tab, whose tables break words with many columns."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+from lightning_init.initialization.measurement import signal_cells
+from lightning_init.initialization.plan import InitPlan
+from lightning_init.initialization.planned_weight import law_words
 from lightning_init.reporting.records import LayerReport
 from lightning_init.reporting.rendering import cost, headline
 from lightning_init.reporting.report import InitReport
 from lightning_init.tables import markdown_table, number
 
 HEADERS = ("layer", "V before", "V", "ratio", "drift", "verdict", "sigma0", "action")
+PLAN_HEADERS = ("layer", "rule", "std before", "std", "std / Kaiming", "log-norm", "predicted")
 MOST_LEFT_OUT = 20
 
 
@@ -35,6 +39,30 @@ def text_tab(report: InitReport, max_rows: int = 100) -> str:
     more = f"{hidden} more layers change less. " if hidden else ""
     paragraphs.append(f"{more}`callback.report.markdown()` has every layer and every column.")
     return "\n\n".join(paragraphs)
+
+
+def plan_tab(plan: InitPlan, max_rows: int = 100) -> str:
+    """Render a closed-form plan as Markdown in seven narrow columns, in the model's order.
+
+    Args:
+        plan: What was drawn.
+        max_rows: Most weights to show.
+    """
+    signals = {one.name: signal_cells(one) for one in plan.log_norms}
+    cells = [
+        (
+            f"`{row.weight.name}`",
+            law_words(row.activation) if row.treatment == "normal" else row.formula,
+            number(row.before),
+            number(row.std),
+            number(row.ratio, 4),
+            *signals.get(row.weight.name, ("-", "-")),
+        )
+        for row in plan.rows[:max_rows]
+    ]
+    hidden = len(plan.rows) - len(cells)
+    more = [f"{hidden} more weights; `print(callback.plan)` has them."] if hidden else []
+    return "\n\n".join([_list(plan.notes), markdown_table(PLAN_HEADERS, cells), *more])
 
 
 def _outcome(report: InitReport) -> str:
