@@ -122,11 +122,17 @@ def variance_trajectories(
     ratios = {name: _over_first(values) for name, values in series.items()}
     if leading is None:
         leading = sorted(ratios, key=lambda name: -_movement(ratios[name]))[: len(PALETTE)]
-    axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
     _draw_layers(axes, x, ratios, leading)
-    for name, colour in [*((name, GREY) for name in ratios), *zip(leading, PALETTE, strict=False)]:
-        if (step := fired.get(name)) is not None and (name not in leading or colour != GREY):
-            axes.plot(step, np.interp(step, x, ratios[name]), "o", markersize=5, color=colour)
+    axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", zorder=1)
+    rest = [name for name in ratios if name not in leading]
+    for names, colour in [
+        (rest, GREY),
+        *(([n], c) for n, c in zip(leading, PALETTE, strict=False)),
+    ]:
+        marks = [(step, name) for name in names if (step := fired.get(name)) is not None]
+        heights = [float(np.interp(step, x, ratios[name])) for step, name in marks]
+        if names:
+            axes.plot([step for step, _ in marks], heights, "o", markersize=5, color=colour)
     axes.set_title("Variance in training (dot: settled)", fontsize=10)
     legend_below(figure, axes)
     return figure
@@ -138,7 +144,7 @@ def record_drifts(record: ProbeRecord) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, axes = blank_axes("probe step", "change of V over the run")
+    figure, axes = blank_axes("probe step", "drift over the run")
     history, leading = record.history, leading_layers(record)
     drifts = {
         name: np.abs(np.asarray(values, dtype=np.float64))
@@ -161,7 +167,7 @@ def record_drifts(record: ProbeRecord) -> Figure:
 
 def _percent_axis(axes: Axes, tolerance: float | None, drifts: Iterable[Array]) -> None:
     """A logarithmic axis that always shows the tolerance, however large the drifts are."""
-    from matplotlib.ticker import NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     values = np.concatenate(list(drifts))
     values = values[np.isfinite(values) & (values > 0)]
@@ -171,6 +177,8 @@ def _percent_axis(axes: Axes, tolerance: float | None, drifts: Iterable[Array]) 
     axes.set_yscale("log")
     axes.set_ylim(low / 1.3, high * 1.3)
     # Plain numbers: powers of ten are formulas, whose layout takes half of the drawing.
+    subs = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.yaxis.set_minor_locator(NullLocator())
     if tolerance is not None:
