@@ -25,6 +25,7 @@ THIRD_PARTY = {
     "callbacks": {"lightning", "torch", "msgspec"},
     "validation": {"msgspec"},
     "tables": set(),
+    "figure_style": {"matplotlib"},
     "functional": {"torch"},
     "cli": {"lightning", "jsonargparse"},
     "compare": {
@@ -48,11 +49,13 @@ ROOMS = {
     # A traced formula is told from the named activations by its values.
     "inspection": {"theory"},
     "tables": set(),
+    "figure_style": {"tables"},
     "validation": set(),
     "probe": set(),
     "initialization": {"inspection", "theory", "tables"},
     "monitoring": {"inspection", "initialization", "stationarity"},
     "reporting": {
+        "figure_style",
         "initialization",
         "inspection",
         "monitoring",
@@ -93,7 +96,7 @@ ROOMS = {
     "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
     "cli": {"compare", "functional", "initialization", "probe", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
-    "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},
+    "compare": {"__init__", "figure_style", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.reporting.bands import BandPoint, confidence_bands
-from lightning_init.reporting.change_figures import first_weights
-from lightning_init.reporting.figure_style import (
+from lightning_init.figure_style import (
+    COLOURS,
     GREY,
     MOST_POINTS_PER_CURVE,
     PALETTE,
     blank_axes,
     legend_below,
     plain_text,
-    render,
+    scale_figure,
 )
+from lightning_init.reporting.bands import BandPoint, confidence_bands
 from lightning_init.reporting.weight_figures import weight_panels
 from lightning_init.stationarity.decision import Verdict
 from lightning_init.tables import shorten_all
@@ -64,6 +65,15 @@ def report_images(report: ProbeRecord) -> dict[str, NDArray[np.uint8]]:
     return {name: render(figure) for name, figure in drawn.items()}
 
 
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Rasterize a figure to an array of shape (height, width, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba(), dtype=np.uint8)[:, :, :3]
+
+
 def leading_layers(record: ProbeRecord) -> list[str]:
     """The layers to look at first: those that moved most and those that drift most, in turns."""
     series = {name: _over_first(record.history.variance(name)) for name in record.history.layers}
@@ -73,6 +83,25 @@ def leading_layers(record: ProbeRecord) -> list[str]:
     known.sort(key=lambda name: -drift[name])
     turns = chain.from_iterable(zip(moved, known, strict=False))
     return list(dict.fromkeys((*turns, *moved)))[: len(PALETTE)]
+
+
+def first_weights(record: ProbeRecord) -> Figure:
+    """Draw what a probe makes of the first weights.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    layers = record.layers
+    actions = Counter(layer.action for layer in layers)
+    summary = ", ".join(f"{actions[action]} {action}" for action in COLOURS if actions[action])
+    return scale_figure(
+        [layer.name for layer in layers],
+        [max(layer.initial_variance, 0.0) ** 0.5 for layer in layers],
+        [layer.sigma0 for layer in layers],
+        f"First weights: {summary}",
+        [layer.action for layer in layers],
+        [max(layer.variance, 0.0) ** 0.5 for layer in layers],
+    )
 
 
 def record_trajectories(record: ProbeRecord) -> Figure:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_init.figure_style import PALETTE, blank_axes, scale_figure
 from lightning_init.initialization.measurement import LayerLogNorm, fan_increments
 from lightning_init.initialization.planned_weight import PlannedWeight
-from lightning_init.reporting.change_figures import Change, change_bars
-from lightning_init.reporting.figure_style import PALETTE, blank_axes, render
+from lightning_init.reporting.figures import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,17 +42,17 @@ def plan_images(
 def plan_figure(rows: Sequence[PlannedWeight]) -> Figure:
     """Draw the standard deviation of every weight before and after.
 
-    Args:
-        rows: Of a plan.
-
     Raises:
         ImportError: matplotlib is not installed.
     """
-    changes = [_change(row) for row in rows]
-    figure, _ = change_bars(changes)
-    drawn = sum(change.action == "redrawn" for change in changes)
-    figure.suptitle(f"First weights: {drawn} of {len(rows)} by the closed form", fontsize=10)
-    return figure
+    kept = [row.treatment == "keep" for row in rows]
+    return scale_figure(
+        [row.weight.name for row in rows],
+        [row.before for row in rows],
+        [row.before if same else row.std for row, same in zip(rows, kept, strict=True)],
+        f"First weights: {len(rows) - sum(kept)} of {len(rows)} by the closed form",
+        ["kept" if same else "redrawn" for same in kept],
+    )
 
 
 def log_norm_fan(
@@ -95,9 +95,3 @@ def log_norm_fan(
     figure.subplots_adjust(bottom=0.33)
     figure.legend(loc="lower center", ncols=2, frameon=False, fontsize=8)
     return figure
-
-
-def _change(row: PlannedWeight) -> Change:
-    if row.treatment == "keep":
-        return Change(row.weight.name, row.before, row.before, "kept")
-    return Change(row.weight.name, row.before, row.std, "redrawn")

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from probe_series import report_of, series
 
+from lightning_init.figure_style import scale_figure
 from lightning_init.monitoring.history import VarianceHistory
 from lightning_init.reporting import figures
-from lightning_init.reporting.change_figures import Change, change_bars
-from lightning_init.reporting.figure_style import render
+from lightning_init.reporting.figures import render
 from lightning_init.reporting.plan_figures import log_norm_fan
 from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
@@ -26,10 +26,10 @@ DRAWINGS: dict[str, Callable[[], Any]] = {
     "trajectories": lambda: figures.variance_trajectories(
         range(5), {f"layer{i}": [1.0, 1.1, 1.2, 1.3, 1.3 + i] for i in range(9)}, {"layer8": 3}
     ),
-    "changes": lambda: change_bars(CHANGES)[0],
+    "scales": lambda: scale_figure(NAMES, [0.1] * 30, AFTER, "Scales", None, [0.2] * 30),
     "fan": lambda: log_norm_fan([-0.01] * 4, [0.02] * 4, [0.1, 0.0, -0.1, 0.2]),
 }
-CHANGES = [Change(f"block.{i}", 0.1, 0.1 + 0.01 * i, "redrawn", 0.2) for i in range(30)]
+NAMES, AFTER = [f"block.{i}" for i in range(30)], [0.1 + 0.01 * i for i in range(30)]
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
@@ -78,12 +78,13 @@ def test_a_layer_without_a_first_value_does_not_stop_the_figure(values: tuple[fl
 
 
 def test_dollar_signs_and_underscores_in_names_are_text() -> None:
-    render(change_bars([Change("_a$b_$^", 1.0, 2.0, "redrawn")])[0])
+    render(scale_figure(["_a$b_$^"], [1.0], [2.0], "Scales"))
     render(figures.variance_trajectories((0, 1), {"_$^$": (1.0, 2.0)}, {}))
 
 
 def test_the_layers_that_change_most_have_a_bar_and_the_others_are_counted() -> None:
-    figure, axes = change_bars([c._replace(found=math.nan) for c in CHANGES])
+    figure = scale_figure(NAMES, [0.1] * 30, AFTER, "Scales", found=[math.nan] * 30)
+    (axes,) = figure.axes
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == [f"block.{i}" for i in range(29, 21, -1)]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx(
@@ -91,13 +92,14 @@ def test_the_layers_that_change_most_have_a_bar_and_the_others_are_counted() -> 
     )
     words = [text.get_text() for text in axes.texts]
     assert words[0] == "0.1 → 0.39 redrawn"
-    assert [text.get_text() for text in figure.texts] == ["22 more layers: x1 to x3.1"]
+    assert [text.get_text() for text in figure.texts] == ["22 more layers: x1 to x3.1", "Scales"]
 
 
 @pytest.mark.parametrize("before", [0.0, math.nan])
 def test_a_layer_that_had_no_variance_has_no_bar(before: float) -> None:
-    figure, axes = change_bars([Change("a", before, 0.1, "redrawn"), Change("b", 1, 1, "kept")])
-    assert [bar.get_width() for bar in axes.patches] == [0.0]
+    figure = scale_figure(["a", "b"], [before, 1.0], [0.1, 1.0], "Scales", ["redrawn", "kept"])
+    assert {bar.get_width() for bar in figure.axes[0].patches} == {0.0}
+    assert "→ 0.1 redrawn" in figure.axes[0].texts[0].get_text()
     render(figure)
 
 
