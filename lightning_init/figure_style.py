@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from lightning_init.tables import shorten
+from lightning_init.tables import number, shorten, shorten_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#767676"
 MOST_POINTS_PER_CURVE = 400
-MOST_LAYERS_PER_FIGURE = 30
+BARS = 8
+COLOURS = {"redrawn": PALETTE[0], "unchanged": GREY, "kept": PALETTE[4]}
 
 
 def plain_axes(figure: Figure, x: str, y: str) -> Axes:
@@ -65,7 +66,7 @@ def blank_figure(
 
 
 def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
-    """Make a figure of 5 x 3.6 inches with one pair of axes.
+    """Make a figure of 800 x 576 pixels with one pair of axes.
 
     Args:
         x: Label of the horizontal axis.
@@ -74,10 +75,28 @@ def blank_axes(x: str, y: str) -> tuple[Figure, Axes]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure = blank_figure(5.0, 3.6)
+    # Few inches, so that text is large: TensorBoard shows 800 pixels as 300.
+    figure = blank_figure(4.0, 2.88, dpi=200)
     # By hand: a layout engine takes as long as all the rest of the drawing.
-    figure.subplots_adjust(left=0.16, right=0.97, top=0.91, bottom=0.15)
-    return figure, plain_axes(figure, x, y)
+    figure.subplots_adjust(left=0.18, right=0.97, top=0.89, bottom=0.19)
+    axes = plain_axes(figure, x, y)
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    return figure, axes
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """Name the lines that have a gid, below the axes and in two columns.
+
+    Not by labels: matplotlib hides those that begin with an underscore, as a layer's name may.
+    """
+    lines = [line for line in reversed(axes.lines) if line.get_gid() is not None]
+    if lines:
+        lines.sort(key=lambda line: line.get_color() == GREY)
+        figure.subplots_adjust(bottom=0.19 + 0.07 * math.ceil(len(lines) / 2))
+        labels = [str(line.get_gid()) for line in lines]
+        figure.legend(lines, labels, loc="lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def plain_text(name: str, width: int) -> str:
@@ -90,44 +109,92 @@ def plain_text(name: str, width: int) -> str:
     return shorten(name, width).replace("$", r"\$")
 
 
-def scale_figure(
-    names: Sequence[str], before: Sequence[float], after: Sequence[float], title: str
-) -> Figure:
-    """Draw the standard deviation of every layer's first weights, before and after.
+class _Scale(NamedTuple):
+    """Standard deviations of one layer: what was there, what is drawn, what training settles at."""
 
-    The layers that change most are drawn, in the order given; a scale that is not known is not.
+    layer: str
+    before: float
+    after: float
+    action: str
+    found: float
+
+    @property
+    def factors(self) -> list[float]:
+        """`after` and `found` over `before`, where they exist."""
+        ratios = [value / self.before for value in (self.after, self.found) if self.before > 0]
+        return [ratio for ratio in ratios if 0 < ratio < math.inf]
+
+    @property
+    def reach(self) -> float:
+        """How far the bars of this layer reach from 1, as a logarithm."""
+        return max((abs(math.log(ratio)) for ratio in self.factors), default=0.0)
+
+
+def scale_figure(
+    names: Sequence[str],
+    before: Sequence[float],
+    after: Sequence[float],
+    title: str,
+    actions: Sequence[str] | None = None,
+    found: Sequence[float] | None = None,
+) -> Figure:
+    """Draw the standard deviation of first weights, of the layers that change most.
+
+    A bar per layer shows by which factor it changes; the others are counted.
 
     Args:
         names: Layer names.
-        before: What was there, one value per layer.
+        before: What was there, one value per layer; nan where that is not known.
         after: What is drawn.
         title: One line above.
+        actions: Per layer "redrawn" (the default), "unchanged" or "kept".
+        found: What training settles at, for a pale bar.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    rows = list(zip(names, before, after, strict=True))
-    by_change = sorted(rows, key=lambda row: -abs(math.log(row[2] / row[1])) if _both(row) else 0.0)
-    shown = [row for row in rows if row in by_change[:MOST_LAYERS_PER_FIGURE]]
-    figure = blank_figure(6.4, 1.2 + 0.22 * max(4, len(shown)), layout="constrained")
-    axes = plain_axes(figure, "standard deviation", "")
-    for place, row in enumerate(shown):
-        if _both(row):
-            axes.plot(row[1:], (place, place), color=GREY, linewidth=1.0, zorder=1)
-    places = range(len(shown))
-    axes.scatter(
-        [row[1] for row in shown], places, s=22, facecolor="white", edgecolor=GREY, label="before"
+    figure, axes = blank_axes("x the standard deviation before", "")
+    rows = zip(
+        names, before, after, actions or ["redrawn"] * len(names), found or after, strict=True
     )
-    axes.scatter([row[2] for row in shown], places, s=22, color=PALETTE[0], label="after")
-    axes.set_yticks(places, [plain_text(name, 32) for name, *_ in shown], fontsize=8)
-    axes.invert_yaxis()
-    if any(value > 0 for row in shown for value in row[1:]):
-        axes.set_xscale("log")
-    hidden = len(rows) - len(shown)
-    axes.set_title(title + (f" ({hidden} that change less are not drawn)" if hidden else ""))
-    axes.legend(frameon=False, loc="best")
+    order = sorted((_Scale(*row) for row in rows), key=lambda row: -row.reach)
+    shown, rest = order[:BARS], order[BARS:]
+    short = shorten_all([row.layer for row in shown], 16)
+    axes.set_yticks(range(len(shown)), [plain_text(short[row.layer], 16) for row in shown])
+    axes.set_ylim(max(4, len(shown)) - 0.4, -0.6)
+    _factor_axis(axes, max((row.reach for row in shown), default=0.0))
+    for place, row in enumerate(shown):
+        _draw_bars(axes, place, row)
+    if found is not None:
+        axes.set_xlabel("x the standard deviation before (pale: V)", fontsize=8)
+    if rest:
+        changes = [row.after / row.before for row in rest if row.before > 0]
+        between = f": x{number(min(changes))} to x{number(max(changes))}" if changes else ""
+        figure.text(0.98, 0.03, f"{len(rest)} more layers{between}", fontsize=8, ha="right")
+    figure.suptitle(title, fontsize=10)
+    figure.subplots_adjust(left=0.25, right=0.63, bottom=0.25)
     return figure
 
 
-def _both(row: tuple[str, float, float]) -> bool:
-    return row[1] > 0 and row[2] > 0 and math.isfinite(row[1]) and math.isfinite(row[2])
+def _draw_bars(axes: Axes, place: int, row: _Scale) -> None:
+    colour = COLOURS[row.action]
+    for ratio, alpha in zip(reversed(row.factors), (0.25, 1.0), strict=False):
+        axes.barh(place, ratio - 1, 0.6, left=1, color=colour, alpha=alpha, linewidth=0)
+    arrow = f"{number(row.before)} → " if row.action == "redrawn" else ""
+    words, at = f"{arrow}{number(row.after)} {row.action}", (1.03, place)
+    beside = ("axes fraction", "data")
+    axes.annotate(words, at, xycoords=beside, fontsize=8, va="center", color=colour)
+
+
+def _factor_axis(axes: Axes, reach: float) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    reach = max(1.15 * reach, 0.25)
+    if reach > 1.0:
+        axes.set_xscale("log")
+        subs = (1.0, 2.0, 5.0) if reach < 4 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(subs=subs))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(math.exp(-reach), math.exp(reach))
+    axes.xaxis.set_major_formatter(lambda value, _: f"x{number(value)}")
+    axes.axvline(1.0, color="black", linewidth=0.8)

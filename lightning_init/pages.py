@@ -118,8 +118,10 @@ class Page:
         return [f"No room for {', '.join(hidden)}: `full()` has them."] if hidden else []
 
     def markdown(self) -> str:
-        """Paragraphs, every column, and the remarks as a list."""
+        """Paragraphs, the table, and the remarks as a list; a full page has every column."""
         shown = [column for column in self.columns if not column.is_empty]
+        if shown and not self.folds:  # viewers break the words of a wide table
+            shown = [shown[0], *fit(shown, _WITHOUT_TERMINAL[0], 2)[0][1:]]
         parts = [f"**{self.lead}**", "  \n".join(self.facts)]
         parts += [markdown_table([one.header for one in shown], _rows(shown))] if shown else []
         parts.append("\n".join(f"- {remark}" for remark in self.remarks))

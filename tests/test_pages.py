@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import nn
 
 from lightning_init import InitReport, fractional_moment_init_
-from lightning_init.figure_style import scale_figure
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.pages import Column, Page, fit, print_rich
 from lightning_init.recipes.recipe import InitRecipe
@@ -178,12 +177,3 @@ def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match="figures need matplotlib; install it"):
         deep_plan().plot()
-
-
-def test_the_figure_of_scales_draws_the_largest_changes() -> None:
-    names = [f"layer{i}" for i in range(40)]
-    figure = scale_figure(names, [1.0] * 40, [1 + i / 40 for i in range(40)], "Scales")
-    (axes,) = figure.axes
-    ticks = [label.get_text() for label in axes.get_yticklabels()]
-    assert ticks == names[10:]
-    assert "10 that change less" in axes.get_title()

@@ -63,16 +63,14 @@ class FractionalMomentInit(_InitCallback):
     Raises:
         ValueError: If an argument is outside its range.
 
-    **Logged Metrics.** Every logger gets, once, at step 0:
+    **Logged Metrics.** TensorBoard gets, once, at step 0; the figures need matplotlib:
 
-    - `FractionalMomentInit/std/<layer>`: standard deviation of the layer's first weights
-    - `FractionalMomentInit/log_norm/<layer>`: log-norm of what enters the layer, measured on the
-      example input or batch, if there is one
-    - `FractionalMomentInit/log_norm_predicted/<layer>`: its mean by the theory, where that reaches
+    - `FractionalMomentInit/plan/text_summary`: the plan as a table
+    - `FractionalMomentInit/figure/first_weights`: what the weights become, layer by layer
+    - `FractionalMomentInit/figure/log_norm`: predicted and measured log-norm through the depth, if
+      there is an example input or batch
 
-    TensorBoard also gets, if matplotlib is installed:
-
-    - `FractionalMomentInit/figure/log_norm`: both through the depth, with bands of 1 and 2 sd
+    Every other logger gets `std`, `log_norm` and `log_norm_predicted` of every layer.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -107,25 +107,24 @@ class OptimalVarianceInit(_WatchesRun):
     Raises:
         ValueError: If an argument is outside its range.
 
-    **Logged Metrics.** With a TensorBoard logger, the probe has its own run, `<log_dir>/probe`:
+    **Logged Metrics.** With a TensorBoard logger, the probe has its own run, `<log_dir>/probe`,
+    and below it one for each of the six layers to look at first:
 
+    - `OptimalVarianceInit/at_a_glance/1_first_weights`: figure of what the first weights become
+    - `OptimalVarianceInit/at_a_glance/2_variance`: figure and curves of V over V before
+    - `OptimalVarianceInit/at_a_glance/3_drift`: figure and curves of the drift and the tolerance
+    - `OptimalVarianceInit/at_a_glance/4_weights`: histograms before and after the probe
+    - `OptimalVarianceInit/report/text_summary`: the whole report as a table
     - `OptimalVarianceInit/variance/<layer>`: variance of the layer's weights, per probe step
     - `OptimalVarianceInit/drift/<layer>`: relative change over the horizon, per probe step
     - `OptimalVarianceInit/kl/<layer>`: KL(N(0, V) || N(0, V before)) in nat, per probe step
-    - `OptimalVarianceInit/sigma0/<layer>`: standard deviation of the real run's first weights
-    - `OptimalVarianceInit/ratio/<layer>`: V over the realised variance before the probe
-    - `OptimalVarianceInit/force/<name>/<layer>`: drive, decay, relaxation_steps, steady_state
-    - `OptimalVarianceInit/tolerance`: the drift that counts as none, to compare with
-    - `OptimalVarianceInit/band/<name>/<layer>`: confidence limits of V and of the drift
-    - `OptimalVarianceInit/report/text_summary`: the whole report as a table
-    - `OptimalVarianceInit/figure/<name>`: figures, if matplotlib is installed
 
-    The real run gets, while it is watched:
+    The figures need matplotlib. The real run gets, while it is watched:
 
     - `OptimalVarianceInit/run_variance/<layer>`: variance of the layer's weights
     - `OptimalVarianceInit/score/text_summary`: whether the probe was right, at the end
 
-    Other loggers get `sigma0` and `ratio`, once, at step 0.
+    Other loggers get `sigma0` and `ratio` of every layer, once, at step 0.
 
     Example:
         >>> from lightning.pytorch import Trainer

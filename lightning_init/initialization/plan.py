@@ -162,9 +162,14 @@ class InitPlan(Readable):
         """
         from lightning_init.figure_style import scale_figure
 
-        names, before = [row.weight.name for row in self.rows], [row.before for row in self.rows]
-        after = [row.before if row.treatment == "keep" else row.std for row in self.rows]
-        return scale_figure(names, before, after, f"First weights at order {self.settings.order:g}")
+        kept = [row.treatment == "keep" for row in self.rows]
+        return scale_figure(
+            [row.weight.name for row in self.rows],
+            [row.before for row in self.rows],
+            [row.before if same else row.std for row, same in zip(self.rows, kept, strict=True)],
+            f"First weights: {len(kept) - sum(kept)} of {len(kept)} by the closed form",
+            ["kept" if same else "redrawn" for same in kept],
+        )
 
     def assert_healthy(self) -> None:
         """Raise if the plan foresees, or a batch showed, a bad start; for continuous integration.

@@ -254,3 +254,40 @@ def test_plot_draws_every_layer_and_marks_those_that_fired(report: InitReport) -
     marks = [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"]
     assert {line.get_gid() for line in curves} == {"net.0", "net.2", "head"}
     assert sorted(marks) == [[], [], [300]]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_short_markdown_is_narrow_and_the_rest_stands_below(report: InitReport) -> None:
+    text = report.markdown(100)
+    header, _, *body = rows_of(text)
+    assert header == ["layer", "shape", "V", "V/V before", "drift", "verdict", "sigma0", "action"]
+    assert body == [
+        ["head", "10x64", "-", "-", "-", "invalid", "0.141", "kept"],
+        ["net.0", "64x32", "0.03", "1.5", "0.04 [0.01,0.07]", "stationary", "0.173", "redrawn"],
+        ["net.2", "64x64", "0.0201", "1", "0.40 [0.30,0.50]", "drifting", "0.142", "redrawn"],
+    ]
+    for part in (
+        "- note: Adam has no steady state of this form: a heuristic.",
+        "- note: head: not finite from step 7 on",
+        "- Left out: frozen (requires_grad=False) (1).",
+    ):
+        assert text.index(part) > text.rindex("|")
+    said = "2 of 3 layers redrawn, 1 kept (not finite from step 7 on); 1 of 3 layers stationary"
+    assert text.startswith(f"**OptimalVarianceInit: {said}.**")
+
+
+def test_short_markdown_of_many_layers_has_those_that_change_most(
+    large_report: Callable[[int], InitReport], report: InitReport
+) -> None:
+    text = large_report(500).markdown(10)
+    names = [row[0] for row in rows_of(text)[2:]]
+    assert names == [f"encoder.layers.{i}.self_attn.out_proj" for i in range(499, 489, -1)]
+    assert "490 more layers that change less" in text
+    (left,) = report.left_out
+    many = tuple(replace(left, name=f"embedding.{i}") for i in range(50))
+    text = replace(report, left_out=many).markdown(10)
+    assert "- Left out: frozen (requires_grad=False) (50)." in text
