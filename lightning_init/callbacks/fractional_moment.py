@@ -10,7 +10,6 @@ from typing import Any
 from lightning.fabric.utilities import move_data_to_device
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
@@ -38,6 +37,7 @@ from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
+from lightning_init.user_line import warn_user
 
 
 @documents_settings
@@ -63,16 +63,14 @@ class FractionalMomentInit(_InitCallback):
     Raises:
         ValueError: If an argument is outside its range.
 
-    **Logged Metrics.** Every logger gets, once, at step 0:
+    **Logged Metrics.** TensorBoard gets, once, at step 0; the figures need matplotlib:
 
-    - `FractionalMomentInit/std/<layer>`: standard deviation of the layer's first weights
-    - `FractionalMomentInit/log_norm/<layer>`: log-norm of what enters the layer, measured on the
-      example input or batch, if there is one
-    - `FractionalMomentInit/log_norm_predicted/<layer>`: its mean by the theory, where that reaches
+    - `FractionalMomentInit/plan/text_summary`: the plan as a table
+    - `FractionalMomentInit/figure/first_weights`: what the weights become, layer by layer
+    - `FractionalMomentInit/figure/log_norm`: predicted and measured log-norm through the depth, if
+      there is an example input or batch
 
-    TensorBoard also gets, if matplotlib is installed:
-
-    - `FractionalMomentInit/figure/log_norm`: both through the depth, with bands of 1 and 2 sd
+    Every other logger gets `std`, `log_norm` and `log_norm_predicted` of every layer.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -211,7 +209,7 @@ class FractionalMomentInit(_InitCallback):
             patterns = self.settings.include is not None or self.settings.exclude is not None
             if patterns or self.settings.nonlinearity == "strict":
                 raise
-            rank_zero_warn(f"{error} Nothing was drawn.")
+            warn_user(f"{error} Nothing was drawn.")
             return False
         if reading.unknown and self.settings.nonlinearity == "strict":
             raise MisconfigurationException(
@@ -279,6 +277,6 @@ class FractionalMomentInit(_InitCallback):
             return
         self._to_show = False
         for sentence in self.plan.warnings:
-            rank_zero_warn(f"{type(self).__name__}: {sentence}")
+            warn_user(f"{type(self).__name__}: {sentence}")
         if self.verbose or self.dry_run:
-            outputs.show(self.plan.table())
+            self.plan.page().show()

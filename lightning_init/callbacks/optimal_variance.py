@@ -29,7 +29,7 @@ from lightning_init.search.known_variances import apply_recipe, recipe_of, write
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
-from lightning_init.search.sequence import search
+from lightning_init.search.sequence import SearchInterrupted, search
 from lightning_init.search.settings import (
     Draw,
     Granularity,
@@ -107,25 +107,24 @@ class OptimalVarianceInit(_WatchesRun):
     Raises:
         ValueError: If an argument is outside its range.
 
-    **Logged Metrics.** With a TensorBoard logger, the probe has its own run, `<log_dir>/probe`:
+    **Logged Metrics.** With a TensorBoard logger, the probe has its own run, `<log_dir>/probe`,
+    and below it one for each of the six layers to look at first:
 
+    - `OptimalVarianceInit/at_a_glance/1_first_weights`: figure of what the first weights become
+    - `OptimalVarianceInit/at_a_glance/2_variance`: figure and curves of V over V before
+    - `OptimalVarianceInit/at_a_glance/3_drift`: figure and curves of the drift and the tolerance
+    - `OptimalVarianceInit/at_a_glance/4_weights`: histograms before and after the probe
+    - `OptimalVarianceInit/report/text_summary`: the whole report as a table
     - `OptimalVarianceInit/variance/<layer>`: variance of the layer's weights, per probe step
     - `OptimalVarianceInit/drift/<layer>`: relative change over the horizon, per probe step
     - `OptimalVarianceInit/kl/<layer>`: KL(N(0, V) || N(0, V before)) in nat, per probe step
-    - `OptimalVarianceInit/sigma0/<layer>`: standard deviation of the real run's first weights
-    - `OptimalVarianceInit/ratio/<layer>`: V over the realised variance before the probe
-    - `OptimalVarianceInit/force/<name>/<layer>`: drive, decay, relaxation_steps, steady_state
-    - `OptimalVarianceInit/tolerance`: the drift that counts as none, to compare with
-    - `OptimalVarianceInit/band/<name>/<layer>`: confidence limits of V and of the drift
-    - `OptimalVarianceInit/report/text_summary`: the whole report as a table
-    - `OptimalVarianceInit/figure/<name>`: figures, if matplotlib is installed
 
-    The real run gets, while it is watched:
+    The figures need matplotlib. The real run gets, while it is watched:
 
     - `OptimalVarianceInit/run_variance/<layer>`: variance of the layer's weights
     - `OptimalVarianceInit/score/text_summary`: whether the probe was right, at the end
 
-    Other loggers get `sigma0` and `ratio`, once, at step 0.
+    Other loggers get `sigma0` and `ratio` of every layer, once, at step 0.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -204,8 +203,7 @@ class OptimalVarianceInit(_WatchesRun):
         """Start afresh on a new run."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and trainer.global_step == 0:
-            self.report = None
-            self.recipe = None
+            self.report = self.recipe = None
             self._to_log = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -215,8 +213,7 @@ class OptimalVarianceInit(_WatchesRun):
                 "OptimalVarianceInit: this run resumes, so it is neither probed nor redrawn."
             )
             return
-        skipped = self._reason_to_skip(trainer)
-        if skipped:
+        if skipped := self._reason_to_skip(trainer):
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
         _draw_late_weights(trainer, pl_module)
@@ -266,6 +263,11 @@ class OptimalVarianceInit(_WatchesRun):
         except NothingToProbe as reason:
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {reason}.")
             return
+        except SearchInterrupted as interrupt:
+            self.report = interrupt.report
+            rank_zero_info(f"OptimalVarianceInit: {interrupt}")
+            self._show(trainer)
+            raise
         except Exception as error:
             skip_or_raise(trainer, error, self.settings.on_probe_failure)
             return
@@ -275,13 +277,15 @@ class OptimalVarianceInit(_WatchesRun):
             warn_of_outcome(report, self.settings)
             redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
         self._compare_batches_with(probe)
-        if trainer.is_global_zero:
+        if path is not None and self.recipe is not None:
             with told_if_it_fails(f"write the recipe to {path!r}"):
-                if path is not None and self.recipe is not None:
-                    self.recipe.save(path)
+                self.recipe.save(path)
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        if self.verbose and self.report is not None and trainer.is_global_zero:
             with told_if_it_fails("show the report"):
-                if self.verbose:
-                    outputs.show(report.table())
+                self.report.page().show()
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_every_weight(module, self.include, self.exclude)

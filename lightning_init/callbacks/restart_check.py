@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.callbacks.base import _InitCallback
 from lightning_init.probe import ProbeRun
 from lightning_init.probe.real_batches import BatchComparison, standing_of_data
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.sentences import difference_of_batches
+from lightning_init.user_line import warn_user
 
 
 class _ChecksRestart(_InitCallback):
@@ -62,13 +61,13 @@ class _ChecksRestart(_InitCallback):
     def _compare_batches_with(self, probe: ProbeRun) -> None:
         """Say what the replay found, and expect the probe's batches from here on."""
         if probe.replay.warning:
-            rank_zero_warn(probe.replay.warning)
+            warn_user(probe.replay.warning)
         self._real_batches = BatchComparison(probe.batches)
 
     def _take_score(self, trainer: Trainer) -> None:
         comparison, report = self._real_batches, self.report
         if number := comparison.news():
-            warnings.warn(difference_of_batches(number, trainer), stacklevel=1)
+            warn_user(difference_of_batches(number, trainer), every_rank=True)
         if comparison.closed and report is not None:
             same, compared = comparison.identical, comparison.compared
             self.report = replace(report, same_batches=same, compared_batches=compared)

@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
 from lightning_init.cli.parsing import model_parser
-from lightning_init.cli.show import recipe_table
 from lightning_init.recipes.recipe import InitRecipe
 
 
@@ -28,9 +27,10 @@ def recipe(arguments: Sequence[str]) -> None:
         found.save(config.out)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    sys.stdout.write(f"{recipe_table(found)}\n")
     start = f"OptimalVarianceInit(recipe={config.out!r})"
-    sys.stdout.write(f"Written: {config.out}; start the next run from it with {start}.\n")
+    sys.stdout.write(f"{found}
+Written: {config.out}; start the next run from it with {start}.
+")
 
 
 def recipe_parser() -> ArgumentParser:

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_init.compare import tables
 from lightning_init.compare.quantities import BOTH, FINAL, Quantity, Runs
 from lightning_init.compare.records import RunRecord
-from lightning_init.reporting.figure_style import (
+from lightning_init.figure_style import (
     GREY,
     PALETTE,
     blank_figure,

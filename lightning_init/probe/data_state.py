@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.in_place import own_attributes
 from lightning_init.probe.lightning_packages import is_a
 from lightning_init.probe.object_state import capture
+from lightning_init.user_line import warn_user
 
 # Which objects changed, and the way out.
 AFTER_A_PROBE = (
@@ -49,7 +49,7 @@ def capture_data_state(
             suspects.extend(changed)
         if changed:
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            rank_zero_warn(sentence.format(", ".join(changed[:3]) + more))
+            warn_user(sentence.format(", ".join(changed[:3]) + more))
 
     return put_back
 

@@ -24,6 +24,7 @@ class ProbeEnd(Enum):
     STOPPED = "whoever watched it had seen enough"
     BUDGET = "the probe's budget of optimizer steps was spent"
     TIME_LIMIT = "the probe's share of Trainer(max_time=...) was spent"
+    INTERRUPTED = "the user interrupted it"
     RUN_LIMIT = "the run's own limit (max_epochs, max_steps or the data) came before the budget"
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.object_walk import ObjectWalk
+from lightning_init.user_line import warn_user
 
 # One weight, or all in a row, as `parameters_to_vector` gives them.
 Source = Callable[[], Tensor]
@@ -39,7 +39,7 @@ def shadows_follow(trainer: Trainer, module: LightningModule) -> Iterator[None]:
             except Exception:
                 unwritten.append(name)
     if unwritten:
-        rank_zero_warn(
+        warn_user(
             f"{unwritten[0]} holds a copy of the weights from before the redraw and cannot be"
             " written; make it anew in `on_train_start`."
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_init.reporting.report import InitReport
+from lightning_init.reporting.records import ProbeRecord
 from lightning_init.stationarity import DetectorSettings
 from lightning_init.stationarity.drift import (
     DriftIndex,
@@ -47,7 +47,7 @@ class BandPoint:
 
 
 def confidence_bands(
-    report: InitReport, layer: str, steps: Collection[int] | None = None
+    report: ProbeRecord, layer: str, steps: Collection[int] | None = None
 ) -> tuple[BandPoint, ...]:
     """Fit again what the detector fitted, and keep the limits that a history does not hold.
 
@@ -87,7 +87,7 @@ def confidence_bands(
     return tuple(points)
 
 
-def _detected(report: InitReport, layer: str) -> tuple[list[int], FloatArray, list[float]]:
+def _detected(report: ProbeRecord, layer: str) -> tuple[list[int], FloatArray, list[float]]:
     """Steps, variances and drift indices of the samples that the detector saw."""
     history = report.history
     rows = zip(history.steps, history.variance(layer), history.drift(layer), strict=True)
@@ -95,7 +95,7 @@ def _detected(report: InitReport, layer: str) -> tuple[list[int], FloatArray, li
     return [row[0] for row in seen], np.array([row[1] for row in seen]), [row[2] for row in seen]
 
 
-def _detector(report: InitReport) -> DetectorSettings:
+def _detector(report: ProbeRecord) -> DetectorSettings:
     given = dict(report.settings)
     default = DetectorSettings()
     return DetectorSettings(
@@ -104,7 +104,7 @@ def _detector(report: InitReport) -> DetectorSettings:
     )
 
 
-def _index(log_values: FloatArray, report: InitReport, settings: DetectorSettings) -> DriftIndex:
+def _index(log_values: FloatArray, report: ProbeRecord, settings: DetectorSettings) -> DriftIndex:
     window = window_length(len(log_values), settings.window_fraction, settings.batches)
     fit = fit_trend(log_values[-window:], settings.batches)
     return drift_index(fit, report.horizon_steps / report.sample_interval, settings.confidence)

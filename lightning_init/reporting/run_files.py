@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from lightning_init.reporting.tags import OPTIMAL_VARIANCE, tag
-from lightning_init.reporting.tensorboard import is_tensorboard
+from lightning_init.reporting.tensorboard import is_tensorboard, write_scalars
 
 SERIES_FILE = "run_variance.csv"
 # Values of one sample that go to TensorBoard; of larger models every k-th sample goes there.
@@ -76,11 +76,3 @@ def local_directory(loggers: Iterable[Logger]) -> Path | None:
         if isinstance(log_dir, (str, os.PathLike)) and "://" not in str(log_dir):
             return Path(log_dir)
     return None
-
-
-def write_scalars(writer: Any, tags: Sequence[str], values: Sequence[float], step: int) -> None:
-    """Write one event for a whole row: `add_scalar` would make one event per number."""
-    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-
-    row = [Summary.Value(tag=t, simple_value=v) for t, v in zip(tags, values, strict=True)]
-    writer.file_writer.add_summary(Summary(value=row), step)

@@ -13,9 +13,9 @@ from typing import Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.probe.lightning_packages import module_for
+from lightning_init.user_line import warn_user
 
 OnProbeFailure = Literal["skip", "raise"]
 _PACKAGE = Path(__file__).parents[1]
@@ -43,7 +43,7 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
                 " on_probe_failure='skip' trains on without it."
             )
         raise error
-    rank_zero_warn(
+    warn_user(
         f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} The weights are"
         " what they were and the training goes on; on_probe_failure='raise' stops here."
     )
@@ -81,7 +81,7 @@ def told_if_it_fails(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        rank_zero_warn(
+        warn_user(
             f"OptimalVarianceInit: could not {what} ({type(error).__name__}: {error}); the outcome"
             " is on `callback.report` and `callback.recipe`."
         )

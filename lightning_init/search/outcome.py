@@ -29,6 +29,7 @@ def layer_reports(
     result: ProbeResult,
     settings: OptimalVarianceSettings,
     drawn: Sequence[float | None] | None = None,
+    originals: Sequence[float] | None = None,
 ) -> tuple[LayerReport, ...]:
     """Decide what each layer gets: sigma0^2 = V (Horii & Has, arXiv 2508.12834).
 
@@ -37,6 +38,8 @@ def layer_reports(
         settings: What to do with them.
         drawn: Variance that each layer was drawn with in an earlier round, None for a layer that
             still has its own first weights; None if there was no earlier round.
+        originals: Variance of each layer before the first round: what its row compares with; None
+            for that of this probe.
     """
     monitor = result.monitor
     decisions = [
@@ -57,6 +60,7 @@ def layer_reports(
             targets[index] or before[index],
             pairs[index][1],
             settings,
+            result.initial[index] if originals is None else originals[index],
             owned=before[index] is None,
         )
         for index, decision in enumerate(decisions)
@@ -140,16 +144,16 @@ def _row(
     target: float | None,
     note: str,
     settings: OptimalVarianceSettings,
+    initial: float,
     owned: bool,
 ) -> LayerReport:
-    weight, initial = result.monitor.weights[index], result.initial[index]
+    weight = result.monitor.weights[index]
     mean, variance = result.means[index], decision.estimate
     known = 0 < variance < math.inf
     mean_share = mean**2 / variance if known else math.nan
     is_raw = result.monitor.moment == "raw"
-    action = _action(target, initial, result.endings[index])
-    if action == "unchanged" and not owned:  # the probe began from another round's draw
-        action = "redrawn"
+    # Where the probe began from another round's draw, that this is unchanged says nothing.
+    action = _action(target, initial, result.endings[index] if owned else None)
     return LayerReport(
         name=weight.name,
         shape=weight.shape,

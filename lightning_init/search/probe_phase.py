@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_init.inspection.weights import Weight
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ForeseenRun, ProbeRun, run_probe
-from lightning_init.probe.limits import ProbeRefused
+from lightning_init.probe.limits import ProbeEnd, ProbeRefused
 from lightning_init.search.health import ProbeHealth
 from lightning_init.search.layer_rates import LayerRates
 from lightning_init.search.progress import ProbeProgress
@@ -83,6 +85,10 @@ class VarianceProbe:
         self._settings = settings
         self._exact_steps = exact_steps
         self._budget = 0
+        self._steps = 0
+        self._planned_steps = 0.0
+        self._began = 0.0
+        self._result: ProbeResult | None = None
         self._first_sample = 0
         self._progress = ProbeProgress(trainer, description=description)
         self._verify_steps = settings.limits.verify_steps if verifies else 0
@@ -102,6 +108,7 @@ class VarianceProbe:
         """
         steps = self._settings.limits.max_steps if self._exact_steps is None else self._exact_steps
         limits = replace(self._settings.limits, max_steps=steps, verify_steps=self._verify_steps)
+        self._began = time.perf_counter()
         with self._progress:
             run = run_probe(self._trainer, module, self._on_step, limits, self._on_start)
         if self._monitor is None or self._rates is None or run.steps == 0:
@@ -109,16 +116,37 @@ class VarianceProbe:
                 "OptimalVarianceInit: the probe took no optimizer step; check that the training"
                 " data are not empty and that `training_step` returns a loss."
             )
+        losses = self._health.loss_ends(self._budget)
+        self._result = self._found(run, self._monitor, self._rates, losses)
+        return self._result
+
+    def so_far(self) -> ProbeResult | None:
+        """What the probe has found, when it was interrupted on the way; None before a step."""
+        if self._result is not None or self._monitor is None or self._rates is None:
+            return self._result
+        seconds = time.perf_counter() - self._began
+        run = ProbeRun(ProbeEnd.INTERRUPTED, self._steps, self._planned_steps, seconds)
+        alone = self._trainer.world_size == 1  # other ranks do not answer any more
+        losses = self._health.loss_ends(self._budget) if alone else (math.nan, math.nan)
+        return self._found(run, self._monitor, self._rates, losses) if self._steps else None
+
+    def _found(
+        self,
+        run: ProbeRun,
+        monitor: VarianceMonitor,
+        rates: LayerRates,
+        losses: tuple[float, float],
+    ) -> ProbeResult:
         return ProbeResult(
-            monitor=self._monitor,
+            monitor=monitor,
             run=run,
             initial=tuple(self._initial),
-            means=tuple(self._monitor.means),
+            means=tuple(monitor.means),
             endings=tuple(self._endings),
             budget=self._budget,
-            rates=self._rates,
+            rates=rates,
             divergence=self._health.divergence,
-            losses=self._health.loss_ends(self._budget),
+            losses=losses,
         )
 
     def _on_start(self, copied: LightningModule, foreseen: ForeseenRun) -> None:
@@ -126,7 +154,7 @@ class VarianceProbe:
         budget = settings.budget(planned) if self._exact_steps is None else self._exact_steps
         if budget == 0:
             raise EndlessRun(settings.limits.max_steps)
-        self._budget = budget
+        self._budget, self._planned_steps = budget, planned
         self._progress.expect(budget)
         self._rates = LayerRates.begin(copied, self._weights, self._trainer.optimizers, foreseen)
         self._first_sample = self._rates.climb_steps(settings.limits.learning_rate, budget)
@@ -145,7 +173,7 @@ class VarianceProbe:
         self._monitor.entries_before = self._monitor.some_entries(copied)
 
     def _on_step(self, copied: LightningModule, step: int, outputs_of_step: Any) -> bool:
-        monitor = self._monitor
+        monitor, self._steps = self._monitor, step
         assert monitor is not None
         assert self._rates is not None
         self._health.follow(outputs_of_step)

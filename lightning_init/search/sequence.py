@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
@@ -39,6 +39,7 @@ from lightning_init.search.sentences import (
 )
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity import Verdict
+from lightning_init.user_line import warn_user
 
 Rows = tuple[LayerReport, ...]
 
@@ -55,11 +56,25 @@ class _Rounds:
 
     result: ProbeResult
     rows: Rows
-    original_variances: tuple[float, ...]
     count: int
     earlier_steps: int
     earlier_seconds: float
-    first_run: ProbeRun
+    first: ProbeResult
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """The user pressed Ctrl-C while a probe or trial ran; every weight is what it was.
+
+    Args:
+        report: What was known by then, or None before the first sample.
+    """
+
+    def __init__(self, report: InitReport | None) -> None:
+        known = "is on `callback.report`" if report is not None else "is nothing yet"
+        super().__init__(
+            f"interrupted in a probe. Every weight is what it was; what is known {known}."
+        )
+        self.report = report
 
 
 def search(
@@ -78,13 +93,53 @@ def search(
         EndlessRun: If the budget is a share and the run plans no end.
         LayersNotSettled: If layers did not settle that had to.
         MisconfigurationException: If the probe failed.
+        SearchInterrupted: If the user interrupted it.
     """
+    probes: list[VarianceProbe] = []
+    try:
+        return _search(trainer, module, inventory, settings, seed, probes)
+    except KeyboardInterrupt as interrupt:
+        report: InitReport | None = None
+        with suppress(Exception):  # what cannot be told must not take the interrupt's place
+            report = _known_so_far(probes, inventory, settings)
+        raise SearchInterrupted(report) from interrupt
+
+
+def _known_so_far(
+    probes: Sequence[VarianceProbe], inventory: WeightInventory, settings: OptimalVarianceSettings
+) -> InitReport | None:
+    """The report of a search that the user ended: no layer gets anything."""
+    found = [result for probe in probes if (result := probe.so_far()) is not None]
+    if not found:
+        return None
+    result, steps = found[-1], sum(one.run.steps for one in found)
+    rows = _kept(layer_reports(result, settings, None, found[0].initial), note="")
+    reason = "The user interrupted the probe; rows say what was known by then."
+    report = _report(result, rows, inventory, settings, reason)
+    return replace(
+        report,
+        converged=False,
+        rounds=len(found),
+        other_probe_steps=steps - result.run.steps,
+        interrupted=True,
+    )
+
+
+def _search(
+    trainer: Trainer,
+    module: LightningModule,
+    inventory: WeightInventory,
+    settings: OptimalVarianceSettings,
+    seed: int,
+    probes: list[VarianceProbe],
+) -> tuple[InitReport, ProbeRun]:
     with BorrowedWeights(module, inventory.weights, settings) as borrowed:
-        rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed)
+        rounds = _probe_in_rounds(trainer, module, borrowed, inventory, settings, seed, probes)
+        first_run = rounds.first.run
         result, rows = rounds.result, rounds.rows
         reason = stop_reason(result, rows)
         if result.divergence:
-            rank_zero_warn(divergence_warning(result))
+            warn_user(divergence_warning(result))
         elif settings.on_unsettled == "raise" and not _settled(rows):
             open_row = next(row for row in rows if row.verdict is not Verdict.STATIONARY)
             raise LayersNotSettled(
@@ -92,7 +147,7 @@ def search(
                 f" {open_row.reason} on_unsettled='keep' trains on."
             )
         notes, other_steps = model_notes(trainer, result, settings), rounds.earlier_steps
-        notes += (rounds.first_run.note,) if rounds.first_run.note else ()
+        notes += (first_run.note,) if first_run.note else ()
         seconds = rounds.earlier_seconds + result.run.seconds
         if settings.forgetting and not result.divergence:
             second = probe_from_another_scale(trainer, module, borrowed, settings, result)
@@ -105,17 +160,38 @@ def search(
             seconds += second.run.seconds
         rows = trainer.strategy.broadcast(rows)
         guard: GuardOutcome | None = None
-        guard_steps = _guard_steps(rows, rounds.original_variances, result.budget, settings)
+        guard_steps = _guard_steps(rows, result.budget, settings)
         if guard_steps > 1:
             variances = _variances(rows)
             guard = guard_trial(trainer, module, borrowed, variances, settings, guard_steps, seed)
             notes += (guard_sentence(guard),)
-            rows = _kept(rows, rounds.original_variances) if guard.worse else rows
+            rows = _kept(rows) if guard.worse else rows
             seconds += guard.seconds
         if guard is None or guard.pairs < 2:
-            rows = _without_large_changes(rows, rounds.original_variances)
+            rows = _without_large_changes(rows)
+    report = replace(
+        _report(result, rows, inventory, settings, reason),
+        wall_time=seconds,
+        notes=notes,
+        rounds=rounds.count,
+        other_probe_steps=other_steps,
+        guard=guard,
+        losses=(rounds.first.losses[0], result.losses[1]),
+        restart=first_run.replay.sentence,
+    )
+    return report, first_run
+
+
+def _report(
+    result: ProbeResult,
+    rows: Rows,
+    inventory: WeightInventory,
+    settings: OptimalVarianceSettings,
+    reason: str,
+) -> InitReport:
+    """The report of one probe."""
     monitor = result.monitor
-    report = InitReport(
+    return InitReport(
         layers=rows,
         left_out=inventory.left_out,
         stop_reason=reason,
@@ -123,49 +199,36 @@ def search(
         horizon_steps=round(monitor.horizon),
         sample_interval=monitor.interval,
         converged=_settled(rows),
-        wall_time=seconds,
+        wall_time=result.run.seconds,
         history=monitor.history(result.initial),
         settings=settings.pairs(),
-        notes=notes,
-        rounds=rounds.count,
-        other_probe_steps=other_steps,
-        guard=guard,
         planned_steps=result.run.planned_steps,
         losses=result.losses,
         divergence=result.divergence,
         weight_samples=_weight_samples(monitor, rows),
-        restart=rounds.first_run.replay.sentence,
     )
-    return report, rounds.first_run
 
 
-def _guard_steps(
-    rows: Rows, originals: Sequence[float], budget: int, settings: OptimalVarianceSettings
-) -> int:
+def _guard_steps(rows: Rows, budget: int, settings: OptimalVarianceSettings) -> int:
     """Optimizer steps of one guard trial; 0 for none."""
     if not any(row.action == "redrawn" for row in rows):
         return 0
-    if settings.guard_steps or not any(map(_is_large, rows, originals)):
+    if settings.guard_steps or not any(map(_is_large, rows)):
         return settings.guard_steps
     return min(USUAL_GUARD_STEPS, budget // GUARD_TRIALS)
 
 
-def _is_large(row: LayerReport, original: float) -> bool:
+def _is_large(row: LayerReport) -> bool:
     """Whether a redraw changes the variance by more than a factor of four."""
-    if row.action != "redrawn" or not original > 0:
+    if row.action != "redrawn" or not row.initial_variance > 0:
         return False
-    return abs(math.log(row.sigma0**2 / original)) > math.log(UNGUARDED_FACTOR)
+    return abs(math.log(row.sigma0**2 / row.initial_variance)) > math.log(UNGUARDED_FACTOR)
 
 
-def _without_large_changes(rows: Rows, originals: Sequence[float]) -> Rows:
+def _without_large_changes(rows: Rows) -> Rows:
     """Keep what changes by more than a factor of four, where no guard has looked at it."""
     note = f"changes by more than a factor of {UNGUARDED_FACTOR:g}, and the guard could not compare"
-    return tuple(
-        replace(row, action="kept", sigma0=math.sqrt(original), note=note)
-        if _is_large(row, original)
-        else row
-        for row, original in zip(rows, originals, strict=True)
-    )
+    return tuple(_kept((row,), note)[0] if _is_large(row) else row for row in rows)
 
 
 def _weight_samples(monitor: VarianceMonitor, rows: Rows) -> tuple[WeightSample, ...]:
@@ -187,38 +250,38 @@ def _probe_in_rounds(
     inventory: WeightInventory,
     settings: OptimalVarianceSettings,
     seed: int,
+    probes: list[VarianceProbe],
 ) -> _Rounds:
     """Probe from the weights, then from those that the probe before asks for, and so on."""
     drawn: list[float | None] = [None] * len(inventory.weights)
-    originals: tuple[float, ...] = ()
     steps, seconds = 0, 0.0
-    first_run: ProbeRun | None = None
+    first: ProbeResult | None = None
     for count in range(1, settings.rounds + 1):
         name = "Probing weight variance" + (f" (round {count})" if settings.rounds > 1 else "")
-        first = count == 1
-        probe = VarianceProbe(trainer, inventory.weights, settings, None, name, verifies=first)
+        verifies = count == 1
+        probe = VarianceProbe(trainer, inventory.weights, settings, None, name, verifies=verifies)
+        probes.append(probe)
         result = probe.run(module)
-        first_run = first_run or result.run
-        originals = originals or result.initial
+        first = first or result
         if result.divergence:
-            rows = _kept(layer_reports(result, settings), originals)
+            rows = _kept(layer_reports(result, settings, None, first.initial))
             break
-        rows = layer_reports(result, settings, drawn)
-        if count == settings.rounds or _at_fixed_point(rows):
+        rows = layer_reports(result, settings, drawn, first.initial)
+        if count == settings.rounds or _at_fixed_point(rows, result.initial):
             break
         steps, seconds = steps + result.run.steps, seconds + result.run.seconds
         drawn = _variances(rows)
         borrowed.draw(drawn, derived_seed(seed, f"round {count}"))
-    assert first_run is not None
-    return _Rounds(result, rows, originals, count, steps, seconds, first_run)
+    assert first is not None
+    return _Rounds(result, rows, count, steps, seconds, first)
 
 
-def _at_fixed_point(rows: Rows) -> bool:
+def _at_fixed_point(rows: Rows, began: Sequence[float]) -> bool:
     """Whether another round would begin where this one began: |log(sigma0^2 / before)| < 0.05."""
     return all(
-        row.action != "redrawn"
-        or abs(math.log(row.sigma0**2 / row.initial_variance)) < UNCHANGED_LOG_RATIO
-        for row in rows
+        abs(math.log(row.sigma0**2 / before)) < UNCHANGED_LOG_RATIO
+        for row, before in zip(rows, began, strict=True)
+        if row.action == "redrawn"
     )
 
 
@@ -226,10 +289,16 @@ def _variances(rows: Rows) -> list[float | None]:
     return [row.sigma0**2 if row.action == "redrawn" else None for row in rows]
 
 
-def _kept(rows: Rows, variances: Sequence[float]) -> Rows:
+def _kept(rows: Rows, note: str | None = None) -> Rows:
+    """The rows with every layer left as it was before the first probe."""
     return tuple(
-        replace(row, action="kept", sigma0=math.sqrt(variance))
-        for row, variance in zip(rows, variances, strict=True)
+        replace(
+            row,
+            action="kept",
+            sigma0=math.sqrt(row.initial_variance),
+            note=row.note if note is None else note,
+        )
+        for row in rows
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
@@ -23,6 +23,7 @@ from lightning_init.search.hindsight import ending_sentence, in_hindsight, score
 from lightning_init.search.known_variances import optimizers_of, write_recipe
 from lightning_init.search.settings import OptimalVarianceSettings
 from lightning_init.stationarity.run_verdict import RunVerdict, run_verdict
+from lightning_init.user_line import warn_user
 
 
 class Watching:
@@ -155,7 +156,7 @@ class Watching:
             write(*arguments)
         except OSError as error:
             if not self._broken:
-                rank_zero_warn(f"OptimalVarianceInit: the run's variances are not kept: {error}.")
+                warn_user(f"OptimalVarianceInit: the run's variances are not kept: {error}.")
             self._broken = True
 
 

@@ -49,6 +49,32 @@ return count;
 """
 
 
+# The colours of the long curves of one chart.
+COLOURS = """
+const colours = new Set();
+const walk = (root) => root.querySelectorAll("*").forEach((element) => {
+  if (element.shadowRoot) walk(element.shadowRoot);
+  if (element.tagName !== "path" || element.getTotalLength() < 5) return;
+  const stroke = getComputedStyle(element).stroke;
+  if (stroke !== "none") colours.add(stroke);
+});
+walk(arguments[0].shadowRoot || arguments[0]);
+return [...colours];
+"""
+
+
+# Labels of the vertical axis of one chart.
+LABELS = """
+const found = [];
+const walk = (root) => root.querySelectorAll("*").forEach((element) => {
+  if (element.shadowRoot) walk(element.shadowRoot);
+  if (element.matches(".y-axis .tick-label")) found.push(element.textContent);
+});
+walk(arguments[0].shadowRoot || arguments[0]);
+return found;
+"""
+
+
 @pytest.fixture(scope="module")
 def screenshots() -> Any:
     sys.path.insert(0, str(ROOT / "docs"))
@@ -68,15 +94,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quickstart_logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sys.path.insert(0, str(ROOT / "examples"))
-    try:
-        import quickstart
-    finally:
-        sys.path.pop(0)
-    logs = tmp_path_factory.mktemp("logs")
-    quickstart.main(["--epochs", "8", "--max-probe-steps", "400", "--log-dir", str(logs)])
-    return logs
+def logs(tmp_path_factory: pytest.TempPathFactory, screenshots: Any) -> Path:
+    """Networks of 4, 50 and 500 layers; the second with rounds, a test of memory and a guard."""
+    folder = tmp_path_factory.mktemp("logs")
+    short = ["--epochs", "8", "--max-probe-steps", "400"]
+    screenshots.quickstart.main([*short, "--log-dir", str(folder / "4")])
+    screenshots.train_deep(50, folder / "50", 200, rounds=2, forgetting=True, guard_steps=10)
+    screenshots.train_deep(500, folder / "500", 100)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +113,8 @@ def chromium(screenshots: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def url(screenshots: Any, quickstart_logs: Path) -> Iterator[str]:
-    with screenshots.tensorboard(quickstart_logs) as address:
+def url(screenshots: Any, logs: Path, request: Any) -> Iterator[str]:
+    with screenshots.tensorboard(logs / str(request.param)) as address:
         yield address
 
 
@@ -97,8 +122,16 @@ def url(screenshots: Any, quickstart_logs: Path) -> Iterator[str]:
 def page(screenshots: Any, chromium: Any, url: str, pictures: Path, request: Any) -> str:
     """The text of one dashboard, which is open in the browser."""
     screenshots.open_page(chromium, url, screenshots.PAGES[request.param], wait=60.0)
-    chromium.save_screenshot(str(pictures / f"{request.param}.png"))
+    layers = request.node.callspec.params["url"]
+    screenshots.save(chromium, pictures / f"{request.param}_{layers}_layers.png")
     return str(screenshots.visible_text(chromium))
+
+
+def of_networks(dashboard: str, *layers: int) -> Any:
+    """Run a test on one dashboard of networks of so many layers."""
+    return pytest.mark.parametrize(
+        ("url", "page"), [(n, dashboard) for n in layers], indirect=True, scope="module"
+    )
 
 
 def assert_charts(screenshots: Any, driver: Any, selector: str, count: int) -> None:
@@ -108,72 +141,91 @@ def assert_charts(screenshots: Any, driver: Any, selector: str, count: int) -> N
         assert driver.execute_script(DRAWN, chart) > 0, f"{selector} {number} is empty"
 
 
+def lower_end(driver: Any, chart: Any) -> float:
+    """The smallest number beside the vertical axis of a chart."""
+    texts = driver.execute_script(LABELS, chart)
+    numbers = [float(text) for text in texts if re.fullmatch(r"-?\d*\.?\d+(e-?\d+)?", text)]
+    return min(numbers)
+
+
 def assert_no_complaint(text: str) -> None:
     assert not re.findall(rf".*(?:{COMPLAINTS}).*", text, flags=re.IGNORECASE)
 
 
-@pytest.mark.parametrize("page", ["time_series"], indirect=True)
-def test_time_series(page: str, screenshots: Any, chromium: Any) -> None:
+@of_networks("time_series", 4, 50, 500)
+def test_the_page_that_opens_begins_with_all_at_a_glance(
+    page: str, screenshots: Any, chromium: Any
+) -> None:
     assert_no_complaint(page)
-    for quantity in ("variance", "drift"):
-        for layer in LAYERS:
-            assert re.search(rf"OptimalVarianceInit/{quantity}\s*/{re.escape(layer)}", page)
-    assert_charts(screenshots, chromium, "line-chart", 2 * len(LAYERS))
+    cards = screenshots.elements(chromium, "card-view")
+    titles = [chromium.execute_script("return arguments[0].innerText", c) for c in cards]
+    ours = [title.split("\n")[0] for title in titles if "Init" in title.split("\n")[0]]
+    closed, optimal = ours[:2], ours[2:8]
+    assert [name.split("/")[-1] for name in closed] == ["first_weights", "log_norm"]
+    assert [name.split("/")[-1].strip() for name in optimal] == [
+        "1_first_weights",
+        *("2_variance", "2_variance"),
+        *("3_drift", "3_drift"),
+        "4_weights",
+    ]
+    # No chart has a single dot.
+    assert "FractionalMomentInit/std" not in page
+    charts = screenshots.elements(chromium, "line-chart")
+    assert charts
+    assert all(chromium.execute_script(DRAWN, chart) for chart in charts)
 
 
-@pytest.mark.parametrize("page", ["scalars"], indirect=True)
+@of_networks("scalars", 4)
 def test_scalars(page: str, screenshots: Any, chromium: Any) -> None:
     assert_no_complaint(page)
-    for layer in LAYERS:
-        assert f"FractionalMomentInit/std/{layer}" in page
+    assert "FractionalMomentInit" not in page
     charts = screenshots.elements(chromium, "vz-line-chart2")
     assert len(charts) > 10
     assert all(chromium.execute_script(DRAWN, chart) for chart in charts)
 
 
-@pytest.mark.parametrize("page", ["custom_scalars"], indirect=True)
-def test_custom_scalars(page: str, screenshots: Any, chromium: Any) -> None:
+@of_networks("custom_scalars", 4, 50, 500)
+def test_custom_scalars(page: str, screenshots: Any, chromium: Any, request: Any) -> None:
     assert_no_complaint(page)
-    assert "OptimalVarianceInit: confidence bands" in page
-    for title in ("V", "drift and tolerance", "KL"):
-        assert f"{title}, layers 1-4 of 4 by drift" in page
-    for layer in LAYERS:
-        assert f"V: {layer}" in page
-        assert f"drift: {layer}" in page
-    assert len(screenshots.elements(chromium, "tf-custom-scalar-multi-line-chart-card")) == 3
-    assert len(screenshots.elements(chromium, "tf-custom-scalar-margin-chart-card")) == 8
-    assert_charts(screenshots, chromium, "vz-line-chart2", 11)
-    # The tolerance is drawn beside the four layers.
-    assert re.findall(r"Matches \((\d+)\)", page) == ["4", "5", "4", *["1"] * 8]
+    for title in ("V / V before the probe", "drift, settled below the tolerance"):
+        assert title in page
+    assert len(screenshots.elements(chromium, "tf-custom-scalar-multi-line-chart-card")) == 2
+    assert_charts(screenshots, chromium, "vz-line-chart2", 2)
+    shown = min(6, request.node.callspec.params["url"])
+    # The tolerance is drawn beside the layers, each in a colour of its own.
+    assert re.findall(r"Matches \((\d+)\)", page) == [str(shown), str(shown + 1)]
+    assert re.search(r"probe/tolerance_0\.1", page)
+    curves, drifts = screenshots.elements(chromium, "vz-line-chart2")
+    assert len(chromium.execute_script(COLOURS, curves)) == shown
+    assert lower_end(chromium, drifts) <= 0.1
 
 
-@pytest.mark.parametrize("page", ["images"], indirect=True)
+@of_networks("images", 4, 50, 500)
 def test_images(page: str, screenshots: Any, chromium: Any) -> None:
     assert_no_complaint(page)
-    for name in (
-        "FractionalMomentInit/figure/log_norm",
-        "OptimalVarianceInit/figure/bound",
-        "OptimalVarianceInit/figure/trajectories",
-        "OptimalVarianceInit/figure/weights",
-    ):
-        assert name in page
+    names = re.findall(r"^(?:Fractional|Optimal)\S+$", page, flags=re.MULTILINE)
+    expected = ["FractionalMomentInit/figure/first_weights", "FractionalMomentInit/figure/log_norm"]
+    figures = ("1_first_weights", "2_variance", "3_drift", "4_weights")
+    expected += [f"OptimalVarianceInit/at_a_glance/{name}" for name in figures]
+    assert [name for name in names if "/" in name] == expected
     images = screenshots.elements(chromium, "img")
     widths = [chromium.execute_script("return arguments[0].naturalWidth", i) for i in images]
-    assert widths == [800, 800, 800, 800]
+    assert widths == [800] * 6
 
 
-@pytest.mark.parametrize("page", ["text"], indirect=True)
+@of_networks("text", 4)
 def test_text(page: str, screenshots: Any, chromium: Any) -> None:
     assert_no_complaint(page)
     assert re.search(r"over a horizon of \d+ optimizer steps", page)
     lines = page.splitlines()
-    for word in ("V before", "ratio", "drift", "verdict", "sigma0", *LAYERS):
+    for word in ("V before", "ratio", "drift", "verdict", "sigma0", "std / Kaiming", *LAYERS):
         assert word in lines
     # No cell is so narrow that its words are broken: one line each.
-    cells = screenshots.elements(chromium, "tr:has(> :nth-child(8)) > td")
-    assert len(cells) == 8 * len(LAYERS)
-    heights = chromium.execute_script("return arguments[0].map((e) => e.clientHeight)", cells)
-    assert max(heights) < 50
+    for columns in (7, 8):
+        cells = screenshots.elements(chromium, f"tr:has(> :last-child:nth-child({columns})) > td")
+        assert len(cells) == columns * len(LAYERS)
+        heights = chromium.execute_script("return arguments[0].map((e) => e.clientHeight)", cells)
+        assert max(heights) < 50
 
 
 def test_an_empty_chart_and_a_missing_series_are_noticed(

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from lightning_init import FractionalMomentInit, fractional_moment_std
+from lightning_init.tables import number
 
 
 def fit(model: Any, *callbacks: Any, **options: Any) -> Trainer:
@@ -217,15 +218,19 @@ class TestWhen:
 
 
 class TestLogging:
-    def test_std_goes_to_the_real_run_at_step_zero(self, tmp_path: Path) -> None:
+    def test_one_table_and_one_figure_go_to_the_real_run_at_step_zero(self, tmp_path: Path) -> None:
         logger = TensorBoardLogger(tmp_path)
         callback = init()
         fit(Regression(), callback, logger=logger)
         events = EventAccumulator(logger.log_dir).Reload()
-        (event,) = events.Scalars("FractionalMomentInit/std/net.0")
-        assert event.step == 0
         assert callback.plan is not None
-        assert event.value == pytest.approx(callback.plan.rows[0].std)
+        (text,) = events.Tensors("FractionalMomentInit/plan/text_summary")
+        (image,) = events.Images("FractionalMomentInit/figure/first_weights")
+        assert text.step == image.step == 0
+        assert (
+            f"| {number(callback.plan.rows[0].std)} |" in text.tensor_proto.string_val[0].decode()
+        )
+        assert not [name for name in events.Tags()["scalars"] if "Init" in name]
 
     def test_csv(self, tmp_path: Path) -> None:
         logger = CSVLogger(tmp_path)

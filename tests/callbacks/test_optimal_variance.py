@@ -349,7 +349,7 @@ class TestLogging:
         events = EventAccumulator(str(Path(logger.log_dir) / "probe")).Reload()
         scalars = set(events.Tags()["scalars"])
         for layer in ("net.0", "net.2", "net.4"):
-            for quantity in ("variance", "kl", "sigma0", "ratio"):
+            for quantity in ("variance", "kl"):
                 assert f"OptimalVarianceInit/{quantity}/{layer}" in scalars
         series = events.Scalars("OptimalVarianceInit/variance/net.0")
         assert [event.step for event in series] == [0, 5, 10, 15, 20]

@@ -126,6 +126,45 @@ def test_an_interrupt_in_a_probe_leaves_interrupts_as_they_were() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_an_interrupt_keeps_what_was_learned_and_says_that_nothing_changed(
+    verbose: bool, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class InterruptsLater(Regression):
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            if batch_idx == 5:
+                raise KeyboardInterrupt
+            return super().training_step(batch, batch_idx)
+
+    model = InterruptsLater()
+    callback = OptimalVarianceInit(8, on_unsettled="use", verbose=verbose)
+    before = weights_of(model)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with caplog.at_level(logging.INFO, "lightning.pytorch"), pytest.raises(SystemExit):
+            fit(model, callback)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert same(weights_of(model), before)
+    assert callback.report is not None
+    assert callback.report.probe_steps == 5
+    assert callback.report.history.steps[-1] == 5
+    assert callback.recipe is None
+    said = (
+        "interrupted in a probe. Every weight is what it was; what is known is on `callback.report`"
+    )
+    assert said in caplog.text
+    headline = "OptimalVarianceInit: interrupted after 5 probe steps; weights are untouched."
+    assert str(callback.report).startswith(headline)
+    assert (headline in capsys.readouterr().out) is verbose
+
+
+def test_an_interrupt_before_the_first_step_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        interrupted()
+    assert "what is known is nothing yet" in caplog.text
+
+
 class TestReporting:
     def test_a_directory_that_cannot_be_written_ends_no_training(self, tmp_path: Path) -> None:
         logger = CSVLogger(tmp_path)

@@ -1,32 +1,42 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from probe_series import report_of, series
 
-from lightning_init.reporting import figures, weight_figures
+from lightning_init.figure_style import scale_figure
+from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.reporting import figures
+from lightning_init.reporting.figures import render
+from lightning_init.reporting.plan_figures import log_norm_fan
 from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
+from lightning_init.reporting.weight_figures import weight_panels
 
 DRAWINGS: dict[str, Callable[[], Any]] = {
     "trajectories": lambda: figures.variance_trajectories(
         range(5), {f"layer{i}": [1.0, 1.1, 1.2, 1.3, 1.3 + i] for i in range(9)}, {"layer8": 3}
     ),
-    "bound": lambda: figures.variance_bound(0.005, 0.02, "net.0"),
-    "fan": lambda: figures.log_norm_fan([-0.01] * 4, [0.02] * 4, [0.1, 0.0, -0.1, 0.2]),
+    "scales": lambda: scale_figure(NAMES, [0.1] * 30, AFTER, "Scales", None, [0.2] * 30),
+    "fan": lambda: log_norm_fan([-0.01] * 4, [0.02] * 4, [0.1, 0.0, -0.1, 0.2]),
 }
+NAMES, AFTER = [f"block.{i}" for i in range(30)], [0.1 + 0.01 * i for i in range(30)]
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
 def test_every_figure_renders_to_an_image_that_is_not_blank(
     draw: Callable[[], Any],
 ) -> None:
-    image = figures.render(draw())
+    image = render(draw())
     assert image.shape == (576, 800, 3)
     assert image.dtype == np.uint8
     colours = np.unique(image.astype(np.int64) @ [1, 256, 65536])
@@ -42,7 +52,7 @@ def test_nothing_of_pyplot_is_touched_and_nothing_stays_open(
     plotting = sys.modules.get("matplotlib.pyplot")
     before = plotting.get_fignums() if plotting else None
     figure = draw()
-    figures.render(figure)
+    render(figure)
     reference = weakref.ref(figure)
     del figure
     gc.collect()
@@ -64,25 +74,84 @@ def test_trajectories_are_relative_to_the_first_value() -> None:
 
 @pytest.mark.parametrize("values", [(0.0, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_a_layer_without_a_first_value_does_not_stop_the_figure(values: tuple[float, ...]) -> None:
-    figures.render(figures.variance_trajectories((0, 1), {"a": values, "b": (1.0, 2.0)}, {"a": 1}))
+    render(figures.variance_trajectories((0, 1), {"a": values, "b": (1.0, 2.0)}, {"a": 1}))
 
 
 def test_dollar_signs_and_underscores_in_names_are_text() -> None:
-    figures.render(figures.variance_bound(1.0, 2.0, "_a$b_$^"))
-    figures.render(figures.variance_trajectories((0, 1), {"_$^$": (1.0, 2.0)}, {}))
+    render(scale_figure(["_a$b_$^"], [1.0], [2.0], "Scales"))
+    render(figures.variance_trajectories((0, 1), {"_$^$": (1.0, 2.0)}, {}))
 
 
-def test_the_bound_is_least_at_the_measured_variance() -> None:
-    curve, optimum, before = figures.variance_bound(0.005, 0.02, "net.0").axes[0].lines
-    x, y = np.asarray(curve.get_xdata()), np.asarray(curve.get_ydata())
-    assert x[np.argmin(y)] == pytest.approx(0.005, rel=0.02)
-    assert (optimum.get_xdata()[0], optimum.get_ydata()[0]) == (0.005, 0.0)
-    # KL(N(0, V) || N(0, 4 V)) = (log 4 + 1/4 - 1) / 2
-    assert before.get_ydata()[0] == pytest.approx(0.5 * (np.log(4) + 0.25 - 1))
+def test_the_layers_that_change_most_have_a_bar_and_the_others_are_counted() -> None:
+    figure = scale_figure(NAMES, [0.1] * 30, AFTER, "Scales", found=[math.nan] * 30)
+    (axes,) = figure.axes
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == [f"block.{i}" for i in range(29, 21, -1)]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx(
+        [0.1 * i for i in range(29, 21, -1)]
+    )
+    words = [text.get_text() for text in axes.texts]
+    assert words[0] == "0.1 → 0.39 redrawn"
+    assert [text.get_text() for text in figure.texts] == ["22 more layers: x1 to x3.1", "Scales"]
+
+
+@pytest.mark.parametrize("before", [0.0, math.nan])
+def test_a_layer_that_had_no_variance_has_no_bar(before: float) -> None:
+    figure = scale_figure(["a", "b"], [before, 1.0], [0.1, 1.0], "Scales", ["redrawn", "kept"])
+    assert {bar.get_width() for bar in figure.axes[0].patches} == {0.0}
+    assert "→ 0.1 redrawn" in figure.axes[0].texts[0].get_text()
+    render(figure)
+
+
+def drift_report(report: InitReport, level: float) -> InitReport:
+    """`report` whose three layers drift at this level, with a tolerance of 0.1."""
+    drifts = ((math.nan, 1.1 * level, level),) * 3
+    history = replace(report.history, drifts=drifts)
+    layers = tuple(replace(layer, drift_index=level) for layer in report.layers)
+    settings = (("tolerance", 0.1),)
+    return replace(report, history=history, layers=layers, settings=settings)
+
+
+@pytest.mark.parametrize("level", [1e-6, 0.01, 0.099, 0.2, 300.0])
+def test_the_tolerance_is_always_in_view_and_so_is_what_lies_above(
+    report: InitReport, level: float
+) -> None:
+    figure = figures.record_drifts(drift_report(report, level))
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    assert low < 0.1 < high
+    assert high > level
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "tolerance 10 %" in labels
+    ends = 3 if level < 0.1 else 0
+    assert axes.get_title() == f"Drift: {ends} of 3 end below the line"
+    render(figure)
+
+
+def test_bands_are_drawn_as_bands_in_the_colour_of_their_layer(report: InitReport) -> None:
+    long = report_of(report, {"net.0": series(seed=1), "net.2": series(seed=2)})
+    for draw in (figures.record_trajectories, figures.record_drifts):
+        (axes,) = draw(long).axes
+        assert len(axes.collections) == 2
+        of_bands = [tuple(band.get_facecolor()[0][:3]) for band in axes.collections]
+        lines = {line.get_gid(): to_rgb(line.get_color()) for line in axes.lines}
+        assert of_bands == [lines[name] for name in figures.leading_layers(long)]
+
+
+def test_the_leading_layers_moved_most_or_drift_most(report: InitReport) -> None:
+    names = tuple(f"layer{i}" for i in range(12))
+    variances = tuple((1.0, 1.0 + i / 100) for i in range(12))
+    layers = tuple(
+        replace(report.layers[0], name=name, drift_index=1.0 - i / 12)
+        for i, name in enumerate(names)
+    )
+    history = VarianceHistory((0, 5), names, variances, ((math.nan, 0.1),) * 12)
+    found = figures.leading_layers(replace(report, layers=layers, history=history))
+    assert found == ["layer11", "layer0", "layer10", "layer1", "layer9", "layer2"]
 
 
 def test_the_fan_is_the_sum_over_layers() -> None:
-    axes = figures.log_norm_fan([-0.1, -0.2], [0.09, 0.16]).axes[0]
+    axes = log_norm_fan([-0.1, -0.2], [0.09, 0.16]).axes[0]
     assert list(axes.lines[0].get_ydata()) == pytest.approx([0.0, -0.1, -0.3])
     wide = axes.collections[0].get_paths()[0].vertices
     at_end = wide[wide[:, 0] == 2][:, 1]
@@ -90,21 +159,20 @@ def test_the_fan_is_the_sum_over_layers() -> None:
     assert at_end.max() == pytest.approx(-0.3 + 2 * 0.5)
 
 
-def test_histograms_of_weights_and_of_constant_ones() -> None:
-    spread = np.linspace(-1, 1, 200, dtype=np.float32)
-    nothing = np.zeros(5, dtype=np.float32)
-    panels = [WeightSample("net.0", 1.2, spread, 2 * spread)]
-    panels += [WeightSample("net.2", 0.0, nothing, nothing)]
-    image = figures.render(weight_figures.weight_panels(panels))
-    assert len(np.unique(image.astype(np.int64) @ [1, 256, 65536])) > 20
-    border = np.concatenate([image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel()])
-    assert (border == 255).all(), "something is cut off at the border"
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_histograms_of_constant_weights(count: int) -> None:
+    samples = [WeightSample(f"net.{i}", 0.0, np.zeros(5), np.zeros(5)) for i in range(count)]
+    image = render(weight_panels(samples))
+    assert image.shape[1] == 800
+    assert (np.concatenate([image[:2].ravel(), image[:, :2].ravel()]) == 255).all()
 
 
-def test_images_of_a_report(report: InitReport) -> None:
+def test_images_of_a_report_stand_in_the_order_in_which_to_read_them(report: InitReport) -> None:
     images = figures.report_images(report)
-    assert set(images) == {"trajectories", "bound"}
-    assert all(image.shape[2] == 3 for image in images.values())
+    assert list(images) == ["1_first_weights", "2_variance", "3_drift"]
+    assert all(image.shape == (576, 800, 3) for image in images.values())
+    unknown = replace(report, layers=(), history=VarianceHistory())
+    assert figures.report_images(unknown) == {}
 
 
 def test_without_matplotlib_one_line_says_what_to_install(

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from probe_series import report_of, series
@@ -18,21 +20,27 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import nn
 
+from lightning_init import fractional_moment_init_
+from lightning_init.initialization.measurement import LayerLogNorm
+from lightning_init.initialization.plan import InitPlan
+from lightning_init.monitoring.history import VarianceHistory
 from lightning_init.reporting import figures
-from lightning_init.reporting.charts import layout
+from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import (
-    FRACTIONAL_MOMENT_TAGS,
-    PROBE_TAGS,
-    TOLERANCE,
-    tag,
+from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, PROBE_TAGS, tag
+from lightning_init.reporting.tensorboard import (
+    DRIFT,
+    VARIANCE,
+    divergences,
+    log_outcome,
+    log_plan,
+    write_probe_run,
 )
-from lightning_init.reporting.tensorboard import ProbeWriter, divergences, log_outcome, log_plan
-from lightning_init.reporting.text_tab import text_tab
 from lightning_init.theory.variance_bound import kl_per_weight
 
-INITIAL = {"net.0": 0.02, "net.2": 0.02, "head": 0.02}
+LAYERS = ("net.0", "net.2", "head")
 
 
 def events(directory: Path) -> EventAccumulator:
@@ -40,22 +48,11 @@ def events(directory: Path) -> EventAccumulator:
     return EventAccumulator(str(directory), size_guidance=guidance).Reload()
 
 
-def write_probe(directory: Path | None, report: InitReport) -> None:
-    """Write the history of a report in the way a callback does."""
-    history = report.history
-    with ProbeWriter(directory, INITIAL, max_steps=1000) as writer:
-        for index, step in enumerate(history.steps):
-            variances = {name: history.variance(name)[index] for name in history.layers}
-            drifts = {name: history.drift(name)[index] for name in history.layers}
-            writer.write_row(step, variances, drifts)
-        writer.write_outcome(report)
-
-
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory: pytest.TempPathFactory, report: InitReport) -> EventAccumulator:
     """The TensorBoard run of one probe, read back."""
     directory = tmp_path_factory.mktemp("log_dir")
-    write_probe(directory, report)
+    write_probe_run(directory, report)
     assert [path.name for path in directory.iterdir()] == ["probe"]
     return events(directory / "probe")
 
@@ -78,7 +75,7 @@ def test_a_tag_has_only_characters_that_every_logger_accepts(layer: str) -> None
 def test_the_probe_has_its_own_run_with_every_layer_from_the_first_row_on(
     probe: EventAccumulator,
 ) -> None:
-    for layer in INITIAL:
+    for layer in LAYERS:
         for quantity in ("variance", "kl"):
             rows = probe.Scalars(f"OptimalVarianceInit/{quantity}/{layer}")
             assert [row.step for row in rows] == [0, 500, 1000]
@@ -98,13 +95,10 @@ def test_the_probe_has_its_own_run_with_every_layer_from_the_first_row_on(
 def test_the_outcome_stands_at_the_last_probe_step(
     probe: EventAccumulator, report: InitReport
 ) -> None:
-    (sigma0,) = probe.Scalars("OptimalVarianceInit/sigma0/net.0")
-    (ratio,) = probe.Scalars("OptimalVarianceInit/ratio/net.0")
-    assert (sigma0.step, sigma0.value) == (1000, pytest.approx(math.sqrt(0.03)))
-    assert (ratio.step, ratio.value) == (1000, pytest.approx(1.5))
+    assert {image.step for name in probe.Tags()["images"] for image in probe.Images(name)} == {1000}
     (text,) = probe.Tensors("OptimalVarianceInit/report/text_summary")
     assert text.step == 1000
-    assert text.tensor_proto.string_val[0].decode() == text_tab(report, 100)
+    assert text.tensor_proto.string_val[0].decode() == report.markdown(100)
 
 
 def test_steps_never_decrease_within_a_tag(long_probe: EventAccumulator) -> None:
@@ -114,14 +108,30 @@ def test_steps_never_decrease_within_a_tag(long_probe: EventAccumulator) -> None
         assert steps == sorted(set(steps))
 
 
+def test_no_chart_of_the_probe_has_one_dot(long_probe: EventAccumulator) -> None:
+    for name in long_probe.Tags()["scalars"]:
+        assert len(long_probe.Scalars(name)) > 1, name
+
+
 @pytest.fixture(scope="module")
-def long_probe(tmp_path_factory: pytest.TempPathFactory, report: InitReport) -> EventAccumulator:
+def long_probe_directory(tmp_path_factory: pytest.TempPathFactory, report: InitReport) -> Path:
     """A probe with enough samples for a drift index and for confidence limits."""
     directory = tmp_path_factory.mktemp("log_dir")
     values = {"net.0": series(seed=1), "net.2": series(seed=2), "head": series(seed=3)}
     values["head"][100] = math.nan
-    write_probe(directory, report_of(report, values))
-    return events(directory / "probe")
+    samples = (WeightSample("net.0", 0.2, np.linspace(-1, 1, 50), np.linspace(-2, 2, 50)),)
+    write_probe_run(directory, replace(report_of(report, values), weight_samples=samples))
+    return directory / "probe"
+
+
+@pytest.fixture(scope="module")
+def long_probe(long_probe_directory: Path) -> EventAccumulator:
+    return events(long_probe_directory)
+
+
+def leading(directory: Path) -> dict[str, EventAccumulator]:
+    """The runs below that of a probe, by name."""
+    return {path.name: events(path) for path in sorted(directory.iterdir()) if path.is_dir()}
 
 
 def test_every_logged_tag_is_documented_and_every_documented_tag_is_logged(
@@ -141,46 +151,58 @@ def stored_layout(run: EventAccumulator) -> layout_pb2.Layout:
     return stored
 
 
-def test_every_chart_of_the_layout_finds_its_series(long_probe: EventAccumulator) -> None:
-    lines, bands = stored_layout(long_probe).category
-    assert lines.title == "OptimalVarianceInit"
-    for chart, quantity in zip(lines.chart, ("variance", "drift", "kl"), strict=True):
+def test_each_layer_to_look_at_first_has_a_run_of_its_own(long_probe_directory: Path) -> None:
+    """TensorBoard colours curves by run."""
+    runs = leading(long_probe_directory)
+    # The head has no drift index, and is known for half of the probe only.
+    assert list(runs) == ["1_net.0", "2_net.2", "3_head", "tolerance_0.2"]
+    curve = runs["1_net.0"].Scalars(VARIANCE)
+    whole = events(long_probe_directory).Scalars("OptimalVarianceInit/variance/net.0")
+    assert [x.step for x in curve] == [x.step for x in whole]
+    assert [x.value for x in curve] == pytest.approx([x.value / 0.02 for x in whole])
+    drift = events(long_probe_directory).Scalars("OptimalVarianceInit/drift/net.0")
+    of_run = runs["1_net.0"].Scalars(DRIFT)
+    assert [(x.step, x.value) for x in of_run] == [
+        (x.step, pytest.approx(abs(x.value))) for x in drift if math.isfinite(x.value)
+    ]
+
+
+def test_both_charts_of_the_layout_find_the_curves(long_probe_directory: Path) -> None:
+    (category,) = stored_layout(events(long_probe_directory)).category
+    assert category.title == "OptimalVarianceInit"
+    runs = leading(long_probe_directory)
+    for chart, expected in zip(category.chart, (3, 4), strict=True):
         (pattern,) = chart.multiline.tag
-        found = {name for name in long_probe.Tags()["scalars"] if re.match(pattern, name)}
-        expected = {f"OptimalVarianceInit/{quantity}/{layer}" for layer in INITIAL}
-        assert found == expected | ({TOLERANCE} if quantity == "drift" else set())
-    assert bands.title == "OptimalVarianceInit: confidence bands"
-    titles = [chart.title for chart in bands.chart]
-    assert titles == ["V: net.2", "drift: net.2", "V: net.0", "drift: net.0"]
+        tags = [name for run in runs.values() for name in run.Tags()["scalars"]]
+        assert sum(bool(re.match(pattern, name)) for name in tags) == expected
+    # And nothing of the probe's own run, where every layer would have the same colour.
+    assert not [name for name in events(long_probe_directory).Tags()["scalars"] if "glance" in name]
 
 
-def test_a_band_has_three_series_with_equal_steps(long_probe: EventAccumulator) -> None:
-    """TensorBoard draws nothing where the steps differ."""
-    _, bands = stored_layout(long_probe).category
-    for chart in bands.chart:
-        (tags,) = chart.margin.series
-        value, lower, upper = (long_probe.Scalars(t) for t in (tags.value, tags.lower, tags.upper))
-        assert [x.step for x in value] == [x.step for x in lower] == [x.step for x in upper]
-        assert len(value) > 20
-        for low, middle, high in zip(lower, value, upper, strict=True):
-            assert low.value <= middle.value <= high.value
-    drift = long_probe.Scalars("OptimalVarianceInit/drift/net.0")
-    band = long_probe.Scalars("OptimalVarianceInit/band/drift/net.0")
-    assert [(x.step, x.value) for x in drift] == [(x.step, x.value) for x in band]
+def test_the_tolerance_has_more_points_than_a_layer_has(long_probe_directory: Path) -> None:
+    """Else TensorBoard takes the line for an outlier, and leaves it out of view."""
+    runs = leading(long_probe_directory)
+    line, drift = (runs[name].Scalars(DRIFT) for name in ("tolerance_0.2", "1_net.0"))
+    assert [x.step for x in line] == [0, *(x.step for x in drift)]
+    assert [x.value for x in line] == pytest.approx([0.2] * len(line))
 
 
-def test_the_tolerance_is_as_long_as_the_drift(long_probe: EventAccumulator) -> None:
-    line = long_probe.Scalars(TOLERANCE)
-    drift = long_probe.Scalars("OptimalVarianceInit/drift/net.0")
-    assert [x.step for x in line] == [drift[0].step, drift[-1].step]
-    assert [x.value for x in line] == pytest.approx([0.2, 0.2])
+def test_at_most_six_layers_have_runs_and_their_names_are_safe(
+    tmp_path: Path, report: InitReport
+) -> None:
+    names = [f"block[{i}]/σ {i}" for i in range(20)]
+    history = VarianceHistory((0, 5), tuple(names), ((0.1, 0.2),) * 20, ((math.nan,) * 2,) * 20)
+    layers = tuple(replace(report.layers[0], name=name) for name in names)
+    write_probe_run(tmp_path, replace(report, layers=layers, history=history))
+    runs = [path.name for path in (tmp_path / "probe").iterdir() if path.is_dir()]
+    assert sorted(runs) == [f"{i + 1}_block_{i}____{i}" for i in range(6)]
 
 
 def test_the_settings_are_hyperparameters_without_an_experiment_or_a_metric(
     tmp_path: Path, report: InitReport
 ) -> None:
-    write_probe(tmp_path, report)
-    (file,) = (tmp_path / "probe").iterdir()
+    write_probe_run(tmp_path, report)
+    (file,) = (tmp_path / "probe").glob("events*")
     values = [
         value
         for event in map(Event.FromString, RawEventFileLoader(str(file)).Load())
@@ -197,69 +219,12 @@ def test_the_settings_are_hyperparameters_without_an_experiment_or_a_metric(
     assert "hp_metric" not in events(tmp_path / "probe").Tags()["scalars"]
 
 
-def test_a_layout_is_anchored_and_takes_names_literally() -> None:
-    charts = layout(["a.b", "c"])["OptimalVarianceInit"]
-    ((pattern,),) = [chart[1] for title, chart in charts.items() if title.startswith("V")]
-    assert re.match(pattern, "OptimalVarianceInit/variance/a.b")
-    for other in ("a_b", "axb", "a.b.c", "cc", ""):
-        assert not re.match(pattern, f"OptimalVarianceInit/variance/{other}")
-    assert not re.search(pattern, "My/OptimalVarianceInit/variance/c")
-
-
-def test_a_layout_holds_at_most_12_layers_per_chart_and_keeps_the_order() -> None:
-    layers = [f"layer_{i}" for i in range(500)]
-    charts = layout(layers)["OptimalVarianceInit"]
-    assert len(charts) == 12
-    first = charts["V, layers 1-12 of 500 by drift"][1][0]
-    matching = [x for x in layers if re.match(first, f"OptimalVarianceInit/variance/{x}")]
-    assert matching == layers[:12]
-
-
-def test_the_first_chart_holds_what_is_unknown_and_what_drifts_most(
-    tmp_path: Path, large_report: Callable[[int], InitReport]
+def test_a_second_probe_does_not_write_into_the_run_of_the_first(
+    tmp_path: Path, report: InitReport
 ) -> None:
-    many = large_report(14)
-    drifts = [math.nan if i == 13 else i / 100 for i in range(14)]
-    layers = tuple(
-        replace(layer, name=f"layer_{i}", drift_index=drift)
-        for i, (layer, drift) in enumerate(zip(many.layers, drifts, strict=True))
-    )
-    with ProbeWriter(tmp_path, INITIAL, 10) as writer:
-        writer.write_outcome(replace(many, layers=layers))
-    stored = stored_layout(events(tmp_path / "probe"))
-    pattern = stored.category[0].chart[0].multiline.tag[0]
-    first = [i for i in range(14) if re.match(pattern, f"OptimalVarianceInit/variance/layer_{i}")]
-    assert first == list(range(2, 14))
-
-
-def test_nothing_is_written_without_a_directory_or_without_a_row(
-    tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_probe(None, report)
-    with ProbeWriter(tmp_path, INITIAL, 10):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_was_written_survives_an_error(tmp_path: Path) -> None:
-    writer = ProbeWriter(tmp_path, INITIAL, 10)
-
-    def probe() -> None:
-        with writer:
-            writer.write_row(0, INITIAL)
-            raise KeyboardInterrupt
-
-    pytest.raises(KeyboardInterrupt, probe)
-    assert "OptimalVarianceInit/kl/head" in events(tmp_path / "probe").Tags()["scalars"]
-    writer.write_row(5, INITIAL)
-    assert len(list((tmp_path / "probe").iterdir())) == 1, "a closed writer stays closed"
-
-
-def test_a_second_probe_does_not_write_into_the_run_of_the_first(tmp_path: Path) -> None:
     for step in (7, 3):
-        with ProbeWriter(tmp_path, INITIAL, 10) as writer:
-            writer.write_row(step, INITIAL)
+        history = VarianceHistory((step,), ("head",), ((0.02,),), ((math.nan,),))
+        write_probe_run(tmp_path, replace(report, history=history))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["probe", "probe_2"]
     steps = [
         [row.step for row in events(tmp_path / run).Scalars("OptimalVarianceInit/kl/head")]
@@ -272,27 +237,27 @@ def test_without_matplotlib_there_are_no_figures_and_nothing_fails(
     tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(figures, "report_images", lambda report: {})
-    write_probe(tmp_path, report)
+    write_probe_run(tmp_path, report)
     tags = events(tmp_path / "probe").Tags()
     assert tags["images"] == []
-    assert "OptimalVarianceInit/sigma0/net.0" in tags["scalars"]
+    assert "OptimalVarianceInit/variance/net.0" in tags["scalars"]
+    assert "OptimalVarianceInit/report/text_summary" in tags["tensors"]
 
 
 def test_a_large_model_stays_within_5_megabytes_and_is_fast(
     tmp_path: Path, large_report: Callable[[int], InitReport]
 ) -> None:
     report = large_report(500)
-    values = {layer.name: layer.variance for layer in report.layers}
-    seconds = 0.0
-    with ProbeWriter(tmp_path, values, max_steps=2000) as writer:
-        for step in range(0, 2001, 2):
-            start = time.process_time()
-            writer.write_row(step, values, values if step > 100 else None, force=step == 2000)
-            seconds += time.process_time() - start
-        writer.write_outcome(report)
-    (file,) = (tmp_path / "probe").iterdir()
-    assert file.stat().st_size < 5e6
-    assert seconds < 5.0
+    steps = tuple(range(0, 2001, 2))
+    names = tuple(layer.name for layer in report.layers)
+    variances = tuple((layer.variance,) * len(steps) for layer in report.layers)
+    drifts = ((math.nan,) * 51 + (0.05,) * (len(steps) - 51),) * 500
+    history = VarianceHistory(steps, names, variances, drifts)
+    start = time.process_time()
+    write_probe_run(tmp_path, replace(report, history=history))
+    assert time.process_time() - start < 5.0
+    assert sum(path.stat().st_size for path in tmp_path.rglob("events*")) < 5e6
+    (file,) = (tmp_path / "probe").glob("events*")
     # Read without an accumulator, which takes seconds for so many points.
     rows = [
         event
@@ -302,14 +267,6 @@ def test_a_large_model_stays_within_5_megabytes_and_is_fast(
     assert (rows[0].step, rows[-1].step) == (0, 2000)
     assert len(rows) >= 20
     assert all(len(row.summary.value) in (1000, 1500) for row in rows)
-
-
-@pytest.mark.parametrize("repeats", [1, 2])
-def test_a_row_at_a_step_that_was_written_is_not_repeated(tmp_path: Path, repeats: int) -> None:
-    with ProbeWriter(tmp_path, INITIAL, 10) as writer:
-        for _ in range(repeats):
-            writer.write_row(3, INITIAL, force=True)
-    assert len(events(tmp_path / "probe").Scalars("OptimalVarianceInit/kl/head")) == 1
 
 
 def csv_rows(logger: CSVLogger) -> list[dict[str, Any]]:
@@ -332,43 +289,58 @@ def test_the_outcome_is_one_row_for_a_csv_logger_and_nothing_for_tensorboard(
     assert not (tmp_path / "board").exists()
 
 
-def test_a_plan_goes_to_every_logger_in_one_row(tmp_path: Path) -> None:
-    table, board = CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board")
-    rows = [("net.0", 0.1, -0.02, -0.01), ("net.2", 0.2, None, math.nan)]
-    log_plan([table, board, DummyLogger()], rows)
-    (row,) = csv_rows(table)
-    board.finalize("success")
-    scalars = events(Path(board.log_dir))
-    expected = {
-        "FractionalMomentInit/std/net.0": 0.1,
-        "FractionalMomentInit/log_norm/net.0": -0.02,
-        "FractionalMomentInit/log_norm_predicted/net.0": -0.01,
-        "FractionalMomentInit/std/net.2": 0.2,
-    }
-    assert {name: float(value) for name, value in row.items() if name not in ("step", "epoch")} == (
-        expected
+@pytest.fixture
+def plan() -> InitPlan:
+    """Two linear layers, of which the second has been measured beside a prediction."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    planned = fractional_moment_init_(model, example_input=torch.ones(4, 8), dry_run=True)
+    first, second = (row.weight.name for row in planned.rows)
+    log_norms = (
+        LayerLogNorm(first, -0.02, math.nan, math.nan, None),
+        LayerLogNorm(second, -0.03, -0.01, 0.1, first),
     )
-    for name, value in expected.items():
-        assert documented(FRACTIONAL_MOMENT_TAGS).fullmatch(name)
-        (scalar,) = scalars.Scalars(name)
-        assert (scalar.step, scalar.value) == (0, pytest.approx(value))
-    assert {name for name in scalars.Tags()["scalars"] if "Init" in name} == set(expected)
+    return replace(planned, log_norms=log_norms)
 
 
-def test_no_logger_is_no_error(report: InitReport) -> None:
+def test_a_plan_is_one_row_for_a_csv_logger_a_table_and_a_figure_for_tensorboard(
+    tmp_path: Path, plan: InitPlan
+) -> None:
+    table, board = CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "board")
+    log_plan([table, board, DummyLogger()], plan)
+    (row,) = csv_rows(table)
+    found = {name: float(value) for name, value in row.items() if name not in ("step", "epoch")}
+    assert found == pytest.approx(
+        {
+            "FractionalMomentInit/std/0": plan.rows[0].std,
+            "FractionalMomentInit/std/2": plan.rows[1].std,
+            "FractionalMomentInit/log_norm/0": -0.02,
+            "FractionalMomentInit/log_norm/2": -0.03,
+            "FractionalMomentInit/log_norm_predicted/2": -0.01,
+        }
+    )
+    board.finalize("success")
+    run = events(Path(board.log_dir))
+    assert not [name for name in run.Tags()["scalars"] if "Init" in name]
+    (text,) = run.Tensors("FractionalMomentInit/plan/text_summary")
+    assert (text.step, text.tensor_proto.string_val[0].decode()) == (0, plan.markdown(100))
+    assert run.Tags()["images"] == ["FractionalMomentInit/figure/first_weights"]
+    assert all(documented(FRACTIONAL_MOMENT_TAGS).fullmatch(n) for n in run.Tags()["images"])
+
+
+def test_no_logger_is_no_error(report: InitReport, plan: InitPlan) -> None:
     log_outcome([], report)
-    log_plan([], [("net.0", 0.1, None, None)])
+    log_plan([], plan)
 
 
 def test_only_rank_zero_logs(
-    tmp_path: Path, report: InitReport, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, report: InitReport, plan: InitPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lightning.pytorch.utilities import rank_zero_only
 
     table = CSVLogger(tmp_path)
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     log_outcome([table], report)
-    log_plan([table], [("net.0", 0.1, None, None)])
+    log_plan([table], plan)
     monkeypatch.setattr(rank_zero_only, "rank", 0)
     assert table.experiment.metrics == []
 

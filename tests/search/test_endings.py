@@ -36,7 +36,8 @@ def test_the_default_budget_is_a_tenth_of_the_run(epochs: int, most: int) -> Non
 def test_a_probe_too_short_for_a_verdict_ends_at_once_where_unsettled_layers_are_kept() -> None:
     report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
     assert report.probe_steps == 1
-    assert "3 of 3 the probe is too short for a verdict; this saved 3 steps" in report.stop_reason
+    said = "(3 of 3 layers: the probe is too short for a verdict); this saved 3 steps"
+    assert said in report.stop_reason
 
 
 def test_a_run_too_short_for_any_verdict_is_told_what_it_can_do() -> None:

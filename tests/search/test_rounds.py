@@ -53,7 +53,10 @@ class TestRounds:
         layer = callback.report["layer"]
         # The stop at |log(V / sigma0^2)| < .05 leaves .05 / (1 - e) with e about .5 here.
         assert layer.sigma0**2 == pytest.approx(STEADY_STATE, rel=0.12)
-        assert abs(layer.log_ratio) < 0.05
+        history = callback.report.history.variance("layer")
+        assert abs(math.log(history[-1] / history[0])) < 0.05
+        assert layer.initial_variance == pytest.approx(STEADY_STATE / 8, rel=0.05)
+        assert layer.ratio == pytest.approx(8, rel=0.15)
         assert 2 <= callback.report.rounds < 12
         assert callback.report.other_probe_steps == 20 * (callback.report.rounds - 1)
         probes = callback.report.total_steps - callback.report.guard_steps
@@ -117,7 +120,18 @@ class TestRounds:
             fit(model, callback)
         assert len(steps) == 12
         assert same(weights_of(model), before)
-        assert callback.report is None
+        if error is RuntimeError:
+            assert callback.report is None
+            return
+        report = callback.report
+        assert report is not None
+        assert report.interrupted
+        assert (report.rounds, report.probe_steps, report.total_steps) == (2, 3, 11)
+        started = [
+            float(before[f"{row.name}.weight"].double().var(correction=0)) for row in report.layers
+        ]
+        assert [row.sigma0**2 for row in report.layers] == pytest.approx(started, rel=1e-4)
+        assert {row.action for row in report.layers} == {"kept"}
 
 
 class TestProjection:

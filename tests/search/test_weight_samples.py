@@ -45,4 +45,4 @@ def test_figure_shows_one_panel_per_layer() -> None:
     assert callback.report is not None
     figure = weight_panels(callback.report.weight_samples)
     assert sum(axes.get_title() != "" for axes in figure.axes) == 3
-    assert "weights" in report_images(callback.report)
+    assert "4_weights" in report_images(callback.report)
