@@ -10,6 +10,7 @@ from lightning_init.functional import (
     fractional_moment_std,
     log_norm_law,
 )
+from lightning_init.initialization.plan import InitPlan
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.records import LayerReport
 from lightning_init.reporting.report import InitReport
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FractionalMomentInit",
+    "InitPlan",
     "InitRecipe",
     "InitReport",
     "LayerReport",

@@ -90,7 +90,14 @@ ROOMS = {
         "validation",
     },
     "functional": {"theory", "inspection", "initialization"},
-    "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
+    "__init__": {
+        "callbacks",
+        "functional",
+        "initialization",
+        "recipes",
+        "reporting",
+        "stationarity",
+    },
     "cli": {"compare", "functional", "initialization", "probe", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
     "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},

@@ -26,6 +26,7 @@ class _WatchesRun(_ChecksRestart):
     include: list[str] | None
     exclude: list[str] | None
     watch: bool
+    recipe_path: str | None
 
     def __init__(self, seed: int | None) -> None:
         super().__init__(seed)
@@ -51,7 +52,9 @@ class _WatchesRun(_ChecksRestart):
         if self._watching is None or trainer.global_step == 0:
             return
         with preserved_random_state(), told_if_it_fails("sum up the run"):
-            found = self._watching.finish(trainer, pl_module, self.report)
+            # A probe's own recipe is there already.
+            path = self.recipe_path if self.report is None else None
+            found = self._watching.finish(trainer, pl_module, self.report, path)
             self.run_recipe, self.report = found
 
     def _begin_to_watch(self, trainer: Trainer, module: LightningModule) -> None:

@@ -74,7 +74,11 @@ class Watching:
             self._writing(self._files.write, step, variances)
 
     def finish(
-        self, trainer: Trainer, module: LightningModule, report: InitReport | None
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        report: InitReport | None,
+        recipe_path: str | None = None,
     ) -> tuple[InitRecipe, InitReport | None]:
         """What the run ended at, as a recipe, and the probe's report in hindsight."""
         weights = self._inventory.weights
@@ -88,7 +92,7 @@ class Watching:
             rows, self._inventory, optimizers_of(trainer), self._settings.pairs()
         )
         if trainer.is_global_zero:
-            self._writing(_save, trainer, recipe)
+            self._writing(_save, trainer, recipe, recipe_path)
         if report is None:
             return recipe, None
         by_name = {weight.name: end for weight, end in zip(weights, ends, strict=True)}
@@ -124,9 +128,9 @@ class Watching:
             self._broken = True
 
 
-def _save(trainer: Trainer, recipe: InitRecipe) -> None:
+def _save(trainer: Trainer, recipe: InitRecipe, given: str | None) -> None:
     folder = local_directory(trainer.loggers) or Path(trainer.default_root_dir)
-    path = os.path.join(folder, RECIPE_FILE)
+    path = given or os.path.join(folder, RECIPE_FILE)
     recipe.save(path)
     rank_zero_info(
         "OptimalVarianceInit: the next run can start where this one ended:"

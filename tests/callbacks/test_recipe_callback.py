@@ -75,6 +75,13 @@ class TestWritten:
         assert InitRecipe.load(Path(logger.log_dir) / "init_recipe.json") == callback.run_recipe
         assert callback.recipe is not None
 
+    def test_without_a_probe_it_holds_what_the_run_ended_at(self, tmp_path: Path) -> None:
+        path = tmp_path / "run.json"
+        callback = OptimalVarianceInit(0, recipe_path=str(path), verbose=False)
+        fit(Regression(lr=0.05), callback)
+        assert callback.run_recipe is not None
+        assert InitRecipe.load(path) == callback.run_recipe
+
     def test_a_file_that_cannot_be_written_is_told_first(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         # It is tried before the probe, and neither probe nor training are lost.
