@@ -4,8 +4,8 @@
     python examples/quickstart.py
 
 A 4-layer ReLU network is trained by SGD with weight decay. `FractionalMomentInit` draws the first
-weights by a formula; `OptimalVarianceInit` probes, redraws what has settled, and restarts. The probe
-is far longer here than a tenth of the run, the default, so that there is something to see.
+weights by a formula; `OptimalVarianceInit` probes, redraws what has settled, and restarts. Its
+probe is far longer here than a tenth of the run, the default, so that there is something to see.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ THIRD_PARTY = {
     "validation": {"msgspec"},
     "tables": set(),
     "functional": {"torch"},
-    "cli": {"lightning", "jsonargparse"},
+    "cli": {"lightning", "torch", "jsonargparse"},
     "compare": {
         "lightning",
         "torch",

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from lightning_init.probe import lightning_internals as internals
 
 _PACKAGES = (
@@ -30,11 +32,19 @@ _ACCESSORS = (
 
 def info(arguments: Sequence[str]) -> None:
     """Print versions, the Trainers that are there, and which private names of theirs are."""
-    lines = [f"Python {platform.python_version()}, {platform.platform()}"]
+    lines = [f"Python {platform.python_version()}, {platform.platform()}", _device()]
     lines += [f"{name} {_version(name)}" for name in _PACKAGES]
     lines.append(f"tested on lightning {', '.join(internals.CHECKED_VERSIONS)}")
     lines += [f"Trainer of {name}: {_names(name)}" for name in _TRAINERS if _is_there(name)]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _device() -> str:
+    """What decides how a kernel rounds, and whether there is more than one process to agree."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found = f"CPU {capability}, {torch.get_num_threads()} threads"
+    return f"{found}; GPU {', '.join(gpus) or 'none'}; CUDA of this torch {torch.version.cuda}"
 
 
 def _version(package: str) -> str:
@@ -50,8 +60,8 @@ def _is_there(module: str) -> bool:
 
 def _names(package: str) -> str:
     """Whether the private names that a probe needs are there."""
-    for name in (package, "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # The Trainer's own words on devices and tips, which are no part of the answer.
+    logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.ERROR)
     trainer: Any = importlib.import_module(package).Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
