@@ -98,7 +98,7 @@ ROOMS = {
         "reporting",
         "stationarity",
     },
-    "cli": {"compare", "functional", "initialization", "probe", "recipes", "tables"},
+    "cli": {"__init__", "compare", "functional", "initialization", "probe", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
     "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},
