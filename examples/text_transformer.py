@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def read_text(path: str | None) -> str:
     """Read a file, or the text that Debian's `bible` prints."""
     if path is not None:
         return Path(path).read_text(errors="replace")
+    if shutil.which("bible") is None:
+        raise SystemExit("Name a text: --text FILE; or apt-get install bible-kjv bible-kjv-text.")
     command = ["bible", "-l79", "Genesis1:1-Revelation22:21"]
     printed = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL)
     return " ".join(printed.stdout.decode("latin-1").split())

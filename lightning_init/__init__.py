@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         fractional_moment_std,
         log_norm_law,
     )
+    from lightning_init.initialization.plan import InitPlan
     from lightning_init.recipes.recipe import InitRecipe
     from lightning_init.reporting.records import LayerReport
     from lightning_init.reporting.report import InitReport
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FractionalMomentInit",
+    "InitPlan",
     "InitRecipe",
     "InitReport",
     "LayerReport",
@@ -36,6 +38,7 @@ __all__ = [
 # Imported when they are first named: who draws in closed form does not wait for the probe.
 _HOMES = {
     "FractionalMomentInit": "callbacks.fractional_moment",
+    "InitPlan": "initialization.plan",
     "InitRecipe": "recipes.recipe",
     "InitReport": "reporting.report",
     "LayerReport": "reporting.records",

@@ -29,7 +29,7 @@ THIRD_PARTY = {
     "user_line": {"lightning"},
     "figure_style": {"matplotlib"},
     "functional": {"torch"},
-    "cli": {"lightning", "jsonargparse"},
+    "cli": {"lightning", "torch", "jsonargparse"},
     "compare": {
         "lightning",
         "torch",
@@ -102,8 +102,15 @@ ROOMS = {
         "validation",
     },
     "functional": {"theory", "inspection", "initialization"},
-    "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
-    "cli": {"compare", "functional", "initialization", "probe", "recipes", "tables"},
+    "__init__": {
+        "callbacks",
+        "functional",
+        "initialization",
+        "recipes",
+        "reporting",
+        "stationarity",
+    },
+    "cli": {"__init__", "compare", "functional", "initialization", "probe", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
     "compare": {"__init__", "figure_style", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},

@@ -67,15 +67,15 @@ class OptimalVarianceInit(_WatchesRun):
         tolerance: Largest relative change of V over the horizon that counts as settled.
         horizon: Optimizer steps over which V must stay put: "run" (the planned length of the real
             run), "probe" (as long as the probe may be) or a number of steps.
-        sample_every_n_steps: Optimizer steps between two measurements; the default is 12, with at
-            least 80 and at most 250 measurements per probe.
+        sample_every_n_steps: Optimizer steps between two measurements; the default is 14, with at
+            least 70 and at most 250 measurements per probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").
         draw: "normal" draws redrawn weights from N(0, V); "scale" multiplies those that are there,
             so that an orthogonal, truncated or uniform start keeps its shape.
-        rounds: Most probes, each from the weights that the one before asks for; it ends when none
-            would change by more than 5 %.
+        rounds: Largest number of probes. Each starts from the weights that the one before it asked
+            for; no further one is made when no layer would change by more than 5 %.
         forgetting: Probe once more from a quarter of the variance, for as many steps, and tell
             for each layer whether V depends on where the probe started.
         guard_steps: Optimizer steps of a trial of the redraw against the original weights, ten
@@ -93,8 +93,9 @@ class OptimalVarianceInit(_WatchesRun):
         recipe: File that an earlier run wrote, a recipe (`.json`) or a checkpoint: the variances of
             its weights are drawn, without a probe.
         recipe_by_width: Let the recipe's layers have another width: sigma0^2 times fan-in stays.
-        recipe_path: Where to write what was found; the default is `init_recipe.json` in the log
-            directory, or in the Trainer's `default_root_dir` without a logger.
+        recipe_path: Where to write what the probe found or, without a probe, what the run ended
+            at; the default is `init_recipe.json` in the log directory, or in the Trainer's
+            `default_root_dir` without a logger.
         verify_steps: First steps of the probe that are run once more after everything was put
             back, to see that nothing changed; 0 turns this and the comparison of batches off.
         on_probe_failure: What becomes of a probe that fails: "skip" (a warning, the weights stay

@@ -28,9 +28,8 @@ def recipe(arguments: Sequence[str]) -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     start = f"OptimalVarianceInit(recipe={config.out!r})"
-    sys.stdout.write(f"{found}
-Written: {config.out}; start the next run from it with {start}.
-")
+    sys.stdout.write(f"{found}\n")
+    sys.stdout.write(f"Written: {config.out}; start the next run from it with {start}.\n")
 
 
 def recipe_parser() -> ArgumentParser:

@@ -149,8 +149,8 @@ def closing_lines(
         )
     if found.depth < sum(row.treatment == "normal" for row in rows):
         lines.append(
-            "In a row: no norm, sum, concatenation, attention or recurrence in between;"
-            " parallel branches count as in series."
+            "A row ends at a norm, a sum, a concatenation, attention or a recurrence."
+            " Parallel branches are counted one behind the other."
         )
     return tuple(lines)
 

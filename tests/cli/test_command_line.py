@@ -308,3 +308,16 @@ def test_info_says_what_a_bug_report_should(capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().out
     assert re.search(r"^lightning 2\.\d+\.\d+", said, re.MULTILINE)
     assert "Trainer of lightning.pytorch: every private name that a probe needs is there" in said
+    assert re.search(r"^CPU \w+, \d+ threads; GPU ", said, re.MULTILINE)
+
+
+def test_info_names_what_a_new_release_has_moved(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr("lightning.pytorch.loops._TrainingEpochLoop")
+    main(["info"])
+    said = capsys.readouterr().out
+    assert "Trainer of lightning.pytorch: lightning 2" in said
+    assert "_TrainingEpochLoop`" in said
+    assert not list(tmp_path.iterdir())
