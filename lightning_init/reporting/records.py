@@ -195,6 +195,7 @@ class ProbeRecord:
             were the same; empty if that was not asked.
         same_batches: Of the batches with which the real run began, how many were the probe's.
         compared_batches: How many were compared.
+        probe_batches: How many the probe read.
 
     `record["net.0"]` is one layer.
     """
@@ -220,6 +221,7 @@ class ProbeRecord:
     restart: str = ""
     same_batches: int = 0
     compared_batches: int = 0
+    probe_batches: int = 0
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:

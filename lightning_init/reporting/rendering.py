@@ -183,7 +183,10 @@ def _restart(report: ProbeRecord) -> list[str]:
     if not report.compared_batches:
         return [f"{report.restart}."] if report.restart else []
     same, compared = report.same_batches, report.compared_batches
-    return [f"{report.restart}; {same} of {compared} compared batches of the run are the probe's."]
+    return [
+        f"{report.restart}; {same} of {compared} compared batches of the run are the probe's,"
+        f" which read {report.probe_batches}."
+    ]
 
 
 def _rounds(report: ProbeRecord) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -37,10 +38,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.inspection.weights import find_weights
+from lightning_init.probe import real_batches
 from lightning_init.search import outcome
 
 # Layers that hardly change are drawn too, so that every scenario has a redraw.
 outcome.UNCHANGED_LOG_RATIO = 0.0
+# Every batch that the probe kept is compared, however long that takes.
+real_batches.SHARE_OF_TIME = math.inf
 PROBE_STEPS = 19  # 2.4 epochs: ends in the middle of one, after crossing two boundaries
 SECONDS_PER_RUN = 60.0
 

@@ -1,0 +1,130 @@
+"""Runs Lightning's own tests with a callback of ours in every Trainer, and tells what is new.
+
+    python run.py run SOURCES none empty.json callbacks loops core ...
+    python run.py run SOURCES optimal optimal.json callbacks loops core ...
+    python run.py compare empty.json optimal.json
+
+SOURCES is a folder with `tests/tests_pytorch` and `pyproject.toml` of the release that is
+installed. `compare` lists the tests that fail with our callback and not with one that does
+nothing, beyond those that `explained.json` gives a reason for, and ends with 1 if there are any.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_init import FractionalMomentInit, OptimalVarianceInit
+
+CALLBACKS: dict[str, Callable[[], Callback]] = {
+    "none": Callback,
+    "optimal": OptimalVarianceInit,
+    # Draws whatever it measured in three steps, so that most runs are probed and redrawn.
+    "optimal-draws": lambda: OptimalVarianceInit(max_probe_steps=3, on_unsettled="use"),
+    "fractional": FractionalMomentInit,
+}
+SECONDS_PER_TEST = 60
+# Fails alike with and without a callback, and only on a machine without network, in minutes.
+NOT_RUN = ["loggers/test_litlogger.py"]
+
+
+class WithCallback:
+    """A plugin of pytest that adds a callback to every Trainer, and keeps what came of each test.
+
+    Args:
+        make: Makes the callback of one Trainer.
+    """
+
+    def __init__(self, make: Callable[[], Callback]) -> None:
+        self.outcomes: dict[str, str] = {}
+        self.messages: dict[str, str] = {}
+        self.trainers = 0
+        self.acted = 0
+        self._make = make
+        self._wrap(Trainer)
+
+    def _wrap(self, trainer: type[Trainer]) -> None:
+        plain, act = trainer.__init__, trainer._run
+
+        @functools.wraps(plain)
+        def with_one_more(
+            instance: Trainer, *args: Any, callbacks: Any = None, **rest: Any
+        ) -> None:
+            given = [callbacks] if isinstance(callbacks, Callback) else callbacks or []
+            self.trainers += 1
+            plain(instance, *args, callbacks=[*given, self._make()], **rest)
+
+        @functools.wraps(act)
+        def counted(instance: Trainer, model: LightningModule, *args: Any, **rest: Any) -> Any:
+            try:
+                return act(instance, model, *args, **rest)
+            finally:
+                self.acted += any(map(_acted, instance.callbacks))
+
+        trainer.__init__, trainer._run = with_one_more, counted  # type: ignore[method-assign]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the worst outcome of setup, call and teardown."""
+        name = report.nodeid.removeprefix("tests/tests_pytorch/")
+        if self.outcomes.get(name) != "failed":
+            self.outcomes[name] = report.outcome
+        if report.failed:
+            self.messages[name] = f"{self.messages.get(name, '')}{report.longreprtext[-3000:]}"
+
+    def save(self, path: Path) -> None:
+        """Add to the file what was found."""
+        found = json.loads(path.read_text()) if path.exists() else {}
+        for key, value in vars(self).items():
+            if isinstance(value, dict):
+                found[key] = found.get(key, {}) | value
+            elif isinstance(value, int):
+                found[key] = found.get(key, 0) + value
+        path.write_text(json.dumps(found, indent=1))
+
+
+def _acted(callback: Callback) -> bool:
+    return bool(getattr(callback, "report", None) or getattr(callback, "plan", None))
+
+
+def run(sources: str, which: str, kept: str, *folders: str) -> int:
+    """Run the tests in these folders of `tests_pytorch` in this process."""
+    path, plugin = Path(kept).absolute(), WithCallback(CALLBACKS[which])
+    os.chdir(sources)
+    sys.path.insert(0, "tests")
+    root = "tests/tests_pytorch/"
+    options = ["-q", "-p", "no:cacheprovider", f"--timeout={SECONDS_PER_TEST}", "--tb=short"]
+    left_out = [f"--ignore={root}{name}" for name in NOT_RUN]
+    # Named plugins are ours: the sources must not load this project's configuration.
+    code = pytest.main([*options, *left_out, *(root + one for one in folders)], plugins=[plugin])
+    plugin.save(path)
+    return int(code)
+
+
+def compare(without: str, having: str) -> int:
+    """Tell which tests fail with our callback alone and are not explained."""
+    first, second = (json.loads(Path(name).read_text()) for name in (without, having))
+    explained = json.loads((Path(__file__).parent / "explained.json").read_text())
+    passed = {name for name, outcome in first["outcomes"].items() if outcome != "failed"}
+    new = [name for name, how in second["outcomes"].items() if how == "failed" and name in passed]
+    unexplained = [name for name in new if name not in explained]
+    for name in unexplained:
+        print(name, second["messages"][name].strip().splitlines()[-1], sep="\n    ")
+    print(
+        f"{len(passed)} of {len(first['outcomes'])} tests do not fail without our callback;"
+        f" with it {len(new)} of them do, {len(unexplained)} unexplained."
+        f" It acted in {second['acted']} runs of {second['trainers']} Trainers."
+    )
+    return bool(unexplained)
+
+
+if __name__ == "__main__":
+    action, *arguments = sys.argv[1:]
+    sys.exit({"run": run, "compare": compare}[action](*arguments))
