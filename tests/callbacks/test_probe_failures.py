@@ -58,6 +58,18 @@ class TestFailures:
         assert "on_probe_failure='raise'" in told
         assert "\n" not in told
 
+    def test_data_that_cannot_be_opened_are_named(self) -> None:
+        class Missing(DataLoader[Any]):
+            def __iter__(self) -> Any:
+                if not Path("opened").exists():
+                    Path("opened").touch()
+                    raise OSError("no such bucket")
+                return super().__iter__()
+
+        data = regression_loader().dataset
+        with pytest.warns(UserWarning, match=r"skipped: .*OSError\(no such bucket\)"):
+            fit(Regression(), OptimalVarianceInit(8), loader=Missing(data, batch_size=8))
+
     def test_a_redraw_that_fails_is_taken_back(
         self, draw_all: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
