@@ -43,14 +43,14 @@ class WithCallback:
 
     Args:
         makes: Each makes a callback of one Trainer.
+        kept: The file that holds what was found, also by earlier runs.
     """
 
-    def __init__(self, makes: Sequence[Callable[[], Callback]]) -> None:
-        self.outcomes: dict[str, str] = {}
-        self.messages: dict[str, str] = {}
-        self.fits = 0
-        self.acted = 0
-        self._makes = makes
+    def __init__(self, makes: Sequence[Callable[[], Callback]], kept: Path) -> None:
+        self.found: dict[str, Any] = {"outcomes": {}, "messages": {}, "fits": 0, "acted": 0}
+        if kept.exists():
+            self.found = json.loads(kept.read_text())
+        self._makes, self._kept = makes, kept
         self._wrap(Trainer)
 
     def _wrap(self, trainer: type[Trainer]) -> None:
@@ -68,28 +68,27 @@ class WithCallback:
             try:
                 return act(instance, model, *args, **rest)
             finally:
-                self.fits += instance.state.fn == "fit"
-                self.acted += any(map(_acted, instance.callbacks))
+                fits = instance.state.fn == "fit"
+                self.found["fits"] += fits
+                self.found["acted"] += fits and any(map(_acted, instance.callbacks))
 
         trainer.__init__, trainer._run = with_one_more, counted  # type: ignore[method-assign]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep the worst outcome of setup, call and teardown."""
         name = report.nodeid.removeprefix("tests/tests_pytorch/")
-        if self.outcomes.get(name) != "failed":
-            self.outcomes[name] = report.outcome
+        outcomes, messages = self.found["outcomes"], self.found["messages"]
+        if report.when == "setup":
+            outcomes[name] = report.outcome
+            messages.pop(name, None)
+        elif outcomes[name] != "failed":
+            outcomes[name] = report.outcome
         if report.failed:
-            self.messages[name] = f"{self.messages.get(name, '')}{report.longreprtext[-3000:]}"
+            messages[name] = f"{messages.get(name, '')}{report.longreprtext[-3000:]}"
 
-    def save(self, path: Path) -> None:
-        """Add to the file what was found."""
-        found = json.loads(path.read_text()) if path.exists() else {}
-        for key, value in vars(self).items():
-            if isinstance(value, dict):
-                found[key] = found.get(key, {}) | value
-            elif isinstance(value, int):
-                found[key] = found.get(key, 0) + value
-        path.write_text(json.dumps(found, indent=1))
+    def pytest_runtest_logfinish(self) -> None:
+        """Lose nothing if the run is cut off."""
+        self._kept.write_text(json.dumps(self.found, indent=1))
 
 
 def _acted(callback: Callback) -> bool:
@@ -98,7 +97,7 @@ def _acted(callback: Callback) -> bool:
 
 def run(sources: str, which: str, kept: str, *folders: str) -> int:
     """Run the tests in these folders of `tests_pytorch` in this process."""
-    path, plugin = Path(kept).absolute(), WithCallback(CALLBACKS[which])
+    plugin = WithCallback(CALLBACKS[which], Path(kept).absolute())
     os.chdir(sources)
     sys.path.insert(0, "tests")
     root = "tests/tests_pytorch/"
@@ -106,7 +105,6 @@ def run(sources: str, which: str, kept: str, *folders: str) -> int:
     left_out = [f"--ignore={root}{name}" for name in NOT_RUN]
     # Named plugins are ours: the sources must not load this project's configuration.
     code = pytest.main([*options, *left_out, *(root + one for one in folders)], plugins=[plugin])
-    plugin.save(path)
     return int(code)
 
 
