@@ -37,6 +37,11 @@ from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import outputs
+from lightning_init.search.failures import (
+    is_a_refusal,
+    told_if_it_fails,
+    warn_that_nothing_was_drawn,
+)
 from lightning_init.user_line import warn_user
 
 
@@ -106,6 +111,7 @@ class FractionalMomentInit(_InitCallback):
         self._example: Any = None
         self._batch: Any = None
         self._failure = ""
+        self._gave_up = False
         self._to_log = False
         self._to_show = False
         self._to_measure = False
@@ -124,12 +130,12 @@ class FractionalMomentInit(_InitCallback):
             return
         self.plan, self._planned = None, frozenset()
         self._example = self._batch = None
-        self._to_log = self._to_show = self._to_measure = False
+        self._to_log = self._to_show = self._to_measure = self._gave_up = False
         if not trains(trainer) or has_lazy_parameters(pl_module):
             return
         # Neither trained nor moved yet: what the example cannot be run through now may run later,
         # when everything is set up, and a pattern may name layers that are still to be made.
-        with suppress(ValueError):
+        with suppress(Exception if trainer.world_size == 1 else ValueError):
             self._example = self._example_array(trainer, pl_module)
             reading = read_quietly(pl_module, self._example, self.settings)
             traced = self._example is not None and bool(reading.inventory.weights)
@@ -144,20 +150,38 @@ class FractionalMomentInit(_InitCallback):
         """Log the plan, now that the loggers are open."""
         if self._to_log and self.plan is not None:
             self._to_log = False
-            outputs.log_fractional_moments(trainer.loggers, self.plan)
+            with told_if_it_fails("log the plan", type(self).__name__, "`callback.plan`"):
+                outputs.log_fractional_moments(trainer.loggers, self.plan)
 
     def draw_late_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the weights that `setup` did not see; calling it again draws nothing.
 
-        Nothing is drawn for a run that does not train.
+        Nothing is drawn for a run that does not train. An error that nobody foresaw is told and
+        leaves the weights as they were; it is raised if "strict", and in a distributed run, where
+        the other ranks would wait for the one that failed.
 
         Raises:
             ValueError: If a pattern names no parameter.
             MisconfigurationException: If "strict" finds no weight, or cannot tell what stands in
                 front of one.
         """
-        if not (self._is_fresh(trainer) and trains(trainer)):
+        if self._gave_up or not (self._is_fresh(trainer) and trains(trainer)):
             return
+        try:
+            self._draw_the_rest(trainer, module)
+        except Exception as error:
+            strict = self.settings.nonlinearity == "strict" or trainer.world_size > 1
+            if strict or is_a_refusal(error):
+                raise
+            self._gave_up = True
+            warn_that_nothing_was_drawn(error)
+        with told_if_it_fails("show the plan", type(self).__name__, "`callback.plan`"):
+            self._measure(trainer, module)
+            self._show(trainer)
+        self._example = self._batch = None
+
+    # ------------------------------------------------------------------------------------- steps
+    def _draw_the_rest(self, trainer: Trainer, module: LightningModule) -> None:
         self._example = self._example_array(trainer, module)
         if has_lazy_parameters(module):
             self._materialize(trainer, module)
@@ -167,11 +191,7 @@ class FractionalMomentInit(_InitCallback):
             if not self._takes_part(reading):
                 return
             self._draw(trainer, module, reading)
-        self._measure(trainer, module)
-        self._show(trainer)
-        self._example = self._batch = None
 
-    # ------------------------------------------------------------------------------------- steps
     def _example_array(self, trainer: Trainer, module: LightningModule) -> Any:
         example = module.example_input_array
         if example is None:
@@ -245,8 +265,6 @@ class FractionalMomentInit(_InitCallback):
         drawn = {} if self.plan is None else {row.weight.name: row for row in self.plan.rows}
         late = tuple(row for row in plan.rows if row.weight.name not in drawn)
         plan = replace(plan, rows=tuple([drawn.get(row.weight.name, row) for row in plan.rows]))
-        self.plan, self._to_show = plan, True
-        self._to_log = self._to_measure = not self.dry_run
         if not self.dry_run:
             seed = self._resolve_seed(trainer)
             # What an earlier draw of ours left is not what was there.
@@ -255,7 +273,9 @@ class FractionalMomentInit(_InitCallback):
                 replace(plan, rows=late).apply_(module, seed)
                 synchronize(module)
             if before is not None:
-                self.plan = plan.with_losses(before, first_loss(trainer, module, self._batch))
+                plan = plan.with_losses(before, first_loss(trainer, module, self._batch))
+        self.plan, self._to_show = plan, True
+        self._to_log = self._to_measure = not self.dry_run
         self._planned = frozenset(row.weight.name for row in plan.rows)
 
     def _measure(self, trainer: Trainer, module: LightningModule) -> None:

@@ -261,6 +261,8 @@ class OptimalVarianceInit(_WatchesRun):
             inventory = weights_to_probe(module, self.include, self.exclude)
             require_weights(type(self).__name__, inventory)
             report, probe = search(trainer, module, inventory, self.settings, seed)
+            if not report.divergence:
+                redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
         except NothingToProbe as reason:
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {reason}.")
             return
@@ -276,7 +278,6 @@ class OptimalVarianceInit(_WatchesRun):
         if not report.divergence:
             self.recipe = recipe_of(report, trainer)
             warn_of_outcome(report, self.settings)
-            redraw(trainer, module, inventory.weights, report.layers, self.settings, seed)
         self._compare_batches_with(probe)
         if path is not None and self.recipe is not None:
             with told_if_it_fails(f"write the recipe to {path!r}"):

@@ -44,8 +44,7 @@ class _ChecksRestart(_InitCallback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Compare the run's first batches with the probe's."""
-        if not self._real_batches.closed:
-            self._real_batches.see(batch)
+        if self._real_batches.see(batch):
             self._take_score(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,5 +68,9 @@ class _ChecksRestart(_InitCallback):
         if number := comparison.news():
             warn_user(difference_of_batches(number, trainer), every_rank=True)
         if comparison.closed and report is not None:
-            same, compared = comparison.identical, comparison.compared
-            self.report = replace(report, same_batches=same, compared_batches=compared)
+            self.report = replace(
+                report,
+                same_batches=comparison.identical,
+                compared_batches=comparison.compared,
+                probe_batches=len(comparison.expected),
+            )

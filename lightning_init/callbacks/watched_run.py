@@ -28,7 +28,6 @@ class _WatchesRun(_ChecksRestart):
     recipe_file: str | None
     recipe_path: str | None
     watch: bool
-    recipe_path: str | None
 
     def __init__(self, seed: int | None) -> None:
         super().__init__(seed)

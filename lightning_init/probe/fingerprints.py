@@ -59,8 +59,8 @@ class Fingerprint:
 
 
 def sampled_entries(tensor: Tensor) -> Tensor:
-    """At most `SAMPLED_ENTRIES` entries of ``tensor``, as bytes."""
-    tensor = tensor.detach()
+    """At most `SAMPLED_ENTRIES` entries of ``tensor``, or of this rank's shard of it, as bytes."""
+    tensor = getattr(tensor, "to_local", lambda: tensor)().detach()
     if tensor.layout is not torch.strided or tensor.is_nested:
         return torch.empty(0, dtype=torch.uint8)
     entries = tensor.numel()

@@ -8,6 +8,7 @@ import io
 import types
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from operator import is_
 from typing import Any
 
@@ -15,7 +16,6 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.contents import CData, Contents, PutBack, is_table, keep_table
 from lightning_init.probe.generators import GENERATORS, keep_generator
 from lightning_init.probe.iterators import (
@@ -142,8 +142,14 @@ def _attributes(item: Any, keeping: Keeping) -> PutBack | None:
 
 def _loader_attributes(item: Any, keeping: Keeping) -> PutBack | None:
     put_back = _attributes(item, keeping)
-    # A probe opens its own; put back with the other attributes.
-    internals.set_loader_iterator(item, None)
+    # A probe opens an iterator of its own; all of this is put back with the other attributes.
+    attributes = vars(item)
+    if attributes.get("_initial_iter_for_state_dict"):
+        # torchdata's has one waiting since its state was asked for: begin where that one stands.
+        with suppress(Exception):
+            attributes["next_iter_state"] = item.state_dict()
+        attributes["_initial_iter_for_state_dict"] = False
+    attributes["_iterator"] = None
     return put_back
 
 

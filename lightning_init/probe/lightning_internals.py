@@ -306,9 +306,3 @@ def restored_by_tuner(trainer: Trainer) -> bool:
     """Whether the checkpoint being restored is a tuner's own temporary file, not a resume."""
     path = trainer.ckpt_path
     return path is not None and os.path.basename(str(path)).startswith(_TUNER_CHECKPOINTS)
-
-
-# ---------------------------------------------------------------------------------------- loaders
-def set_loader_iterator(loader: Any, iterator: Any) -> None:
-    """Put ``iterator``, kept between epochs by persistent workers, back on a ``DataLoader``."""
-    vars(loader)["_iterator"] = iterator

@@ -138,7 +138,7 @@ class Observer(Callback):
         if loss is not None:
             self.trace.append(TracedBatch(float(loss.detach().float().mean()), rates))
             return
-        weights = tuple(_some_values(parameter) for parameter in module.parameters())
+        weights = tuple(sampled_entries(p).view(p.dtype).double() for p in module.parameters())
         self.trace.append(TracedBatch(None, rates, weights))
 
     def _refuse_idleness(self, trainer: Trainer) -> None:
@@ -166,11 +166,6 @@ def learning_rates(trainer: Trainer) -> list[float]:
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     rates = [group.get("lr") for group in groups]
     return [math.nan if rate is None else float(rate) for rate in rates]
-
-
-def _some_values(parameter: Any) -> Tensor:
-    part = parameter.to_local() if hasattr(parameter, "device_mesh") else parameter
-    return sampled_entries(part).view(part.dtype).double()
 
 
 def _loss_of(outputs: Any) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from lightning_init.probe.stand_ins import is_users_own
 
 # Fingerprints are compared so many at a time: a comparison waits for the device of the batch.
 _AT_ONCE = 50
+
+# Share of the run's time that comparing may take: what is over it is made up for by waiting.
+SHARE_OF_TIME = 1e-3
 
 
 def begins_with_the_probes_batches(trainer: Trainer, limits: ProbeLimits) -> bool:
@@ -60,17 +64,26 @@ def _length(value: Any) -> int:
 
 
 class BatchComparison:
-    """Compares batches of the real run with those of the probe, in order.
+    """Compares batches of the real run with those of the probe, in order, as time allows.
 
+    The first batch is always looked at, each later one only while comparing has taken less than
+    `SHARE_OF_TIME` of the run so far. Each rank decides alone, because nothing is exchanged.
     Validation ends the comparison: a probe does not validate, and reading validation data moves
     the random streams on.
 
     Args:
         expected: Fingerprints of the probe's batches.
+        clock: Seconds since some moment.
     """
 
-    def __init__(self, expected: Sequence[Fingerprint | None]) -> None:
-        self._expected = expected
+    def __init__(
+        self,
+        expected: Sequence[Fingerprint | None],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.expected = expected
+        self._clock = clock
+        self._began = self._spent = 0.0
         self._seen: list[tuple[int, Fingerprint, Fingerprint]] = []
         self._number = 0
         self.compared = 0
@@ -84,23 +97,33 @@ class BatchComparison:
         found, self._first_difference = self._first_difference or 0, self._first_difference and 0
         return found
 
-    def see(self, batch: Any) -> None:
-        """Look at the next batch of the real run."""
+    def see(self, batch: Any) -> bool:
+        """Look at the next batch of the real run, if it is its turn; whether any was compared."""
         if self.closed:
-            return
-        expected = self._expected[self._number]
+            return False
+        expected = self.expected[self._number]
         self._number += 1
-        if expected is not None:
-            self._seen.append((self._number, expected, Fingerprint(batch)))
-        if self._number == len(self._expected):
+        compared = expected is not None and self._look(expected, batch)
+        if self._number == len(self.expected):
             self.close()
-        elif self._number == 1 or len(self._seen) >= _AT_ONCE:
-            self._compare()
+        return compared or self.closed
 
     def close(self) -> None:
         """Compare what is left; nothing is looked at from here on."""
         self._compare()
         self.closed = True
+
+    def _look(self, expected: Fingerprint, batch: Any) -> bool:
+        now = self._clock()
+        self._began = self._began or now
+        if self._spent > SHARE_OF_TIME * (now - self._began):
+            return False
+        self._seen.append((self._number, expected, Fingerprint(batch)))
+        compares = self._number == 1 or len(self._seen) >= _AT_ONCE
+        if compares:
+            self._compare()
+        self._spent += self._clock() - now
+        return compares
 
     def _compare(self) -> None:
         for number, expected, found in self._seen:

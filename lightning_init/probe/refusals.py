@@ -10,7 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.data_state import data_held_by
+from lightning_init.probe.iterators import QUEUES
 from lightning_init.probe.limits import ProbeLimits, ProbeRefused
+from lightning_init.probe.object_walk import ObjectWalk
 
 
 class NothingToProbe(ProbeRefused):
@@ -50,6 +53,24 @@ def refuse_what_cannot_be_probed(
             "The training data are a one-shot iterator, which a probe would use up; pass a loader"
             " that can be read again, or `probe_dataloaders=`."
         )
+    if limits.dataloaders is None and (queue := _queue_behind(instance, module)):
+        raise ProbeRefused(
+            f"The training data read a queue ({queue}), which a probe would use up; pass"
+            " `probe_dataloaders=`."
+        )
+
+
+def _queue_behind(instance: Any, module: LightningModule) -> str:
+    """Name of a queue that the training data read, which nobody can fill again; empty if none."""
+    roots = data_held_by(module) if instance is module else [instance]
+    walk = ObjectWalk({type(root).__name__: root for root in roots})
+    names = (
+        walk.name(index)
+        for index, found in enumerate(walk.found)
+        if type(found.item).__module__ in QUEUES
+    )
+    # A loader's own workers are fed by queues too.
+    return next((name for name in names if "_iterator" not in name), "")
 
 
 def is_read_once(loaders: Any) -> bool:

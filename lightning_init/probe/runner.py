@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -175,8 +175,12 @@ class _Probe:
             internals.run_loop(trainer)
         except ProbeOver:
             pass
-        finally:
-            loop.teardown()
+        except BaseException:
+            # A loop that failed while it opened its data fails here too, with another message.
+            with suppress(Exception):
+                loop.teardown()
+            raise
+        loop.teardown()
         if trainer.received_sigterm:
             raise module_for(trainer, "utilities.exceptions").SIGTERMException
 

@@ -1,4 +1,4 @@
-"""Copies of the weights (EMA, target networks, dictionaries of tensors) follow a redraw."""
+"""A redraw is whole, or it was not: copies of the weights follow it, a failure takes it back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Source = Callable[[], Tensor]
 
 @contextmanager
 def shadows_follow(trainer: Trainer, module: LightningModule) -> Iterator[None]:
-    """Copy weights written inside the block to every copy of them.
+    """Copy weights written inside the block to every copy of them; put them back if it fails.
 
     A tensor or array in an attribute of the module, its optimizers or another callback is a copy
     when its values equal those of a weight before the block; a teacher or any other model keeps its
@@ -30,7 +30,8 @@ def shadows_follow(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     """
     with torch.no_grad():
         copies = _Search(trainer, module).copies
-    yield
+    with _put_back_if_it_fails(module):
+        yield
     unwritten = []
     with torch.no_grad():
         for name, write in copies:
@@ -43,6 +44,20 @@ def shadows_follow(trainer: Trainer, module: LightningModule) -> Iterator[None]:
             f"{unwritten[0]} holds a copy of the weights from before the redraw and cannot be"
             " written; make it anew in `on_train_start`."
         )
+
+
+@contextmanager
+def _put_back_if_it_fails(module: LightningModule) -> Iterator[None]:
+    # Neither gradients nor optimizer states exist yet: this copy is not the peak of a run's memory.
+    trained = [p for p in module.parameters() if _has_values(p) and p.requires_grad]
+    saved = [p.detach().clone() for p in trained]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for parameter, values in zip(trained, saved, strict=True):
+                parameter.copy_(values)
+        raise
 
 
 class _Search:

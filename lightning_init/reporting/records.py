@@ -198,6 +198,7 @@ class ProbeRecord:
         compared_batches: How many were compared.
         interrupted: Whether the user ended the probe (Ctrl-C): nothing was changed, and the rows
             say what was known by then.
+        probe_batches: How many the probe read.
 
     `record["net.0"]` is one layer.
     """
@@ -224,6 +225,7 @@ class ProbeRecord:
     same_batches: int = 0
     compared_batches: int = 0
     interrupted: bool = False
+    probe_batches: int = 0
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:

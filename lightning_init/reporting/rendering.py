@@ -147,7 +147,10 @@ def _facts(report: ProbeRecord) -> list[str]:
     together = f"{report.total_steps} optimizer steps in all probes and trials together."
     rounds = f"The last of {report.rounds} rounds; " if report.rounds > 1 else ""
     same, compared = report.same_batches, report.compared_batches
-    batches = f"; {same} of {compared} compared batches of the run are the probe's"
+    batches = (
+        f"; {same} of {compared} compared batches of the run are the probe's,"
+        f" which read {report.probe_batches}"
+    )
     restart = report.restart + (batches if compared else "")
     return [
         f"{cost(report)}, {report.wall_time:.1f} s{losses}.",

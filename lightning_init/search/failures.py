@@ -19,6 +19,7 @@ from lightning_init.user_line import warn_user
 
 OnProbeFailure = Literal["skip", "raise"]
 _PACKAGE = Path(__file__).parents[1]
+_GOES_ON = "The weights are what they were and the training goes on"
 
 
 class LayersNotSettled(MisconfigurationException):
@@ -31,7 +32,7 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
     In a distributed run only what every rank finds alike can be skipped: a rank that failed alone
     would train on while the others wait in the probe.
     """
-    alike = trainer.world_size == 1 or _is_a_refusal(error)
+    alike = trainer.world_size == 1 or is_a_refusal(error)
     asked_for = isinstance(error, LayersNotSettled)
     if on_probe_failure == "raise" or asked_for or not alike:
         own = module_for(trainer, "utilities.exceptions").MisconfigurationException
@@ -44,22 +45,30 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
             )
         raise error
     warn_user(
-        f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} The weights are"
-        " what they were and the training goes on; on_probe_failure='raise' stops here."
+        f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} {_GOES_ON};"
+        " on_probe_failure='raise' stops here."
     )
 
 
-def _reason(error: Exception) -> str:
+def warn_that_nothing_was_drawn(error: Exception) -> None:
+    """Tell of an error, not of the user's making, that kept the closed form from being drawn."""
+    warn_user(
+        f"FractionalMomentInit: nothing was drawn: {_reason(error, 'while drawing')} {_GOES_ON};"
+        " nonlinearity='strict' stops here."
+    )
+
+
+def _reason(error: Exception, when: str = "while the probe was running") -> str:
     """The message, and for an error of the user's code what it was and where."""
     lines = str(error).strip().splitlines() or [""]
     message = lines[0].removeprefix("OptimalVarianceInit: ")
-    if _is_a_refusal(error):
+    if is_a_refusal(error):
         return f"{message.rstrip('.')}."
     frames = traceback.extract_tb(error.__traceback__)
     # The line of the user's code that led there says more than one of a library below it.
     place = next((one for one in reversed(frames) if _is_the_users(one.filename)), frames[-1])
     where = f"{Path(place.filename).name}:{place.lineno}"
-    return f"while the probe was running, {type(error).__name__}({message}) in {where}."
+    return f"{when}, {type(error).__name__}({message}) in {where}."
 
 
 def _is_the_users(filename: str) -> bool:
@@ -68,7 +77,7 @@ def _is_the_users(filename: str) -> bool:
     return not any(Path(filename).is_relative_to(folder) for folder in others)
 
 
-def _is_a_refusal(error: Exception) -> bool:
+def is_a_refusal(error: Exception) -> bool:
     """Whether this package raised it, on grounds that are the same on every rank."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = Path(last.filename).is_relative_to(_PACKAGE)
@@ -76,14 +85,17 @@ def _is_a_refusal(error: Exception) -> bool:
 
 
 @contextmanager
-def told_if_it_fails(what: str) -> Iterator[None]:
+def told_if_it_fails(
+    what: str,
+    who: str = "OptimalVarianceInit",
+    kept: str = "`callback.report` and `callback.recipe`",
+) -> Iterator[None]:
     """Warn when something that only reports fails: it ends no training and loses no outcome."""
     try:
         yield
     except Exception as error:
         warn_user(
-            f"OptimalVarianceInit: could not {what} ({type(error).__name__}: {error}); the outcome"
-            " is on `callback.report` and `callback.recipe`."
+            f"{who}: could not {what} ({type(error).__name__}: {error}); the outcome is on {kept}."
         )
 
 

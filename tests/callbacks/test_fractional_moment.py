@@ -17,6 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from lightning_init import FractionalMomentInit, fractional_moment_std
+from lightning_init.callbacks import fractional_moment
+from lightning_init.initialization import fill
 from lightning_init.tables import number
 
 
@@ -312,3 +314,66 @@ class TestRefusals:
         net = nn.Sequential(nn.Linear(16, 1), nn.ReLU(), nn.Linear(1, 4))
         message = self.refused(Regression(net), init(order=1e-4))
         assert message.startswith("Layer 'net.2': ")
+
+
+class Unforeseen(RuntimeError):
+    """What nobody thought of."""
+
+
+def breaks(*_: Any, **__: Any) -> None:
+    raise Unforeseen("no such thing")
+
+
+class TestUnforeseenErrors:
+    """An error of our own tells, changes nothing, and ends no training."""
+
+    @pytest.fixture(params=["planning", "writing", "synchronizing"])
+    def broken(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        if request.param == "planning":
+            monkeypatch.setattr(fractional_moment, "plan_fractional_moments", breaks)
+        elif request.param == "synchronizing":
+            monkeypatch.setattr(fractional_moment, "synchronize", breaks)
+        else:
+            zeroed = fill.zero_biases_
+
+            def second_fails(model: nn.Module, weight: Any) -> None:
+                zeroed(model, weight)
+                if weight.name == "net.2":
+                    breaks()
+
+            monkeypatch.setattr(fill, "zero_biases_", second_fails)
+
+    @pytest.mark.usefixtures("broken")
+    @pytest.mark.parametrize("example", [None, torch.zeros(2, 16)], ids=["late", "at_setup"])
+    def test_the_training_goes_on_with_the_weights_as_they_were(self, example: Any) -> None:
+        model, callback = Regression(), init()
+        model.example_input_array = example
+        recorder = StateAtTrainStart()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.warns(UserWarning, match="nothing was drawn") as caught:
+            trainer = fit(model, callback, WeightAveraging(), recorder)
+        assert trainer.global_step == len(regression_loader())
+        assert all(torch.equal(recorder.weights[name], before[name]) for name in before)
+        assert callback.plan is None
+        [told] = [str(w.message) for w in caught if "nothing was drawn" in str(w.message)]
+        assert "while drawing, Unforeseen(no such thing) in test_fractional_moment.py" in told
+        assert "nonlinearity='strict' stops here" in told
+        assert "\n" not in told
+
+    @pytest.mark.usefixtures("broken")
+    def test_strict_raises_and_changes_nothing(self) -> None:
+        model = Regression()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(Unforeseen):
+            fit(model, init(nonlinearity="strict"))
+        assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+    @pytest.mark.parametrize("name", ["show", "log_fractional_moments"])
+    def test_a_plan_that_cannot_be_shown_is_drawn(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fractional_moment.outputs, name, breaks)
+        callback = init(verbose=True)
+        with pytest.warns(UserWarning, match=r"could not (show|log) the plan \(Unforeseen"):
+            fit(Regression(), callback)
+        assert callback.plan is not None

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.callbacks import optimal_variance
+from lightning_init.search import redraw
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
 
@@ -56,6 +57,38 @@ class TestFailures:
         assert "while the probe was running, KeyError('features') in test_probe_failures.py" in told
         assert "on_probe_failure='raise'" in told
         assert "\n" not in told
+
+    def test_data_that_cannot_be_opened_are_named(self) -> None:
+        class Missing(DataLoader[Any]):
+            def __iter__(self) -> Any:
+                if not Path("opened").exists():
+                    Path("opened").touch()
+                    raise OSError("no such bucket")
+                return super().__iter__()
+
+        data = regression_loader().dataset
+        with pytest.warns(UserWarning, match=r"skipped: .*OSError\(no such bucket\)"):
+            fit(Regression(), OptimalVarianceInit(8), loader=Missing(data, batch_size=8))
+
+    def test_a_redraw_that_fails_is_taken_back(
+        self, draw_all: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails_when_drawn(module: torch.nn.Module) -> None:
+            assert not all(
+                torch.equal(p, q) for p, q in zip(module.parameters(), initial, strict=True)
+            )
+            raise KeyError("no such thing")
+
+        monkeypatch.setattr(redraw, "synchronize", fails_when_drawn)
+        model, recorder = Regression(), StateAtTrainStart()
+        before, initial = weights_of(model), [p.detach().clone() for p in model.parameters()]
+        callback = OptimalVarianceInit(8, on_unsettled="use")
+        with pytest.warns(UserWarning, match="the probe failed and was skipped"):
+            trainer = fit(model, callback, recorder)
+        assert trainer.global_step == 24
+        assert same(recorder.weights, before)
+        assert callback.report is None
+        assert callback.recipe is None
 
     def test_raise_says_that_a_probe_was_running(self) -> None:
         callback = OptimalVarianceInit(8, on_probe_failure="raise")

@@ -222,15 +222,6 @@ def test_help_explains_every_argument(name: str, capsys: Any) -> None:
         assert "default: " in facts, argument
 
 
-def test_help_lists_the_commands_beside_lightnings_own(capsys: Any) -> None:
-    with pytest.raises(SystemExit):
-        main(["--help"])
-    printed = capsys.readouterr().out.splitlines()
-    for command in ("plan", "show", "recipe", "compare", "info"):
-        assert any(line.startswith(f"  {command} ") for line in printed), command
-    assert any(line.strip().startswith("fit ") for line in printed)
-
-
 def help_texts(printed: str) -> dict[str, str]:
     """What is printed beside each argument, in one line each."""
     entries = re.split(r"\n  --(?=\w)", printed)[1:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -37,6 +38,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.inspection.weights import find_weights
+from lightning_init.probe import real_batches
 from lightning_init.search import outcome
 
 # Layers that hardly change are drawn too, so that every scenario has a redraw.
@@ -247,6 +249,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _child(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    # Every batch that the probe kept is compared, however long that takes.
+    real_batches.SHARE_OF_TIME = math.inf
     gc.freeze()  # no collection walks, and so copies, what the parent loaded
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

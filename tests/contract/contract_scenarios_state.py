@@ -854,8 +854,14 @@ told(
     train=lambda: _stream(map(float, _generator_function())),
 )
 told("isolated_generator_in_data", "dataset.source", **_isolated(_generator_function))
-told("queue_in_c", "noise", train=lambda: _rows(_gets(_filled(queue.SimpleQueue))))
-told("queue_between_processes", "noise", train=lambda: _rows(_gets(_filled(multiprocessing.Queue))))
+for _name, _kind in {"in_c": queue.SimpleQueue, "between_processes": multiprocessing.Queue}.items():
+    # Not probed at all: a queue that a probe empties leaves the run without data.
+    add(
+        f"queue_{_name}",
+        train=lambda kind=_kind: _rows(_gets(_filled(kind))),
+        ours=lambda: [probe(on_probe_failure="skip")],
+        redraws=False,
+    )
 told("large_array_written", "noise", train=lambda: _rows(_large_state()))
 told("spawned_generators", "noise", train=lambda: _rows(_spawning()))
 

@@ -16,7 +16,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
@@ -153,6 +155,63 @@ def probe(**options: Any) -> OptimalVarianceInit:
         "sample_every_n_steps": 1,
     }
     return OptimalVarianceInit(**{**defaults, **options})
+
+
+class Compressed(DDPStrategy):
+    """PowerSGD keeps errors, factors and a random stream; Lightning leaves it out on CPUs."""
+
+    def __init__(self) -> None:
+        state = powerSGD_hook.PowerSGDState(
+            process_group=None, matrix_approximation_rank=1, start_powerSGD_iter=5
+        )
+        hook = powerSGD_hook.powerSGD_hook
+        super().__init__(start_method="fork", ddp_comm_state=state, ddp_comm_hook=hook)
+
+    def _register_ddp_hooks(self) -> None:
+        self.model.register_comm_hook(self._ddp_comm_state, self._ddp_comm_hook)
+
+
+class CommunicationState(Callback):
+    """Writes the state of the communication hook at the start and at the end."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "start")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, "end")
+
+    def _write(self, trainer: Trainer, moment: str) -> None:
+        kept = trainer.strategy._ddp_comm_state
+        tables = ("error_dict", "p_memory_dict", "q_memory_dict")
+        found = {name: getattr(kept, name) for name in tables} | {"iter": kept.iter}
+        found["stream"] = torch.from_numpy(kept.rng.get_state()[1].astype("int64"))
+        path = self.directory / f"{moment}_{trainer.global_rank}"
+        torch.save(found, path)
+
+
+@pytest.mark.slow
+def test_the_state_of_a_communication_hook_is_as_it_was(tmp_path: Path) -> None:
+    found = {}
+    for name in ("probed", "plain"):
+        ours = [probe()] if name == "probed" else []
+        weights = None if ours else tmp_path / "probed" / "start_0.pt"
+        state = CommunicationState(tmp_path / name)
+        found[name] = run(tmp_path / name, *ours, state, weights=weights, strategy=Compressed())
+    for rank in (0, 1):
+        assert found["probed"][rank]["losses"] == found["plain"][rank]["losses"]
+        for moment in ("start", "end"):
+            first, second = (
+                torch.load(tmp_path / name / f"{moment}_{rank}") for name in ("probed", "plain")
+            )
+            assert first.pop("iter") == second.pop("iter") == (0 if moment == "start" else 30)
+            assert torch.equal(first.pop("stream"), second.pop("stream"))
+            # Compressed at the end, and nothing kept at the start.
+            assert all(bool(kept) == (moment == "end") for kept in first.values())
+            for key, kept in first.items():
+                assert_equal_states(kept, second[key], parameters_only=False)
 
 
 @pytest.mark.parametrize("kind", ["map", "iterable"])

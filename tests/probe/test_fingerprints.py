@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_init.probe.fingerprints import SAMPLED_ENTRIES, Fingerprint, fingerprint_of
-from lightning_init.probe.real_batches import BatchComparison
+from lightning_init.probe.real_batches import SHARE_OF_TIME, BatchComparison
 
 Pair = namedtuple("Pair", ["x", "y"])
 
@@ -71,9 +71,55 @@ def test_most_later_batches_are_not_looked_at() -> None:
     assert sum(kept) < 160
 
 
+class Clock:
+    """Read twice by each comparison, which takes ``look`` seconds; and once by a step left out."""
+
+    def __init__(self, look: float, step: float) -> None:
+        self.now, self.look, self.step, self.spent = 1.0, look, step, 0.0
+        self.looking = False
+
+    def __call__(self) -> float:
+        if self.looking:
+            self.now += self.look
+            self.spent += self.look
+        self.looking = not self.looking
+        return self.now
+
+    def take_a_step(self) -> None:
+        self.looking = False
+        self.now += self.step
+
+
+@given(look=st.floats(1e-6, 1e-2), step=st.floats(1e-4, 10.0), steps=st.integers(1, 400))
+def test_comparing_never_takes_more_than_its_share_and_one_look(
+    look: float, step: float, steps: int
+) -> None:
+    clock = Clock(look, step)
+    batch = torch.zeros(1)
+    comparison = BatchComparison([Fingerprint(batch)] * 400, clock)
+    for _ in range(steps):
+        comparison.see(batch)
+        clock.take_a_step()
+        assert clock.spent <= SHARE_OF_TIME * (clock.now - 1.0) + look * (1 + 1e-9)
+    comparison.close()
+    # What time there is, is used: another look would have been too much, but for the last step.
+    most = 1 + int(SHARE_OF_TIME * (clock.now - 1.0 - step) / look)
+    assert min(steps, most) - 1 <= comparison.compared == comparison.identical <= steps
+
+
+def test_slow_steps_compare_every_batch() -> None:
+    clock = Clock(look=1e-5, step=0.1)
+    comparison = BatchComparison([Fingerprint(torch.zeros(1))] * 100, clock)
+    for _ in range(100):
+        comparison.see(torch.zeros(1))
+        clock.take_a_step()
+    assert comparison.compared == 100
+
+
 def test_a_comparison_tells_the_first_difference_once() -> None:
     batches = [torch.full((3,), float(i)) for i in range(6)]
-    comparison = BatchComparison([fingerprint_of(b, i) for i, b in enumerate(batches)])
+    expected = [fingerprint_of(b, i) for i, b in enumerate(batches)]
+    comparison = BatchComparison(expected, clock=Clock(look=0.0, step=0.0))
     for batch in (*batches[:2], torch.zeros(3), *batches[3:], torch.zeros(1)):
         comparison.see(batch)
     assert comparison.closed
