@@ -90,7 +90,7 @@ class WithCallback:
         """Keep the worst outcome of setup, call and teardown."""
         name = _name(report.nodeid)
         outcomes, messages = self.found["outcomes"], self.found["messages"]
-        if outcomes.get(name) != "failed":
+        if outcomes.get(name, "passed") == "passed" or report.failed:
             outcomes[name] = report.outcome
         if report.failed:
             messages[name] = f"{messages.get(name, '')}{report.longreprtext[-3000:]}"
