@@ -55,12 +55,16 @@ def run_all(
         client = stack.enter_context(distributed.Client(cluster))
         # Two runs of one scheme and seed are two runs: nothing is looked up by its arguments.
         futures = {client.submit(execute, task, pure=False): task for task in tasks}
-        for future in distributed.as_completed(futures):
+        for future in distributed.as_completed(list(futures)):
+            task = futures.pop(future)
             try:
-                yield futures[future], future.result()
+                records = future.result()
             except distributed.KilledWorker:
                 # Dask made it again three times, each time in a process of its own.
-                yield futures[future], (_lost(futures[future]),)
+                records = (_lost(task),)
+            # Else it would be made again when the worker that keeps its records dies.
+            future.release()
+            yield task, records
 
 
 def _lost(task: RunTask) -> RunRecord:

@@ -9,6 +9,7 @@ import pickle
 import re
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -305,3 +306,21 @@ def test_one_cell_is_compared(
     run.main(["--protocol", "b", "--out", str(tmp_path)])
     assert "| 0.5 | 2/2 |" in (tmp_path / "b" / "scan.md").read_text()
     assert any(os.scandir(tmp_path / "b" / "tiny"))
+
+
+def test_lsuv_is_a_scheme_that_looks_at_the_first_batch(
+    data_directory: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("lsuv", reason="lsuv is not installed; the extra `peers` brings it")
+    from study_peers import with_peers
+
+    from lightning_init.compare import compare
+
+    network = partial(study_models.MLP, [784, 8, 10])
+    data = partial(study_data.StudyData, "mnist", samples=32, batch_size=16, evaluation=16)
+    inits = with_peers(["he", "lsuv"])
+    assert inits[0] == "he"
+    settings = {"out": tmp_path, "trainer": {"max_epochs": 1}, "progress": False}
+    he, lsuv = compare(network, data, inits, 1, metrics={"test_loss": "min"}, **settings).records
+    assert (lsuv.scheme, lsuv.status, lsuv.reason) == ("lsuv", "finished", "")
+    assert lsuv.final != he.final
