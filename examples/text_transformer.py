@@ -59,7 +59,7 @@ class CharacterModel(LightningModule):
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         self.log("val_loss", self._loss(batch[0]), prog_bar=True)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> tuple:
         optimizer = torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=0.1)
         warm_up = max(1, self.steps // 20)
 
@@ -68,10 +68,7 @@ class CharacterModel(LightningModule):
             return min(step / warm_up, cosine)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
 
 def windows(text: str, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import OptimalVarianceInit
 
-STEPS, SYMBOLS, LENGTH, CLASSES = 600, 16, 8, 4
+STEPS, SYMBOLS, LENGTH, CLASSES = 400, 16, 8, 4
 
 
 class Recurrent(nn.Module):
