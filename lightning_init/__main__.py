@@ -18,7 +18,7 @@ DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known b
 
 Beside Lightning's own subcommands below there are five more, each with a --help of its own:
   plan      what FractionalMomentInit would draw: plan --model my.Module
-  show      what a probe found: show init_recipe.json
+  show      what a probe or a run found: show recipe.json, or the folder that it is in
   recipe    the same from earlier runs: recipe --model my.Module --checkpoint last.ckpt
   compare   train from several initializations, paired: compare --inits he,optimal --out DIR
   info      versions and names found, for a bug report
