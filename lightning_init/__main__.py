@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from typing import Any
 
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningCLI
 
 # Known by class name on the command line because they are imported before the parser is built.
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
 from lightning_init.callbacks.optimal_variance import OptimalVarianceInit
 
 CALLBACKS = (FractionalMomentInit, OptimalVarianceInit)
-DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name, or
-look at what they do. Arguments are also read from environment variables."""
-COMMANDS = {
-    "plan": "What FractionalMomentInit would draw: plan --model my.Module",
-    "show": "What a probe or a run found: show recipe.json, or its folder",
-    "recipe": "Variances of earlier runs: recipe --model my.Module --checkpoint last.ckpt",
-    "compare": "Train from several initializations: compare --model my.Module --inits he,optimal",
-    "info": "Versions and private names: what a bug report should say",
-}
+DESCRIPTION = """Train with FractionalMomentInit and OptimalVarianceInit known by short name.
 
-
-class _Parser(LightningArgumentParser):
-    """Lightning's parser, whose help lists our commands beside its own."""
-
-    def add_subcommands(self, *arguments: Any, **options: Any) -> Any:
-        """Make the list of subcommands; those of this package are run before it is read."""
-        added = super().add_subcommands(*arguments, **options)
-        for name, described in COMMANDS.items():
-            added.add_subcommand(name, LightningArgumentParser(), help=described)
-        return added
+Beside Lightning's own subcommands below there are five more, each with a --help of its own:
+  plan      what FractionalMomentInit would draw: plan --model my.Module
+  show      what a probe or a run found: show recipe.json, or the folder that it is in
+  recipe    the same from earlier runs: recipe --model my.Module --checkpoint last.ckpt
+  compare   train from several initializations, paired: compare --inits he,optimal --out DIR
+  info      versions and names found, for a bug report
+Arguments are also read from environment variables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,19 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "The command line needs jsonargparse; install it with"
             " `pip install 'jsonargparse[signatures]'`."
         )
+    from jsonargparse import DefaultHelpFormatter
+
+    from lightning_init.cli.compare import compare
+    from lightning_init.cli.info import info
+    from lightning_init.cli.plan import plan
+    from lightning_init.cli.recipe import recipe
+    from lightning_init.cli.show import show
+
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] in COMMANDS:
-        module = importlib.import_module(f"lightning_init.cli.{given[0]}")
-        getattr(module, given[0])(given[1:])
+    commands = {"plan": plan, "show": show, "recipe": recipe, "compare": compare, "info": info}
+    ours = commands.get(given[0] if given else "")
+    if ours is not None:
+        ours(given[1:])
         return
     LightningCLI(
-        parser_class=_Parser,
         args=None if arguments is None else given,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={
             "prog": "python -m lightning_init",
             "description": DESCRIPTION,
             "default_env": True,
+            # The lines of the description as they are.
+            "formatter_class": type(
+                "_Help", (RawDescriptionHelpFormatter, DefaultHelpFormatter), {}
+            ),
         },
     )
 

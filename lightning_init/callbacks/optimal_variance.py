@@ -270,7 +270,7 @@ class OptimalVarianceInit(_WatchesRun):
             self.report = interrupt.report
             rank_zero_info(f"OptimalVarianceInit: {interrupt}")
             self._show(trainer)
-            raise
+            raise interrupt.pressed from None
         except Exception as error:
             skip_or_raise(trainer, error, self.settings.on_probe_failure)
             return

@@ -67,14 +67,16 @@ class SearchInterrupted(KeyboardInterrupt):
 
     Args:
         report: What was known by then, or None before the first sample.
+        pressed: The interrupt itself, which is Lightning's to handle.
     """
 
-    def __init__(self, report: InitReport | None) -> None:
+    def __init__(self, report: InitReport | None, pressed: KeyboardInterrupt) -> None:
         known = "is on `callback.report`" if report is not None else "is nothing yet"
         super().__init__(
             f"interrupted in a probe. Every weight is what it was; what is known {known}."
         )
         self.report = report
+        self.pressed = pressed
 
 
 def search(
@@ -102,7 +104,7 @@ def search(
         report: InitReport | None = None
         with suppress(Exception):  # what cannot be told must not take the interrupt's place
             report = _known_so_far(probes, inventory, settings)
-        raise SearchInterrupted(report) from interrupt
+        raise SearchInterrupted(report, interrupt) from None
 
 
 def _known_so_far(

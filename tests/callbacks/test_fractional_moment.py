@@ -229,9 +229,8 @@ class TestLogging:
         (text,) = events.Tensors("FractionalMomentInit/plan/text_summary")
         (image,) = events.Images("FractionalMomentInit/figure/first_weights")
         assert text.step == image.step == 0
-        assert (
-            f"| {number(callback.plan.rows[0].std)} |" in text.tensor_proto.string_val[0].decode()
-        )
+        written = text.tensor_proto.string_val[0].decode()
+        assert f"| {number(callback.plan.rows[0].std, 4)} |" in written
         assert not [name for name in events.Tags()["scalars"] if "Init" in name]
 
     def test_csv(self, tmp_path: Path) -> None:

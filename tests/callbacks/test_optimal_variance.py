@@ -166,7 +166,8 @@ class TestOutcome:
         assert printed.count("V/V before") == 1
         assert "net.0" in printed
 
-    def test_unchanged_layers_are_marked(self) -> None:
+    def test_unchanged_layers_are_marked(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("lightning_init.search.outcome.UNCHANGED_LOG_RATIO", 0.05)
         callback = OptimalVarianceInit(8, verbose=False, on_unsettled="use")
         fit(Regression(lr=1e-5), callback)
         assert callback.report is not None
@@ -200,7 +201,7 @@ class TestUnsettled:
         )
         before = state_of(trainer, model)
         with pytest.raises(
-            MisconfigurationException, match="3 of 3 the probe is too short for a verdict"
+            MisconfigurationException, match="3 of 3 layers: the probe is too short for a verdict"
         ):
             trainer.fit(model, regression_loader())
         after = state_of(trainer, model)
@@ -226,7 +227,7 @@ class TestWhichWeights:
         assert "tied" in reasons["net.4"]
         assert any("spectral_norm" in reason for reason in reasons.values())
         for name in ("net.2", "net.4"):
-            assert name in callback.report.table()
+            assert name in callback.report.full()
 
     def test_weight_norm_is_redrawn_through_its_parametrization(self) -> None:
         net = mlp(16, 64, 4)
