@@ -51,6 +51,8 @@ PAGES = {
     dashboard: f"?darkMode=false#{dashboard.replace('time_series', 'timeseries')}"
     for dashboard in ("time_series", "scalars", "custom_scalars", "images", "text")
 }
+# Pixels of a window that shows what matters of it.
+HEIGHTS = {"time_series": 1950, "custom_scalars": 760, "images": 1550, "text": 1350}
 # Everything below the open shadow roots of the page, as a list of elements.
 DEEP = """
 const found = [];
@@ -120,9 +122,11 @@ def tensorboard(log_dir: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)]
+    # From within: the page shows the directory that it is given.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "."]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"],
+        cwd=log_dir,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -183,6 +187,13 @@ def elements(driver: webdriver.Chrome, selector: str) -> list[WebElement]:
     return list(driver.execute_script(script, selector))
 
 
+def all_drawn(driver: webdriver.Chrome) -> bool:
+    """Whether every image of the page is there, and nothing turns to say that it is loading."""
+    images = elements(driver, "img")
+    complete = all(i.get_property("naturalWidth") for i in images)
+    return complete and not elements(driver, "mat-spinner, paper-spinner-lite[active]")
+
+
 def open_page(driver: webdriver.Chrome, url: str, fragment: str, wait: float) -> None:
     """Load one dashboard, and wait until its text has stopped changing, `wait` seconds at most."""
     driver.get("about:blank")
@@ -191,7 +202,7 @@ def open_page(driver: webdriver.Chrome, url: str, fragment: str, wait: float) ->
     while time.monotonic() < deadline:
         time.sleep(2.0)
         now = visible_text(driver)
-        if now == before and "Init" in now:
+        if now == before and "Init" in now and all_drawn(driver):
             break
         before = now
     # The settings hide a third of the page.
@@ -206,6 +217,7 @@ def photograph(
     """Write pictures of dashboards, by the name of the file."""
     with tensorboard(log_dir) as url:
         for name, dashboard in dashboards.items():
+            driver.set_window_size(1400, HEIGHTS[dashboard])
             open_page(driver, url, PAGES[dashboard], wait=60.0)
             save(driver, out / f"{name}.png")
 
@@ -217,6 +229,8 @@ def photograph_html(driver: webdriver.Chrome, body: str, path: Path) -> None:
     driver.get(page.as_uri())
     page.unlink()
     (shown,) = driver.find_elements("css selector", "body")
+    # What lies outside the window is not drawn.
+    driver.set_window_size(1400, shown.size["height"] + 300)
     shown.screenshot(str(path))
     compress(path)
 
@@ -228,14 +242,16 @@ def save(driver: webdriver.Chrome, path: Path) -> None:
 
 
 def compress(path: Path) -> None:
-    """Keep 64 colours, of which such pages have hardly more."""
-    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+    """Keep 256 colours, of which such pages have hardly more."""
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def terminal(command: list[str], columns: int) -> str:
     """What a command shows in a terminal of so many columns, as HTML."""
     own, other = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "60", "TERM": "xterm-256color"}
+    size = {"COLUMNS": str(columns), "LINES": "60", "TERM": "xterm-256color"}
+    # Warnings name the files of this machine; what they say is in the report too.
+    environment = {**os.environ, **size, "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(command, stdout=other, stderr=other, stdin=other, env=environment)
     os.close(other)
     shown = b""
@@ -252,7 +268,7 @@ def ansi_page(shown: str, columns: int) -> str:
     # What a carriage return wrote over is not seen any more.
     lines = [line.rsplit("\r", 1)[-1] for line in shown.replace("\r\n", "\n").split("\n")]
     start = lines.index("") + 1
-    end = next((i for i, line in enumerate(lines) if "recipe written" in line), len(lines))
+    end = next((i for i, line in enumerate(lines) if "┏" in line), len(lines))
     console = Console(width=columns, record=True, file=StringIO())
     console.print(Text.from_ansi("\n".join(lines[start:end]).rstrip()))
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
@@ -342,4 +358,5 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()
     make_pictures(arguments.out, arguments.parts)
