@@ -90,7 +90,8 @@ def _drift(layer: LayerReport) -> str:
         return "-"
     limits = (layer.drift_index, layer.drift_lower, layer.drift_upper)
     index, lower, upper = (f"{x:.2f}" if x < 99 else ">99" for x in limits)
-    return f"{index} [{lower}, {upper}]"
+    # A band that rounds to one number is none.
+    return index if lower == upper else f"{index} [{lower}, {upper}]"
 
 
 def _left_out(report: InitReport) -> list[str]:

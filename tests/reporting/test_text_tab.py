@@ -3,8 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from torch import nn
+
+from lightning_init import fractional_moment_init_
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.text_tab import HEADERS, text_tab
+from lightning_init.reporting.text_tab import HEADERS, PLAN_HEADERS, plan_tab, text_tab
+from lightning_init.tables import number
 
 
 def rows(text: str) -> list[list[str]]:
@@ -65,3 +69,21 @@ def test_a_report_without_layers_is_text_all_the_same(report: InitReport) -> Non
     text = text_tab(replace(report, layers=(), notes=(), left_out=()))
     assert text.startswith("**no layer took part**")
     assert "Left out" not in text
+
+
+def test_a_band_that_rounds_to_one_number_is_not_shown(report: InitReport) -> None:
+    narrow = replace(report.layers[0], drift_lower=0.0401, drift_upper=0.0402)
+    (row,) = rows(text_tab(replace(report, layers=(narrow,))))[2:]
+    assert row[4] == "0.04"
+
+
+def test_a_plan_of_many_weights_is_one_table_in_the_models_order() -> None:
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(12)])
+    plan = fractional_moment_init_(model, dry_run=True)
+    text = plan_tab(plan, max_rows=10)
+    header, _, *body = rows(text)
+    assert header == list(PLAN_HEADERS)
+    assert [row[0] for row in body] == [f"`{i}`" for i in range(10)]
+    assert body[0][3] == number(plan.rows[0].std)
+    assert "2 more weights; `print(callback.plan)` has them." in text
+    assert all(f"- {note}" in text for note in plan.notes)
