@@ -63,8 +63,8 @@ const walk = (root) => root.querySelectorAll("*").forEach((element) => {
 walk(document);
 """
 # A notebook's look, without a notebook.
-STYLE = """<meta charset="utf-8"><style>
-body { font: 14px sans-serif; margin: 16px; width: max-content; max-width: 1150px; }
+STYLE = """<!doctype html><meta charset="utf-8"><style>
+main { font: 14px sans-serif; padding: 16px; display: inline-block; max-width: 1150px; }
 table { border-collapse: collapse; margin: 8px 0; font-size: 13px; }
 td, th { padding: 3px 8px; text-align: left; border-bottom: 1px solid #ddd; }
 code { color: #307fc1; display: block; margin: 14px 0 6px; }
@@ -225,10 +225,10 @@ def photograph(
 def photograph_html(driver: webdriver.Chrome, body: str, path: Path) -> None:
     """Write a picture of a piece of HTML, as large as that is."""
     page = path.with_suffix(".html")
-    page.write_text(STYLE + body, encoding="utf-8")
+    page.write_text(f"{STYLE}<main>{body}</main>", encoding="utf-8")
     driver.get(page.as_uri())
     page.unlink()
-    (shown,) = driver.find_elements("css selector", "body")
+    (shown,) = driver.find_elements("css selector", "main")
     # What lies outside the window is not drawn.
     driver.set_window_size(1400, shown.size["height"] + 300)
     shown.screenshot(str(path))
