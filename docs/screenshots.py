@@ -163,6 +163,7 @@ def browser(profile: str, width: int = 1400, height: int = 1000) -> Iterator[web
     ):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver.set_script_timeout(240)  # a busy machine takes long for a large page
     try:
         yield driver
     finally:
