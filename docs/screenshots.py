@@ -51,6 +51,8 @@ PAGES = {
     dashboard: f"?darkMode=false#{dashboard.replace('time_series', 'timeseries')}"
     for dashboard in ("time_series", "scalars", "custom_scalars", "images", "text")
 }
+# Pixels of a window that shows what matters of it.
+HEIGHTS = {"time_series": 1950, "custom_scalars": 760, "images": 1550, "text": 1350}
 # Everything below the open shadow roots of the page, as a list of elements.
 DEEP = """
 const found = [];
@@ -61,8 +63,8 @@ const walk = (root) => root.querySelectorAll("*").forEach((element) => {
 walk(document);
 """
 # A notebook's look, without a notebook.
-STYLE = """<meta charset="utf-8"><style>
-body { font: 14px sans-serif; margin: 16px; width: max-content; max-width: 1150px; }
+STYLE = """<!doctype html><meta charset="utf-8"><style>
+main { font: 14px sans-serif; padding: 16px; display: inline-block; max-width: 1150px; }
 table { border-collapse: collapse; margin: 8px 0; font-size: 13px; }
 td, th { padding: 3px 8px; text-align: left; border-bottom: 1px solid #ddd; }
 code { color: #307fc1; display: block; margin: 14px 0 6px; }
@@ -120,9 +122,11 @@ def tensorboard(log_dir: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/"
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)]
+    # From within: the page shows the directory that it is given.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "."]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"],
+        cwd=log_dir,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -159,6 +163,7 @@ def browser(profile: str, width: int = 1400, height: int = 1000) -> Iterator[web
     ):
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    driver.set_script_timeout(240)  # a busy machine takes long for a large page
     try:
         yield driver
     finally:
@@ -183,6 +188,13 @@ def elements(driver: webdriver.Chrome, selector: str) -> list[WebElement]:
     return list(driver.execute_script(script, selector))
 
 
+def all_drawn(driver: webdriver.Chrome) -> bool:
+    """Whether every image of the page is there, and nothing turns to say that it is loading."""
+    images = elements(driver, "img")
+    complete = all(i.get_property("naturalWidth") for i in images)
+    return complete and not elements(driver, "mat-spinner, paper-spinner-lite[active]")
+
+
 def open_page(driver: webdriver.Chrome, url: str, fragment: str, wait: float) -> None:
     """Load one dashboard, and wait until its text has stopped changing, `wait` seconds at most."""
     driver.get("about:blank")
@@ -191,7 +203,7 @@ def open_page(driver: webdriver.Chrome, url: str, fragment: str, wait: float) ->
     while time.monotonic() < deadline:
         time.sleep(2.0)
         now = visible_text(driver)
-        if now == before and "Init" in now:
+        if now == before and "Init" in now and all_drawn(driver):
             break
         before = now
     # The settings hide a third of the page.
@@ -206,6 +218,7 @@ def photograph(
     """Write pictures of dashboards, by the name of the file."""
     with tensorboard(log_dir) as url:
         for name, dashboard in dashboards.items():
+            driver.set_window_size(1400, HEIGHTS[dashboard])
             open_page(driver, url, PAGES[dashboard], wait=60.0)
             save(driver, out / f"{name}.png")
 
@@ -213,10 +226,12 @@ def photograph(
 def photograph_html(driver: webdriver.Chrome, body: str, path: Path) -> None:
     """Write a picture of a piece of HTML, as large as that is."""
     page = path.with_suffix(".html")
-    page.write_text(STYLE + body, encoding="utf-8")
+    page.write_text(f"{STYLE}<main>{body}</main>", encoding="utf-8")
     driver.get(page.as_uri())
     page.unlink()
-    (shown,) = driver.find_elements("css selector", "body")
+    (shown,) = driver.find_elements("css selector", "main")
+    # What lies outside the window is not drawn.
+    driver.set_window_size(1400, shown.size["height"] + 300)
     shown.screenshot(str(path))
     compress(path)
 
@@ -228,14 +243,16 @@ def save(driver: webdriver.Chrome, path: Path) -> None:
 
 
 def compress(path: Path) -> None:
-    """Keep 64 colours, of which such pages have hardly more."""
-    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
+    """Keep 256 colours, of which such pages have hardly more."""
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def terminal(command: list[str], columns: int) -> str:
     """What a command shows in a terminal of so many columns, as HTML."""
     own, other = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "60", "TERM": "xterm-256color"}
+    size = {"COLUMNS": str(columns), "LINES": "60", "TERM": "xterm-256color"}
+    # Warnings name the files of this machine; what they say is in the report too.
+    environment = {**os.environ, **size, "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(command, stdout=other, stderr=other, stdin=other, env=environment)
     os.close(other)
     shown = b""
@@ -252,7 +269,7 @@ def ansi_page(shown: str, columns: int) -> str:
     # What a carriage return wrote over is not seen any more.
     lines = [line.rsplit("\r", 1)[-1] for line in shown.replace("\r\n", "\n").split("\n")]
     start = lines.index("") + 1
-    end = next((i for i, line in enumerate(lines) if "recipe written" in line), len(lines))
+    end = next((i for i, line in enumerate(lines) if "┏" in line), len(lines))
     console = Console(width=columns, record=True, file=StringIO())
     console.print(Text.from_ansi("\n".join(lines[start:end]).rstrip()))
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
@@ -342,4 +359,5 @@ if __name__ == "__main__":
     parser.add_argument("out", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     arguments = parser.parse_args()
+    arguments.out = arguments.out.resolve()
     make_pictures(arguments.out, arguments.parts)

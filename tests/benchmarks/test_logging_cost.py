@@ -78,7 +78,9 @@ def test_logging_costs_less_than_2_per_cent_of_a_probe_of_500_layers(
     )
     images = torch.randn(256, WIDTH, generator=torch.Generator().manual_seed(0))
     trainer.fit(DeepMLP(), DataLoader(TensorDataset(images), batch_size=64))
-    (file,) = (Path(logger.log_dir) / "probe").iterdir()
-    print({**seconds, "bytes": file.stat().st_size})
+    # The probe's run, and those of single layers below it.
+    files = (Path(logger.log_dir) / "probe").rglob("events*")
+    size = sum(file.stat().st_size for file in files)
+    print({**seconds, "bytes": size})
     assert seconds["logging"] < 0.02 * seconds["probe"]
-    assert file.stat().st_size < 5e6
+    assert size < 5e6

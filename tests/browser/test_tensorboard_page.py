@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -113,25 +114,29 @@ def chromium(screenshots: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.fixture(scope="module")
-def url(screenshots: Any, logs: Path, request: Any) -> Iterator[str]:
-    with screenshots.tensorboard(logs / str(request.param)) as address:
-        yield address
+def urls(screenshots: Any, logs: Path) -> Iterator[dict[int, str]]:
+    with ExitStack() as servers:
+        yield {
+            layers: servers.enter_context(screenshots.tensorboard(logs / str(layers)))
+            for layers in (4, 50, 500)
+        }
 
 
 @pytest.fixture
-def page(screenshots: Any, chromium: Any, url: str, pictures: Path, request: Any) -> str:
+def page(
+    screenshots: Any, chromium: Any, urls: dict[int, str], pictures: Path, request: Any
+) -> str:
     """The text of one dashboard, which is open in the browser."""
-    screenshots.open_page(chromium, url, screenshots.PAGES[request.param], wait=60.0)
-    layers = request.node.callspec.params["url"]
-    screenshots.save(chromium, pictures / f"{request.param}_{layers}_layers.png")
+    dashboard, layers = request.param
+    screenshots.open_page(chromium, urls[layers], screenshots.PAGES[dashboard], wait=60.0)
+    screenshots.save(chromium, pictures / f"{dashboard}_{layers}_layers.png")
     return str(screenshots.visible_text(chromium))
 
 
 def of_networks(dashboard: str, *layers: int) -> Any:
     """Run a test on one dashboard of networks of so many layers."""
-    return pytest.mark.parametrize(
-        ("url", "page"), [(n, dashboard) for n in layers], indirect=True, scope="module"
-    )
+    pages = [pytest.param((dashboard, count), id=f"{count}-layers") for count in layers]
+    return pytest.mark.parametrize("page", pages, indirect=True)
 
 
 def assert_charts(screenshots: Any, driver: Any, selector: str, count: int) -> None:
@@ -191,7 +196,7 @@ def test_custom_scalars(page: str, screenshots: Any, chromium: Any, request: Any
         assert title in page
     assert len(screenshots.elements(chromium, "tf-custom-scalar-multi-line-chart-card")) == 2
     assert_charts(screenshots, chromium, "vz-line-chart2", 2)
-    shown = min(6, request.node.callspec.params["url"])
+    shown = min(6, request.node.callspec.params["page"][1])
     # The tolerance is drawn beside the layers, each in a colour of its own.
     assert re.findall(r"Matches \((\d+)\)", page) == [str(shown), str(shown + 1)]
     assert re.search(r"probe/tolerance_0\.1", page)
