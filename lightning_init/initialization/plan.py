@@ -102,11 +102,12 @@ class InitPlan:
         """
         for row in self.rows:  # before the first is written
             if row.treatment == "normal":
-                fill.check_scale("std", row.std, row.weight)
+                for std in (row.std, *row.row_stds):
+                    fill.check_scale("std", std, row.weight)
         generator = torch.Generator()
         for row in self.rows:
             if row.treatment == "normal":
-                fill.fill_normal_(model, row.weight, row.std, seed, generator)
+                fill.fill_normal_(model, row.weight, row.row_stds or row.std, seed, generator)
             elif row.treatment == "orthogonal":
                 fill.fill_orthogonal_(model, row.weight, seed)
             fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
@@ -294,12 +295,21 @@ def _plan_weight(
     rule = (activation.nonlinearity, activation.param, activation.dropout)
     # sigma^2 sums over every tap, of which only the channels may be independent.
     taps = weight.taps if settings.counts_channels(weight) else 1
+    rows = weight.row_fans if settings.mode == "fan_in" and taps == 1 else ()
     try:
-        solution = solve(rule, settings.width_of(weight), taps)
+        std, kaiming, formula, note = solve(rule, settings.width_of(weight), taps)
+        row_stds = tuple([weight.gain * solve(rule, fan, 1)[0] if fan else std for fan in rows])
     except ValueError as error:
         reason = str(error).replace(" or conditional=True", "")  # of the function for one weight
         raise ValueError(f"Layer {weight.name!r}: {reason}") from None
-    return PlannedWeight(weight, activation, "normal", *solution)
+    if rows:
+        note = f"masked: std by row, {min(row_stds):.3g} to {max(row_stds):.3g}"
+    elif weight.gain != 1.0:
+        note = f"queries of unscaled attention: std x{weight.gain:.3g}"
+    std, kaiming = weight.gain * std, weight.gain * kaiming
+    return PlannedWeight(
+        weight, activation, "normal", std, kaiming, formula, note, row_stds=row_stds
+    )
 
 
 def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
@@ -163,28 +165,60 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
-    mode = _signal_mode(parameters, inputs, _candidates(model))
+    growths = _growths(run) if _pools(model) and not on_meta else ()
+    mode, outputs = _followed(model, parameters, inputs, run, partial, growths)
+    if mode.max_pools.count and not growths and not on_meta:  # functions, of which no module tells
+        growths = _growths(run)
+        mode, outputs = _followed(model, parameters, inputs, run, partial, growths)
+    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
+    weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
+    inventory = replace(inventory, weights=weights)
+    return Traced(inventory, _activations(mode, inventory.weights, outputs))
+
+
+def _followed(
+    model: nn.Module,
+    parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
+    inputs: Any,
+    run: Callable[[SignalMode], Any],
+    partial: bool,
+    growths: Sequence[float],
+) -> tuple[SignalMode, Any]:
+    mode = _signal_mode(parameters, inputs, _candidates(model), growths)
     try:
         with eager():
-            outputs = run(mode)
+            return mode, run(mode)
     except Exception:
         if not mode.reached or not partial:
             raise
-        outputs = ()
-    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
-    return Traced(inventory, _activations(mode, inventory.weights, outputs))
+        return mode, ()
+
+
+def _pools(model: nn.Module) -> bool:
+    return any("MaxPool" in kind.__name__ for kind in {*map(type, model.modules())})
+
+
+def _growths(run: Callable[[Any], Any]) -> tuple[float, ...]:
+    """What every max pooling adds; nothing more than was seen where the run fails."""
+    from lightning_init.inspection.max_pools import PoolMode
+
+    mode = PoolMode()
+    with suppress(Exception), eager():
+        run(mode)
+    return tuple(mode.growths)
 
 
 def _signal_mode(
     parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
     inputs: Any,
     candidates: Mapping[int, str] | None = None,
+    growths: Sequence[float] = (),
 ) -> SignalMode:
     # What a trace needs is imported when one is made: an eighth of the package.
     from lightning_init.inspection.regions import tensors_in
     from lightning_init.inspection.signal_mode import SignalMode
 
-    return SignalMode(parameters, tensors_in(inputs), candidates)
+    return SignalMode(parameters, tensors_in(inputs), candidates, growths)
 
 
 def _activations(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ class Call:
     """One call of a torch operation, with the signals that its arguments carry.
 
     Args:
+        function: What is called.
         name: Name of the operation, without underscores around it.
         args: Positional arguments.
         kwargs: Keyword arguments.
@@ -23,6 +24,7 @@ class Call:
         has_parameters: A parameter, or what is computed from parameters only, takes part.
     """
 
+    function: Callable[..., Any]
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -38,6 +40,14 @@ class Call:
     def first(self) -> Signal | None:
         """Signal of the first argument."""
         return self.signal_of(self.argument(0, "input"))
+
+    @property
+    def refuses_single_values(self) -> bool:
+        """Whether this is a norm that would refuse one position per sample in train mode."""
+        if self.name not in ("batch_norm", "instance_norm"):
+            return False
+        shape = self.args[0].shape
+        return bool(shape.numel() == shape[:2].numel())
 
     def signal_of(self, value: Any) -> Signal | None:
         """Return the signal that one argument carries, None if it carries none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -37,9 +37,7 @@ class RegionMemory:
         """Give a tensor the node that `extend` made for it."""
         self._nodes[tensor] = node
 
-    def extend(
-        self, function: Callable[..., Any], call: Call, outputs: list[Tensor], after: Signal
-    ) -> tuple[Node, ...]:
+    def extend(self, call: Call, outputs: list[Tensor], after: Signal) -> tuple[Node, ...]:
         """One node for each result of a call that keeps to its region."""
 
         def leaf(value: Any) -> Any:
@@ -55,7 +53,7 @@ class RegionMemory:
             _node(
                 tensor,
                 operation=call.name,
-                function=function,
+                function=call.function,
                 args=args,
                 kwargs=kwargs,
                 pick=pick,

@@ -111,6 +111,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
 
 
+def memory_of(tensor: Tensor) -> int:
+    """Where a tensor's storage begins; 0 if it has no memory that could be shared."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
+
+
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Change every leaf of nested tuples, lists, dicts and slices."""
     if isinstance(value, Mapping):

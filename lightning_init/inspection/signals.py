@@ -15,6 +15,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from lightning_init.theory.activation_laws import activation_law
+from lightning_init.theory.composed_activations import POOLED
+from lightning_init.theory.max_pooling import pooled_name
+
 Param = float | tuple[float, ...] | None
 Rule = tuple[str, Param]
 
@@ -112,6 +116,9 @@ def undecided(signal: Signal, note: str) -> Signal:
 
 def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
     """Pass `signal` through an elementwise activation."""
+    if signal.nonlinearity == POOLED and isinstance(signal.param, tuple):
+        nonlinearity, param = pooled_rule(nonlinearity, param, signal.param[-1])
+        signal = signal._replace(nonlinearity="linear")
     once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
     # The activation is the rule now, whatever the branches of the sum were.
     notes = tuple([note for note in signal.notes if note != SUM_NOTE]) if signal.notes else ()
@@ -125,6 +132,20 @@ def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
             after, f"dropout stands before {nonlinearity}: rule for dropout behind it used"
         )
     return after
+
+
+def pooled_rule(nonlinearity: str, param: Param, draws: float) -> Rule:
+    """The rule of the largest of `draws`; the one that is given if that has no law.
+
+    A rising activation of the largest draw is the largest activation.
+    """
+    own = param if isinstance(param, tuple) else () if param is None else (param,)
+    name, both = pooled_name(nonlinearity), (*own, round(draws, 3))
+    try:
+        activation_law(name, both)
+    except ValueError:
+        return nonlinearity, param
+    return name, both
 
 
 def prelu_rule(weight: Tensor) -> Rule:

@@ -56,6 +56,9 @@ class Weight(NamedTuple):
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
         padding_row: Row of an embedding that stays zero, or None.
+        row_fans: Fan-in of every row of a masked weight whose rows differ; `fan_in` is their mean.
+        gain: Factor on the scale that the rule gives: below 1 for queries of an attention that does
+            not divide its scores by the root of their size.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Weight(NamedTuple):
     parametrization: str | None
     biases: tuple[str, ...]
     padding_row: int | None = None
+    row_fans: tuple[int, ...] = ()
+    gain: float = 1.0
 
     @property
     def zeros(self) -> int:
