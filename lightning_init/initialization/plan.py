@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Generator, nn
 
 from lightning_init.initialization import fill
 from lightning_init.initialization.author import beside_what_was_there
@@ -104,7 +103,7 @@ class InitPlan:
             if row.treatment == "normal":
                 for std in (row.std, *row.row_stds):
                     fill.check_scale("std", std, row.weight)
-        generator = torch.Generator()
+        generator = Generator()
         for row in self.rows:
             if row.treatment == "normal":
                 fill.fill_normal_(model, row.weight, row.row_stds or row.std, seed, generator)
@@ -202,9 +201,9 @@ def _law_cells(row: PlannedWeight) -> tuple[str, ...]:
 
 
 def _note(row: PlannedWeight, footnotes: dict[str, int], width: int) -> str:
-    assumed = row.activation.note
-    if row.activation.nonlinearity != "linear":  # a note of one use of several
-        assumed = assumed.replace("linear rule used", f"rule of {row.activation.nonlinearity} used")
+    assumed, name = row.activation.note, row.activation.nonlinearity
+    if name != "linear":  # a note of one use of several
+        assumed = assumed.replace("linear rule used", f"rule of {name} used")
     remarks = (", ".join(row.activation.marks), row.note, assumed)
     return " ".join(
         remark if len(remark) <= width else _footnote(remark, footnotes)
@@ -252,7 +251,7 @@ def plan_fractional_moments(
         model: The model before the draw: what stands in it is part of the plan.
 
     Raises:
-        ValueError: If a law is not defined, naming the layer.
+        ValueError: If a law is not defined.
     """
     solve = functools.cache(functools.partial(_solve, settings))
     rows = tuple(
@@ -292,7 +291,7 @@ def _plan_weight(
         return PlannedWeight(
             weight, activation, settings.recurrent, math.nan, math.nan, words[settings.recurrent]
         )
-    rule = (activation.nonlinearity, activation.param, activation.dropout)
+    rule = activation.nonlinearity, activation.param, activation.dropout
     # sigma^2 sums over every tap, of which only the channels may be independent.
     taps = weight.taps if settings.counts_channels(weight) else 1
     rows = weight.row_fans if settings.mode == "fan_in" and taps == 1 else ()
@@ -302,14 +301,12 @@ def _plan_weight(
     except ValueError as error:
         reason = str(error).replace(" or conditional=True", "")  # of the function for one weight
         raise ValueError(f"Layer {weight.name!r}: {reason}") from None
-    if rows:
+    if rows and not note:
         note = f"masked: std by row, {min(row_stds):.3g} to {max(row_stds):.3g}"
-    elif weight.gain != 1.0:
+    if weight.gain != 1.0 and not note:
         note = f"queries of unscaled attention: std x{weight.gain:.3g}"
-    std, kaiming = weight.gain * std, weight.gain * kaiming
-    return PlannedWeight(
-        weight, activation, "normal", std, kaiming, formula, note, row_stds=row_stds
-    )
+    scales = weight.gain * std, weight.gain * kaiming
+    return PlannedWeight(weight, activation, "normal", *scales, formula, note, row_stds=row_stds)
 
 
 def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:

@@ -90,8 +90,11 @@ def trace_activations(
     """
     wanted = listed(weights)
     args, kwargs = arguments_of(example_input)
-    mode = _signal_mode(_parameters(model, wanted), (args, kwargs))
-    outputs = trial_run(unwrapped(model), mode, args, kwargs)
+
+    def run(mode: SignalMode) -> Any:
+        return trial_run(unwrapped(model), mode, args, kwargs)
+
+    mode, outputs = _followed(model, _parameters(model, wanted), (args, kwargs), run)
     found = _activations(mode, wanted, outputs)
     missing = in_front(NOT_REACHED, "assumed", scale_free=False)
     return {weight.name: found.get(weight.name, missing) for weight in wanted}
@@ -165,11 +168,9 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
-    growths = _growths(run) if _pools(model) and not on_meta else ()
-    mode, outputs = _followed(model, parameters, inputs, run, partial, growths)
-    if mode.max_pools.count and not growths and not on_meta:  # functions, of which no module tells
-        growths = _growths(run)
-        mode, outputs = _followed(model, parameters, inputs, run, partial, growths)
+    mode, outputs = _followed(
+        model, parameters, inputs, run, _candidates(model), partial=partial, on_meta=on_meta
+    )
     inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
     inventory = replace(inventory, weights=weights)
@@ -181,17 +182,31 @@ def _followed(
     parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
     inputs: Any,
     run: Callable[[SignalMode], Any],
-    partial: bool,
-    growths: Sequence[float],
+    candidates: Mapping[int, str] | None = None,
+    *,
+    partial: bool = False,
+    on_meta: bool = False,
 ) -> tuple[SignalMode, Any]:
-    mode = _signal_mode(parameters, inputs, _candidates(model), growths)
-    try:
-        with eager():
-            return mode, run(mode)
-    except Exception:
-        if not mode.reached or not partial:
-            raise
-        return mode, ()
+    """Run the model under a mode that follows its signals; max pooling is measured in a run before.
+
+    Where no module tells of one, it is measured and the model followed again.
+    """
+
+    def follow(growths: Sequence[float]) -> tuple[SignalMode, Any]:
+        mode = _signal_mode(parameters, inputs, candidates, growths)
+        try:
+            with eager():
+                return mode, run(mode)
+        except Exception:
+            if not mode.reached or not partial:
+                raise
+            return mode, ()
+
+    growths = _growths(run) if _pools(model) and not on_meta else ()
+    mode, outputs = follow(growths)
+    if mode.max_pools.count and not growths and not on_meta:
+        mode, outputs = follow(_growths(run))
+    return mode, outputs
 
 
 def _pools(model: nn.Module) -> bool:

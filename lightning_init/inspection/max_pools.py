@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.operation_names import LAYERS, NORMS, names, operation_name
 from lightning_init.inspection.regions import tensors_in
-from lightning_init.inspection.signals import Signal, pool, pooled_rule, undecided
+from lightning_init.inspection.signals import Signal, max_pool
 from lightning_init.theory.max_pooling import effective_draws
 
 MAX_POOLS = names(
@@ -28,7 +28,6 @@ MAX_POOLS = names(
     adaptive_max_pool3d_with_indices
     """
 )
-MAX_POOL_NOTE = "the largest of a window"
 
 
 class PoolMode(TorchFunctionMode):
@@ -80,11 +79,12 @@ class PoolMode(TorchFunctionMode):
         if isinstance(matrix, nn.Parameter):
             scale = (2.0 / max(1, matrix[0].numel())) ** 0.5
             draw = scale * torch.randn(matrix.shape, generator=self._generator)
+            if not bool(entered.any()):  # an example of zeros stands for any input
+                entered = torch.randn(entered.shape, generator=self._generator).to(matrix)
             if entered.dim() == matrix.dim() > 2:  # signs of its own make a net of every sample
                 signs = torch.randint(2, entered.shape[:2], generator=self._generator)
-                entered = (
-                    entered * (2.0 * signs.to(entered) - 1.0)[(..., *[None] * (matrix.dim() - 2))]
-                )
+                signs = signs.reshape(*signs.shape, *[1] * (matrix.dim() - 2))
+                entered = entered * (2.0 * signs.to(entered) - 1.0)
             return (entered, draw.to(matrix), None, *rest)
         return tuple(given)
 
@@ -106,18 +106,7 @@ class MaxPools:
 
     def behind(self, call: Call) -> Signal:
         """The signal behind the next max pooling."""
-        signal = call.signals[0]
         growth = self._growths[self.count] if self.count < len(self._growths) else 0.0
         self.count += 1
-        after = pool(signal)
-        if signal.from_input and signal.nonlinearity == "linear":
-            return after
-        words = f"rule of {signal.nonlinearity} without it used"
-        if not growth > 0.0:
-            return undecided(after, f"{MAX_POOL_NOTE} has no law until it is measured: {words}")
-        name, param = pooled_rule(
-            signal.nonlinearity, signal.param, effective_draws("relu", None, growth)
-        )
-        if name == signal.nonlinearity:
-            return undecided(after, f"{MAX_POOL_NOTE} of {name} has no law: {words}")
-        return after._replace(nonlinearity=name, param=param)
+        draws = effective_draws("relu", None, growth) if growth > 0.0 else None
+        return max_pool(call.signals[0], draws)

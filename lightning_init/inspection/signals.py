@@ -186,6 +186,19 @@ def pool(signal: Signal) -> Signal:
     return signal._replace(marks=signal.marks | {"pooled"}, straight_from=frozenset())
 
 
+def max_pool(signal: Signal, draws: float | None = None) -> Signal:
+    """Take the largest of a window, which amounts to this many independent draws."""
+    after = pool(signal)
+    if signal.from_input and signal.nonlinearity == "linear":
+        return after
+    name, param = signal.nonlinearity, signal.param
+    if draws is not None:
+        name, param = pooled_rule(name, param, draws)
+    if name != signal.nonlinearity:
+        return after._replace(nonlinearity=name, param=param)
+    return undecided(after, f"the largest of a window is not measured: rule of {name} used")
+
+
 def normalize(signal: Signal) -> Signal:
     """Normalize `signal`: at unit scale the linear rule holds until an activation follows."""
     return Signal(marks=signal.marks | {"normalized"}, from_input=signal.from_input)
