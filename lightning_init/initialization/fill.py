@@ -99,6 +99,11 @@ def fill_normal_(
     target.normal_(0.0, std, generator=stream)
 
 
+def is_drawn_in_place(model: nn.Module, weight: Weight) -> bool:
+    """Whether `fill_normal_` needs no memory of its own for a weight."""
+    return _drawn_in_place(model, weight) is not None
+
+
 def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
     """The parameter, or its rows, if drawing straight into it gives the bits of draw and copy.
 

@@ -21,6 +21,7 @@ from lightning_init.initialization.measurement import (
 )
 from lightning_init.initialization.planned_weight import PlannedWeight, law_words, rule_words
 from lightning_init.initialization.prediction import change_lines, closing_lines, plan_warnings
+from lightning_init.initialization.rollback import Rollback
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.reasons import ALL_ZERO
@@ -93,23 +94,24 @@ class InitPlan:
         return replace(self, losses=(before, after), warnings=warned)
 
     def apply_(self, model: nn.Module, seed: int) -> None:
-        """Draw every planned weight of ``model`` in place.
+        """Draw every planned weight in place; when it fails, put back what was there.
 
         Args:
             model: The model that the plan was made for.
             seed: Each layer's stream depends on this and on the layer's name alone.
         """
-        for row in self.rows:  # before the first is written
-            if row.treatment == "normal":
-                for std in (row.std, *row.row_stds):
-                    fill.check_scale("std", std, row.weight)
-        generator = Generator()
-        for row in self.rows:
-            if row.treatment == "normal":
-                fill.fill_normal_(model, row.weight, row.row_stds or row.std, seed, generator)
-            elif row.treatment == "orthogonal":
-                fill.fill_orthogonal_(model, row.weight, seed)
-            fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
+        drawn, generator = [row for row in self.rows if row.treatment != "keep"], Generator()
+        for row in drawn:  # before the first is written
+            for std in (row.std, *row.row_stds) if row.treatment == "normal" else ():
+                fill.check_scale("std", std, row.weight)
+        with Rollback(model, [row.weight for row in drawn]) as before:
+            for row in drawn:
+                before.keep(row.weight)
+                if row.treatment == "normal":
+                    fill.fill_normal_(model, row.weight, row.row_stds or row.std, seed, generator)
+                else:
+                    fill.fill_orthogonal_(model, row.weight, seed)
+                fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
 
     def measured_on(self, model: nn.Module, example_input: Any) -> InitPlan:
         """The same plan with the log-norms that a batch shows in the drawn model.
@@ -201,9 +203,9 @@ def _law_cells(row: PlannedWeight) -> tuple[str, ...]:
 
 
 def _note(row: PlannedWeight, footnotes: dict[str, int], width: int) -> str:
-    assumed, name = row.activation.note, row.activation.nonlinearity
-    if name != "linear":  # a note of one use of several
-        assumed = assumed.replace("linear rule used", f"rule of {name} used")
+    assumed = row.activation.note
+    if row.activation.nonlinearity != "linear":  # a note of one use of several
+        assumed = assumed.replace("linear rule used", f"rule of {row.activation.nonlinearity} used")
     remarks = (", ".join(row.activation.marks), row.note, assumed)
     return " ".join(
         remark if len(remark) <= width else _footnote(remark, footnotes)

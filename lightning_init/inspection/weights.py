@@ -19,11 +19,7 @@ from lightning_init.inspection.bare_matrices import (
 )
 from lightning_init.inspection.candidates import Candidate, find_candidates
 from lightning_init.inspection.fans import Fans, WeightBlock
-from lightning_init.inspection.parameter_walk import (
-    ParameterSlot,
-    module_at,
-    tensor_at,
-)
+from lightning_init.inspection.parameter_walk import ParameterSlot, module_at, tensor_at
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EXCLUDED,
