@@ -1,10 +1,10 @@
-"""Plain text, Markdown and HTML tables out of rows of strings."""
+"""Plain text, Markdown and HTML tables out of rows of strings, and what stands around them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 
@@ -62,45 +62,22 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int = 40) -> str:
-    """Align rows in columns separated by two blanks.
+def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align rows in columns separated by two blanks, without trailing blanks.
 
-    A row may hold fewer cells than there are headers: its last cell is then a remark, which runs on
-    over the remaining columns and does not widen them.
-
-    Args:
-        headers: One word per column.
-        rows: Cells, at most one per header.
-        width: Widest column, in characters; longer cells are shortened in their middle.
-
-    Returns:
-        Lines joined by newlines, without trailing blanks.
-
-    >>> print(text_table(("layer", "V", "verdict"), [("net.0", "0.25", "stationary"),
-    ...                                              ("head", "left out: frozen")]))
-    layer  V     verdict
-    -----  ----  ----------
-    net.0  0.25  stationary
-    head   left out: frozen
+    >>> print(text_table(("layer", "V"), [("net.0", "0.25"), ("head", "1")]))
+    layer  V
+    -----  ----
+    net.0  0.25
+    head   1
     """
-    cells = [_fit(row, len(headers), width) for row in rows]
-    widths = [len(header) for header in headers]
-    for row in cells:
-        aligned = row if len(row) == len(headers) else row[:-1]
-        for column, cell in enumerate(aligned):
-            widths[column] = max(widths[column], len(cell))
+    cells = [[" ".join(cell.split()) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     lines = [list(headers), ["-" * wide for wide in widths], *cells]
-    return "\n".join(_line(line, widths) for line in lines)
-
-
-def _fit(row: Sequence[str], columns: int, width: int) -> list[str]:
-    aligned = len(row) if len(row) == columns else len(row) - 1
-    cells = [" ".join(cell.split()) for cell in row]
-    return [shorten(cell, width) if i < aligned else cell for i, cell in enumerate(cells)]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.ljust(wide) for cell, wide in zip(cells, widths, strict=False)).rstrip()
+    return "\n".join(
+        "  ".join(cell.ljust(wide) for cell, wide in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -135,3 +112,56 @@ def _html_cells(row: Sequence[str], columns: int) -> str:
     span = columns - len(aligned)
     opening = f'<td colspan="{span}">' if span > 1 else "<td>"
     return "".join(f"<td>{escape(cell)}</td>" for cell in aligned) + f"{opening}{escape(last)}</td>"
+
+
+def grouped(pairs: Iterable[tuple[str, str]], most: int | None = None) -> list[tuple[str, str]]:
+    """Each text once, with the names that it holds for.
+
+    >>> grouped([("net.0", "frozen"), ("net.2", "frozen"), ("head", "tied")])
+    [('net.0, net.2', 'frozen'), ('head', 'tied')]
+
+    Args:
+        pairs: Name and text.
+        most: Names to write out; more of them are counted.
+    """
+    found: dict[str, list[str]] = {}
+    for name, text in pairs:
+        found.setdefault(text, []).append(name)
+    return [(_listed(names, most), text) for text, names in found.items()]
+
+
+def _listed(names: Sequence[str], most: int | None) -> str:
+    shown = names if most is None else names[:most]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def left_out_lines(pairs: Sequence[tuple[str, str]], every: bool) -> list[str]:
+    """What takes no part: counted by reason, or listed.
+
+    >>> left_out_lines([("norm", "scale of a norm"), ("0.bias", "bias of 0")], every=False)
+    ['Left out: scale of a norm (1), bias of a weight that is left out (1).']
+    """
+    told = [
+        (name, "bias of a weight that is left out" if reason.startswith("bias of ") else reason)
+        for name, reason in pairs
+    ]
+    if every:
+        return [f"Left out: {names}: {reason}." for names, reason in grouped(told)]
+    counts = Counter(reason for _, reason in told)
+    said = ", ".join(f"{reason} ({count})" for reason, count in counts.items())
+    return [f"Left out: {said}."] if said else []
+
+
+def banded(value: float, lower: float, upper: float, form: str = ".3g") -> str:
+    """A number with its band; a band that rounds to one number is none.
+
+    >>> banded(0.4, 0.3, 0.5, ".2f"), banded(0.031, 0.029, 0.033, ".2f")
+    ('0.40 [0.30,0.50]', '0.03')
+    """
+    if math.isnan(value):
+        return "-"
+    shown, low, high = (
+        f"{one:{form}}" if one < 99 or form != ".2f" else ">99" for one in (value, lower, upper)
+    )
+    return shown if shown == low == high or math.isnan(lower) else f"{shown} [{low},{high}]"

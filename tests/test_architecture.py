@@ -17,14 +17,16 @@ THIRD_PARTY = {
     "stationarity": {"numpy"},
     "inspection": {"torch"},
     "monitoring": {"lightning", "torch", "torchmetrics"},
-    "initialization": {"torch"},
+    "initialization": {"torch", "matplotlib"},
     "probe": {"lightning", "torch", "numpy"},
-    "recipes": {"msgspec", "safetensors", "torch"},
+    "recipes": {"msgspec", "safetensors", "torch", "matplotlib"},
     "search": {"lightning", "torch", "tqdm"},
     "reporting": {"lightning", "torch", "tensorboard", "numpy", "matplotlib"},
     "callbacks": {"lightning", "torch", "msgspec"},
     "validation": {"msgspec"},
     "tables": set(),
+    "pages": {"rich", "matplotlib"},
+    "figure_style": {"matplotlib"},
     "functional": {"torch"},
     "cli": {"lightning", "jsonargparse"},
     "compare": {
@@ -48,25 +50,33 @@ ROOMS = {
     # A traced formula is told from the named activations by its values.
     "inspection": {"theory"},
     "tables": set(),
+    # What a plan, a report and a recipe have in common for the eye.
+    "pages": {"tables"},
+    "figure_style": {"tables"},
     "validation": set(),
     "probe": set(),
-    "initialization": {"inspection", "theory", "tables"},
+    "initialization": {"figure_style", "inspection", "pages", "tables", "theory"},
     "monitoring": {"inspection", "initialization", "stationarity"},
     "reporting": {
+        "figure_style",
         "initialization",
         "inspection",
         "monitoring",
+        "pages",
         "stationarity",
         "tables",
         "theory",
     },
     # A recipe is made from a report, and draws what it holds: `InitRecipe.apply`.
     "recipes": {
+        "figure_style",
         "initialization",
         "inspection",
         "monitoring",
+        "pages",
         "reporting",
         "stationarity",
+        "tables",
         "validation",
     },
     "search": {
@@ -93,7 +103,7 @@ ROOMS = {
     "__init__": {"callbacks", "functional", "recipes", "reporting", "stationarity"},
     "cli": {"compare", "functional", "initialization", "probe", "recipes", "tables"},
     # Public names, and what they are made of: the rows of a plan and the layers of a recipe.
-    "compare": {"__init__", "initialization", "recipes", "reporting", "tables"},
+    "compare": {"__init__", "figure_style", "initialization", "recipes", "reporting", "tables"},
     "__main__": {"callbacks", "cli"},
 }
 STANDARD = set(__import__("sys").stdlib_module_names)

@@ -41,13 +41,6 @@ def test_columns_of_a_text_table_are_aligned() -> None:
     assert lines == ["a     b   c", "----  --  --", "1     22  3", "1111  2   33"]
 
 
-def test_a_remark_does_not_widen_a_column_and_is_not_shortened() -> None:
-    remark = "left out: " + "long " * 20
-    lines = text_table(("a", "b", "c"), [("1", "2", "3"), ("x", remark)], width=10).splitlines()
-    assert lines[1] == "-  -  -"
-    assert lines[3] == "x  " + remark.strip()
-
-
 def test_a_line_break_in_a_cell_does_not_break_the_table() -> None:
     assert len(text_table(("a",), [("x\ny",)]).splitlines()) == 3
     assert len(markdown_table(("a",), [("x\ny|z",)]).splitlines()) == 3

@@ -281,4 +281,4 @@ class FractionalMomentInit(_InitCallback):
         for sentence in self.plan.warnings:
             rank_zero_warn(f"{type(self).__name__}: {sentence}")
         if self.verbose or self.dry_run:
-            outputs.show(self.plan.table())
+            self.plan.page().show()

@@ -281,7 +281,7 @@ class OptimalVarianceInit(_WatchesRun):
                     self.recipe.save(path)
             with told_if_it_fails("show the report"):
                 if self.verbose:
-                    outputs.show(report.table())
+                    report.page().show()
 
     def _draw_recipe(self, trainer: Trainer, module: LightningModule, path: str) -> None:
         inventory = find_every_weight(module, self.include, self.exclude)

@@ -9,7 +9,6 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 
 from lightning_init.cli.parsing import model_parser
-from lightning_init.cli.show import recipe_table
 from lightning_init.recipes.recipe import InitRecipe
 
 
@@ -28,7 +27,7 @@ def recipe(arguments: Sequence[str]) -> None:
         found.save(config.out)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    sys.stdout.write(f"{recipe_table(found)}\n")
+    sys.stdout.write(f"{found}\n")
     sys.stdout.write(
         f"Written: {config.out}; start from it with OptimalVarianceInit(recipe=...).\n"
     )

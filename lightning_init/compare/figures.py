@@ -17,7 +17,7 @@ from lightning_init.compare.quantities import BOTH, FINAL, Runs
 from lightning_init.compare.rank_tests import optional
 from lightning_init.compare.records import EQUAL, FINISHED, FULL, RunRecord
 from lightning_init.compare.tables import ComparisonRow
-from lightning_init.reporting.figure_style import (
+from lightning_init.figure_style import (
     MOST_POINTS_PER_CURVE,
     PALETTE,
     blank_figure,

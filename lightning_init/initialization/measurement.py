@@ -42,11 +42,15 @@ class LayerLogNorm:
     @property
     def inside(self) -> bool | None:
         """Whether the measurement lies within two standard deviations; None without prediction."""
+        return None if math.isnan(self.predicted) else self.is_near(2.0)
+
+    def is_near(self, deviations: float) -> bool:
+        """Whether it lies within so many standard deviations; without a prediction, is finite."""
         if math.isnan(self.predicted):
-            return None
+            return math.isfinite(self.measured)
         if self.measured == self.predicted:  # -inf: a layer that is dead, as was foreseen
             return True
-        return abs(self.measured - self.predicted) <= 2.0 * self.sd
+        return abs(self.measured - self.predicted) <= deviations * self.sd
 
 
 def measure_log_norms(

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Generator, nn
 
@@ -17,16 +17,16 @@ from lightning_init.initialization.measurement import (
     LayerLogNorm,
     measure_log_norms,
     measurement_lines,
-    signal_cells,
 )
-from lightning_init.initialization.planned_weight import PlannedWeight, law_words, rule_words
+from lightning_init.initialization.plan_page import health_problems, plan_page
+from lightning_init.initialization.planned_weight import PlannedWeight, rule_words
 from lightning_init.initialization.prediction import change_lines, closing_lines, plan_warnings
 from lightning_init.initialization.rollback import Rollback
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.reasons import ALL_ZERO
 from lightning_init.inspection.weights import LeftOut, Weight, WeightInventory
-from lightning_init.tables import number, shape_text, shorten_all, text_table
+from lightning_init.pages import MOST_ROWS, Page, Readable
 from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.fractional_moments import (
     MATERIAL_INFLATION,
@@ -34,17 +34,18 @@ from lightning_init.theory.fractional_moments import (
     moment_preserving_std,
 )
 
-_LINE = 120  # characters that a table keeps to, by the first of these layouts that does:
-# the widths of names and of remarks (longer ones go below), and whether log-norms are columns.
-_LAYOUTS = ((48, 24, True), (48, 0, True), (48, 24, False), (48, 0, False), (32, 0, False))
-_WIDEST = 48
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _Rule = tuple[str, float | tuple[float, ...] | None, float]
 _Solution = tuple[float, float, str, str]
 
 
 @dataclass(frozen=True)
-class InitPlan:
-    """One row per weight, and why the others are left out; `str(plan)` is the table.
+class InitPlan(Readable):
+    """One row per weight, and why the others are left out.
+
+    `str(plan)` is what it means and what changes most, `plan.full()` all of it.
 
     Args:
         rows: What each weight gets, in the order of the model's modules.
@@ -128,111 +129,57 @@ class InitPlan:
             return replace(self, log_norms=log_norms)
         return replace(self, remarks=(*self.remarks, NOTHING_MEASURED))
 
-    def __str__(self) -> str:
-        return self.table()
+    def page(self, max_rows: int | None = MOST_ROWS) -> Page:
+        """See `Readable.page`."""
+        warned = [f"warning: {sentence}" for sentence in self.warnings] if max_rows is None else []
+        closing = (*self.notes, *measurement_lines(self.log_norms), *warned)
+        return plan_page(self.rows, self.left_out, self.settings, closing, self.log_norms, max_rows)
 
-    def table(self, max_rows: int = 60) -> str:
-        """Render as plain text; weights beyond ``max_rows`` are counted.
-
-        Remarks too long for their column stand below the table, and so does what is left out,
-        grouped by reason.
-        """
-        hidden = len(self.rows) - len(self.rows[:max_rows])
-        more = (f"... and {hidden} more weights",) if hidden else ()
-        tables = [self._tables(self.rows[:max_rows], more, *layout) for layout in _LAYOUTS]
-        fitting = (text for text in tables if max(map(len, text.splitlines())) <= _LINE)
-        return "\n".join(
-            [
-                next(fitting, tables[-1]),
-                *_left_out_lines(self.left_out),
-                *self.notes,
-                *measurement_lines(self.log_norms),
-            ]
-        )
-
-    def _tables(
-        self,
-        rows: tuple[PlannedWeight, ...],
-        more: tuple[str, ...],
-        name_width: int,
-        note_width: int,
-        inline: bool,
-    ) -> str:
-        """The table; the measured log-norms are columns of it, or a table of their own below it."""
-        footnotes: dict[str, int] = {}
-        names = shorten_all([row.weight.name for row in rows], name_width)
-        signals = {one.name: signal_cells(one) for one in self.log_norms if one.name in names}
-        predicted = any(one.inside is not None for one in self.log_norms)
-        headers = ("log-norm", "predicted")[: 1 + predicted if signals else 0]
-        columns = len(headers) if inline else 0
-        cells = [
-            (
-                names[row.weight.name],
-                *_law_cells(row),
-                *signals.get(row.weight.name, ("-", "-"))[:columns],
-                _note(row, footnotes, note_width),
-            )
-            for row in rows
+    def records(self) -> list[dict[str, Any]]:
+        """Scales, law and measurement of every weight."""
+        measured = {one.name: one for one in self.log_norms}
+        return [
+            {
+                "name": row.weight.name,
+                "shape": row.weight.shape,
+                "fan_in": row.weight.fan_in,
+                "treatment": row.treatment,
+                "rule": row.formula,
+                "source": row.activation.source,
+                "before": row.before,
+                "std": row.std,
+                "change": row.change,
+                "kaiming_std": row.kaiming_std,
+                "log_norm": getattr(measured.get(row.weight.name), "measured", math.nan),
+                "predicted_log_norm": getattr(measured.get(row.weight.name), "predicted", math.nan),
+            }
+            for row in self.rows
         ]
-        law = f"law at order {self.settings.order:g}"
-        first = (
-            "layer",
-            "shape",
-            law,
-            "fan_in",
-            "was",
-            "std",
-            "/ Kaiming",
-            *headers[:columns],
-            "note",
-        )
-        parts = [text_table(first, cells, _WIDEST), *more]
-        parts += [f"[{index}] {remark}" for remark, index in footnotes.items()]
-        if headers and not inline:
-            of_signal = [(names[name], *pair[: len(headers)]) for name, pair in signals.items()]
-            parts += ["", text_table(("layer", *headers), of_signal, _WIDEST)]
-        return "\n".join(parts)
 
+    def plot(self) -> Figure:
+        """Draw the standard deviation of every weight before and after the draw.
 
-def _law_cells(row: PlannedWeight) -> tuple[str, ...]:
-    weight, drawn = row.weight, row.treatment == "normal"
-    law = f"{law_words(row.activation)} ({row.activation.source})" if drawn else row.formula
-    std = number(row.std, 4)
-    shape = shape_text(weight.shape)
-    return (shape, law, str(weight.fan_in), number(row.before), std, number(row.ratio, 5))
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        from lightning_init.figure_style import scale_figure
 
+        names, before = [row.weight.name for row in self.rows], [row.before for row in self.rows]
+        after = [row.before if row.treatment == "keep" else row.std for row in self.rows]
+        return scale_figure(names, before, after, f"First weights at order {self.settings.order:g}")
 
-def _note(row: PlannedWeight, footnotes: dict[str, int], width: int) -> str:
-    assumed = row.activation.note
-    if row.activation.nonlinearity != "linear":  # a note of one use of several
-        assumed = assumed.replace("linear rule used", f"rule of {row.activation.nonlinearity} used")
-    remarks = (", ".join(row.activation.marks), row.note, assumed)
-    return " ".join(
-        remark if len(remark) <= width else _footnote(remark, footnotes)
-        for remark in remarks
-        if remark
-    )
+    def assert_healthy(self) -> None:
+        """Raise if the plan foresees, or a batch showed, a bad start; for continuous integration.
 
+        A plan is healthy if it has no `warnings`, if the chance that the norm of the output falls
+        below a tenth of the input's is under one half, and if every measured log-norm is finite
+        and within three standard deviations of its prediction.
 
-def _footnote(remark: str, footnotes: dict[str, int]) -> str:
-    return f"[{footnotes.setdefault(remark, len(footnotes) + 1)}]"
-
-
-def _left_out_lines(left_out: tuple[LeftOut, ...]) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for skipped in left_out:
-        reason = "bias of a weight that is left out" if _follows_weight(skipped) else skipped.reason
-        names.setdefault(reason, []).append(skipped.name)
-    return [f"Left out: {_listed(found)}: {reason}." for reason, found in names.items()]
-
-
-def _follows_weight(skipped: LeftOut) -> bool:
-    return skipped.reason.startswith("bias of ")
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(shorten_all(names[:2], 28).values())
-    return shown + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        Raises:
+            AssertionError: One line that names the layers and the next step.
+        """
+        for problem in (*self.warnings, *health_problems(self.rows, self.settings, self.log_norms)):
+            raise AssertionError(f"the plan is not healthy: {problem}")
 
 
 def plan_fractional_moments(

@@ -75,7 +75,8 @@ def first_loss(trainer: Trainer, module: LightningModule, batch: Any) -> float |
         return None
     with suppress(Exception):
         found = SilentStep(trainer, module, batch).run(nullcontext())
-        return float(found["loss"] if isinstance(found, Mapping) else found)
+        loss = found["loss"] if isinstance(found, Mapping) else found
+        return float(loss.detach())
     return None
 
 

@@ -26,6 +26,7 @@ from lightning_init.recipes.recipe_format import (
     SMALLEST_VARIANCE,
     RecipeLayer,
 )
+from lightning_init.recipes.recipe_page import ReadableRecipe
 from lightning_init.reporting.rendering import plain
 from lightning_init.reporting.report import InitReport
 
@@ -33,8 +34,8 @@ _LIBRARIES = ("lightning", "lightning_init", "torch")
 
 
 @dataclass(frozen=True)
-class InitRecipe:
-    """The variances that a probe found, ready to be drawn again without one.
+class InitRecipe(ReadableRecipe):
+    """The variances that a probe found, ready to be drawn again without one; `print` shows them.
 
     Args:
         layers: What to draw, in model order.

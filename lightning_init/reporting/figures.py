@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_init.reporting.figure_style import (
+from lightning_init.figure_style import (
     GREY,
     MOST_POINTS_PER_CURVE,
     PALETTE,

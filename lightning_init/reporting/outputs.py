@@ -1,4 +1,4 @@
-"""Where a Trainer's results go: its terminal and its loggers.
+"""Where a Trainer's results go: its loggers.
 
 Writers and figures are imported when there is something to write.
 """
@@ -6,7 +6,6 @@ Writers and figures are imported when there is something to write.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable
 
 from lightning.pytorch import Trainer
@@ -15,12 +14,6 @@ from lightning.pytorch.loggers import Logger
 from lightning_init.initialization.measurement import fan_increments
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting.report import InitReport
-
-
-def show(text: str) -> None:
-    """Print a table to standard output."""
-    sys.stdout.write(f"\n{text}\n\n")
-    sys.stdout.flush()
 
 
 def log_fractional_moments(loggers: Iterable[Logger], plan: InitPlan) -> None:

@@ -30,7 +30,7 @@ class LayerReport:
         name: Layer name, e.g. `net.0`.
         shape: Shape of the weight.
         fan_in: Inputs summed per output unit.
-        initial_variance: Realised sample variance of the weights before the probe.
+        initial_variance: Realised sample variance of the weights before the first probe.
         variance: V(W), the same moment at the end of the probe.
         drift_index: Relative change of V over the horizon at its present rate; nan if unknown.
         drift_lower: Lower end of the confidence band of `drift_index`; nan if unknown.
@@ -176,7 +176,8 @@ class ProbeRecord:
         layers: One entry per weight that took part, in model order.
         left_out: Weights that did not take part, each with its reason.
         stop_reason: Full sentence: why the probe ended.
-        probe_steps: Optimizer steps that the probe made, the last one of several rounds.
+        probe_steps: Optimizer steps that the probe made, the last one of several rounds; see
+            `total_steps`.
         horizon_steps: Optimizer steps over which the verdicts hold.
         sample_interval: Optimizer steps between two samples.
         converged: Whether every monitored layer was stationary.
@@ -195,6 +196,8 @@ class ProbeRecord:
             were the same; empty if that was not asked.
         same_batches: Of the batches with which the real run began, how many were the probe's.
         compared_batches: How many were compared.
+        interrupted: Whether the user ended the probe (Ctrl-C): nothing was changed, and the rows
+            say what was known by then.
 
     `record["net.0"]` is one layer.
     """
@@ -220,6 +223,7 @@ class ProbeRecord:
     restart: str = ""
     same_batches: int = 0
     compared_batches: int = 0
+    interrupted: bool = False
 
     def __getitem__(self, name: str) -> LayerReport:
         for layer in self.layers:
@@ -232,6 +236,15 @@ class ProbeRecord:
     def drifting_layers(self) -> tuple[str, ...]:
         """Names of the layers whose variance was still moving."""
         return tuple(layer.name for layer in self.layers if layer.verdict is Verdict.DRIFTING)
+
+    @property
+    def unsettled(self) -> tuple[LayerReport, ...]:
+        """Layers of which the probe does not tell what they should get."""
+        return tuple(
+            layer
+            for layer in self.layers
+            if layer.verdict is not Verdict.STATIONARY and layer.action != "unchanged"
+        )
 
     @property
     def guard_steps(self) -> int:

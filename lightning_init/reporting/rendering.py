@@ -1,100 +1,72 @@
-"""How a report reads: rows and headings as text, Markdown, HTML and plain containers."""
+"""How a report reads: its page, its headline, and plain containers."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from lightning_init.pages import Page, columns_of
 from lightning_init.stationarity.decision import Verdict
-from lightning_init.tables import (
-    html_table,
-    markdown_table,
-    number,
-    shape_text,
-    shorten,
-    text_table,
-)
+from lightning_init.tables import banded, grouped, left_out_lines, number, shape_text
 
 if TYPE_CHECKING:
     from lightning_init.reporting.records import LayerReport, ProbeRecord
 
-# Reasons below a table; the Markdown has every layer's.
+# Reasons below a short table; the full one has every layer's.
 MOST_REASONS = 6
-TEXT_HEADERS = ("layer", "shape", "V", "V/V before", "drift", "verdict", "sigma0", "action")
-FULL_HEADERS = (
-    "layer",
-    "shape",
-    "fan_in",
-    "V before",
-    "V",
-    "V/V before",
-    "rel. s.e.",
-    "cost of V before (nat)",
-    "drift",
-    "verdict",
-    "fired at",
-    "V at horizon",
-    "relaxation (steps)",
-    "drive",
-    "decay",
-    "steady state",
-    "of noise alone",
-    "of start left",
-    "forgotten by decay",
-    "learning rate",
-    "implied V",
-    "sigma0",
-    "action",
-    "note",
+#: Header, cell, and when the column goes where it is narrow (see `Column`).
+_SHORT: tuple[tuple[str, Callable[[LayerReport], str], int], ...] = (
+    ("layer", lambda layer: layer.name, 0),
+    ("shape", lambda layer: shape_text(layer.shape), 5),
+    ("V", lambda layer: number(layer.variance), 4),
+    ("V/V before", lambda layer: number(layer.ratio), 0),
+    ("drift", lambda layer: _drift(layer), 3),
+    ("verdict", lambda layer: layer.verdict.value, 0),
+    ("sigma0", lambda layer: number(layer.sigma0), 2),
+    ("action", lambda layer: layer.action, 0),
+)
+_MORE: tuple[tuple[str, Callable[[LayerReport], str], int], ...] = (
+    ("fan_in", lambda layer: str(layer.fan_in), 6),
+    ("V before", lambda layer: number(layer.initial_variance, 4), 7),
+    ("rel. s.e.", lambda layer: number(layer.standard_error, 2), 8),
+    ("cost of V before (nat)", lambda layer: number(layer.excess_kl, 2), 9),
+    ("fired at", lambda layer: str(layer.fired_at_step or "-"), 10),
+    ("V at horizon", lambda layer: _projection(layer), 11),
+    ("relaxation (steps)", lambda layer: number(layer.relaxation_steps), 12),
+    ("drive", lambda layer: number(layer.drive, 2), 13),
+    ("decay", lambda layer: number(layer.decay, 2), 14),
+    ("steady state", lambda layer: number(layer.steady_state), 15),
+    ("of noise alone", lambda layer: number(layer.noise_steady_state), 16),
+    ("implied V", lambda layer: number(layer.implied_variance), 17),
+    ("forgotten by decay", lambda layer: number(layer.forgotten_share, 2), 18),
+    ("learning rate", lambda layer: number(layer.learning_rate), 19),
+    ("of start left", lambda layer: _forgetting(layer), 20),
 )
 
 
-def text(report: ProbeRecord, max_rows: int) -> str:
-    """Render as plain text, at most `max_rows` layers and as many rows of what was left out."""
-    shown = _largest_changes(report.layers, max_rows)
-    rows: list[Sequence[str]] = [_text_cells(layer) for layer in shown]
-    rows += [
-        (shorten(left.name, 24), shorten(shape_text(left.shape), 13), f"left out: {left.reason}")
-        for left in report.left_out[:max_rows]
-    ]
-    remarks = [f"note: {layer.name}: {layer.note}" for layer in shown if layer.note]
-    remarks += [f"note: {note}" for note in report.notes]
-    remarks += _reasons(report.layers)
-    table = text_table(TEXT_HEADERS, rows)
-    return "\n".join([*_heading(report), table, *_hidden(report, max_rows), *remarks])
-
-
-def markdown(report: ProbeRecord, max_rows: int) -> str:
-    """Render as Markdown with every column."""
-    rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
-    rows += [
-        (
-            left.name,
-            shape_text(left.shape),
-            *[""] * (len(FULL_HEADERS) - 4),
-            "left out",
-            left.reason,
-        )
-        for left in report.left_out[:max_rows]
-    ]
-    paragraphs = ["  \n".join(_heading(report)), markdown_table(FULL_HEADERS, rows)]
-    paragraphs += _hidden(report, max_rows)
-    paragraphs += ["\n".join(f"- {note}" for note in report.notes)] if report.notes else []
-    return "\n\n".join(paragraphs)
-
-
-def html(report: ProbeRecord, max_rows: int) -> str:
-    """Render as two HTML tables: the layers, and what holds for all of them."""
-    rows: list[Sequence[str]] = list(_full_rows(report, max_rows))
-    rows += [
-        (left.name, shape_text(left.shape), f"left out: {left.reason}")
-        for left in report.left_out[:max_rows]
-    ]
-    remarks = [(line,) for line in (*_heading(report), *_hidden(report, max_rows), *report.notes)]
-    return html_table(("probe",), remarks) + html_table(FULL_HEADERS, rows)
+def report_page(report: ProbeRecord, max_rows: int | None) -> Page:
+    """The page of a report: at most so many layers, those that change most first; None for all."""
+    every = max_rows is None
+    layers = report.layers if every else tuple(sorted(report.layers, key=_by_change)[:max_rows])
+    hidden = len(report.layers) - len(layers)
+    more = f"... and {hidden} more layers that change less: `print(report.full())`."
+    left_out = [(left.name, left.reason) for left in report.left_out]
+    return Page(
+        lead=f"OptimalVarianceInit: {headline(report)}.",
+        columns=columns_of(layers, _SHORT + _MORE if every else _SHORT),
+        facts=tuple(_facts(report)),
+        remarks=(
+            *([more] if hidden else []),
+            *_reasons(report, every),
+            *[f"note: {names}: {note}" for names, note in _notes(layers, every)],
+            *[f"note: {note}" for note in report.notes],
+            *left_out_lines(left_out, every),
+        ),
+        folds=every,
+    )
 
 
 def plain(value: Any) -> Any:
@@ -116,36 +88,29 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (int, str)) else str(value)
 
 
-def _heading(report: ProbeRecord) -> list[str]:
-    return [
-        f"OptimalVarianceInit: {headline(report)}.",
-        f"{cost(report)}, {report.wall_time:.1f} s{_losses(report)}.",
-        *_rounds(report),
-        report.stop_reason,
-        f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
-        f"one sample every {report.sample_interval}.",
-        *_restart(report),
-    ]
-
-
 def headline(report: ProbeRecord) -> str:
     """What matters, in a clause: what was changed, or that there is nothing to change."""
     total = len(report.layers)
+    if report.interrupted:
+        return f"interrupted after {_spaced(report.total_steps)} probe steps; weights are untouched"
     if report.divergence:
         return f"the probe diverged, all {total} layers keep their weights"
     if not total:
         return "no layer took part"
-    counts = {
-        action: sum(layer.action == action for layer in report.layers)
+    redrawn, unchanged, kept = (
+        [layer for layer in report.layers if layer.action == action]
         for action in ("redrawn", "unchanged", "kept")
-    }
+    )
+    largest = max((abs(layer.ratio - 1) for layer in unchanged), default=0.0)
+    within = f"within {percent(largest)}"
+    if len(unchanged) == total:
+        return f"nothing to change: {total} of {total} layers {within}"
+    done = f"{len(redrawn)} of {total} layers redrawn" if redrawn else "nothing was changed"
+    parts = [done]
+    parts += [f"{len(unchanged)} unchanged ({within} of V)"] if unchanged else []
+    parts += [f"{len(kept)} kept ({_why_kept(kept)})"] if kept else []
     settled = sum(layer.verdict is Verdict.STATIONARY for layer in report.layers)
-    if counts["unchanged"] == total:
-        largest = max((abs(layer.ratio - 1) for layer in report.layers), default=0.0)
-        return f"nothing to change: {total} of {total} layers within {percent(largest)}"
-    parts = [f"{count} {action}" for action, count in counts.items() if count]
-    left = [f"{len(report.left_out)} left out"] if report.left_out else []
-    return f"{', '.join([*parts, *left])}; {settled} of {total} layers stationary"
+    return f"{', '.join(parts)}; {settled} of {total} layers stationary"
 
 
 def cost(report: ProbeRecord) -> str:
@@ -169,57 +134,61 @@ def percent(share: float) -> str:
     return f"{rounded:g} %"
 
 
-def _losses(report: ProbeRecord) -> str:
+def _why_kept(kept: Sequence[LayerReport]) -> str:
+    """Not settled, or the note of a layer that is kept for another reason."""
+    reasons = {layer.note.partition(":")[0].partition(";")[0] or "kept" for layer in kept}
+    return " or ".join(sorted(reasons)) if len(reasons) < 3 else "each with its reason below"
+
+
+def _facts(report: ProbeRecord) -> list[str]:
     first, last = report.losses
     known = math.isfinite(first) and math.isfinite(last)
-    return f"; its training loss went from {first:.3g} to {last:.3g}" if known else ""
+    losses = f"; its training loss went from {first:.3g} to {last:.3g}" if known else ""
+    together = f"{report.total_steps} optimizer steps in all probes and trials together."
+    rounds = f"The last of {report.rounds} rounds; " if report.rounds > 1 else ""
+    same, compared = report.same_batches, report.compared_batches
+    batches = f"; {same} of {compared} compared batches of the run are the probe's"
+    restart = report.restart + (batches if compared else "")
+    return [
+        f"{cost(report)}, {report.wall_time:.1f} s{losses}.",
+        *([rounds + together] if report.total_steps != report.probe_steps else []),
+        report.stop_reason,
+        f"Judged over a horizon of {report.horizon_steps} optimizer steps, "
+        f"one sample every {report.sample_interval}.",
+        *([f"{restart}."] if restart else []),
+    ]
 
 
 def _spaced(steps: int) -> str:
     return f"{steps:,}".replace(",", " ")
 
 
-def _restart(report: ProbeRecord) -> list[str]:
-    if not report.compared_batches:
-        return [f"{report.restart}."] if report.restart else []
-    same, compared = report.same_batches, report.compared_batches
-    return [f"{report.restart}; {same} of {compared} compared batches of the run are the probe's."]
+def _reasons(report: ProbeRecord, every: bool) -> list[str]:
+    """The reason of every verdict, once, with the layers that it holds for."""
+    pairs = [(layer.name, layer.reason) for layer in report.layers if layer.reason]
+    settled = [one for one in report.layers if one.verdict is Verdict.STATIONARY and not one.reason]
+    most = None if every else 1
+    found = [f"why: {names}: {reason}" for names, reason in grouped(pairs, most)]
+    hidden = len(found) - MOST_REASONS
+    if hidden > 0 and not every:
+        found = [*found[:MOST_REASONS], f"why: {hidden} more reasons: `print(report.full())`."]
+    if settled:
+        known = [one.drift_upper for one in settled if math.isfinite(one.drift_upper)]
+        moves = f"V moves by at most {max(known):.0%} over the horizon" if known else "V stays"
+        ((names, _),) = grouped([(one.name, "") for one in settled], most)
+        found.append(f"why: {names}: stationary, because {moves}{_tolerance(report)}.")
+    return found
 
 
-def _rounds(report: ProbeRecord) -> list[str]:
-    if report.total_steps == report.probe_steps:
-        return []
-    return [
-        f"The last of {report.rounds} rounds; {report.total_steps} optimizer steps in all probes"
-        " and trials together."
-        if report.rounds > 1
-        else f"{report.total_steps} optimizer steps in all probes and trials together."
-    ]
+def _tolerance(report: ProbeRecord) -> str:
+    tolerance = dict(report.settings).get("tolerance")
+    return "" if tolerance is None else f", within the tolerance of {tolerance:.0%}"
 
 
-def _reasons(layers: Sequence[LayerReport]) -> list[str]:
-    """Each reason once, with the layers that it holds for."""
-    names: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer.reason:
-            names.setdefault(layer.reason, []).append(layer.name)
-    few = list(names.items())[:MOST_REASONS]
-    return [f"why: {_named(found)}: {reason}" for reason, found in few]
-
-
-def _named(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-
-
-def _hidden(report: ProbeRecord, max_rows: int) -> list[str]:
-    layers, left_out = len(report.layers) - max_rows, len(report.left_out) - max_rows
-    lines = [f"... and {layers} more layers that change less"] if layers > 0 else []
-    lines += [f"... and {left_out} more left out"] if left_out > 0 else []
-    return [line + "; `to_dict()` has all of them." for line in lines]
-
-
-def _largest_changes(layers: tuple[LayerReport, ...], limit: int) -> tuple[LayerReport, ...]:
-    return layers if len(layers) <= limit else tuple(sorted(layers, key=_by_change)[:limit])
+def _notes(layers: Sequence[LayerReport], every: bool) -> list[tuple[str, str]]:
+    """Notes on layers, each once."""
+    pairs = [(layer.name, layer.note) for layer in layers if layer.note]
+    return grouped(pairs, None if every else 4)
 
 
 def _by_change(layer: LayerReport) -> float:
@@ -227,74 +196,15 @@ def _by_change(layer: LayerReport) -> float:
     return -math.inf if math.isnan(layer.log_ratio) else -abs(layer.log_ratio)
 
 
-def _full_rows(report: ProbeRecord, max_rows: int) -> list[tuple[str, ...]]:
-    return [_full_cells(layer) for layer in _largest_changes(report.layers, max_rows)]
+def _drift(layer: LayerReport) -> str:
+    return banded(layer.drift_index, layer.drift_lower, layer.drift_upper, ".2f")
 
 
-def _text_cells(layer: LayerReport) -> tuple[str, ...]:
-    return (
-        shorten(layer.name, 24),
-        shorten(shape_text(layer.shape), 13),
-        number(layer.variance),
-        _ratio_text(layer),
-        _drift_text(layer),
-        layer.verdict.value,
-        number(layer.sigma0),
-        layer.action,
-    )
+def _projection(layer: LayerReport) -> str:
+    return banded(layer.projected, layer.projected_lower, layer.projected_upper)
 
 
-def _full_cells(layer: LayerReport) -> tuple[str, ...]:
-    return (
-        layer.name,
-        shape_text(layer.shape),
-        str(layer.fan_in),
-        number(layer.initial_variance, 4),
-        number(layer.variance, 4),
-        _ratio_text(layer),
-        number(layer.standard_error, 2),
-        number(layer.excess_kl, 2),
-        _drift_text(layer),
-        layer.verdict.value,
-        "-" if layer.fired_at_step is None else str(layer.fired_at_step),
-        _projection_text(layer),
-        number(layer.relaxation_steps),
-        number(layer.drive, 2),
-        number(layer.decay, 2),
-        number(layer.steady_state),
-        number(layer.noise_steady_state),
-        _forgetting_text(layer),
-        number(layer.implied_variance),
-        number(layer.forgotten_share, 2),
-        number(layer.learning_rate),
-        number(layer.sigma0, 4),
-        layer.action,
-        " ".join(part for part in (layer.note, layer.reason) if part),
-    )
-
-
-def _ratio_text(layer: LayerReport) -> str:
-    return number(layer.ratio) + (" unchanged" if layer.unchanged else "")
-
-
-def _drift_text(layer: LayerReport) -> str:
-    if math.isnan(layer.drift_index):
-        return "-"
-    index, lower, upper = (
-        f"{value:.2f}" if value < 99 else ">99"
-        for value in (layer.drift_index, layer.drift_lower, layer.drift_upper)
-    )
-    return f"{index} [{lower},{upper}]"
-
-
-def _projection_text(layer: LayerReport) -> str:
-    if math.isnan(layer.projected):
-        return "-"
-    band = f"[{number(layer.projected_lower)},{number(layer.projected_upper)}]"
-    return f"{number(layer.projected)} {band}"
-
-
-def _forgetting_text(layer: LayerReport) -> str:
+def _forgetting(layer: LayerReport) -> str:
     if layer.forgetting is None:
         return "-"
     return f"{number(layer.surviving_share, 2)} {layer.forgetting.value}"

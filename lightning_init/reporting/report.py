@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_init.pages import MOST_ROWS, Page, Readable
 from lightning_init.reporting import rendering
 from lightning_init.reporting.figures import record_trajectories
 from lightning_init.reporting.records import LayerReport, ProbeRecord
@@ -17,30 +17,41 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class InitReport(ProbeRecord):
+class InitReport(Readable, ProbeRecord):
     """The outcome of a probe: the fields of `ProbeRecord`, and ways to show them.
 
-    `str(report)` is the table, `report["net.0"]` one layer.
+    `str(report)` is the table, `report.full()` all of it, `report["net.0"]` one layer.
     """
 
-    def __str__(self) -> str:
-        return self.table()
+    def page(self, max_rows: int | None = MOST_ROWS) -> Page:
+        """See `Readable.page`."""
+        return rendering.report_page(self, max_rows)
 
-    def table(self, max_rows: int = 40) -> str:
-        """Render as plain text, at most 120 columns wide.
+    def records(self) -> list[dict[str, Any]]:
+        """The fields of every layer, and `ratio`."""
+        return [{**vars(layer), "ratio": layer.ratio, **_words(layer)} for layer in self.layers]
 
-        Args:
-            max_rows: Most layers to show. With more than that, those that the rule changes most
-                come first and the rest is counted.
+    def assert_settled(self) -> None:
+        """Raise if the probe does not tell what every layer should get; for continuous integration.
+
+        It does if it was neither interrupted nor diverged, some layer took part, and each either is
+        stationary or needs no change (`action` "unchanged").
+
+        Raises:
+            AssertionError: One line that names the layers and the next step.
         """
-        return rendering.text(self, max_rows)
-
-    def markdown(self, max_rows: int = 1000) -> str:
-        """Render as Markdown with every column; `max_rows` as in `table`."""
-        return rendering.markdown(self, max_rows)
-
-    def _repr_html_(self) -> str:
-        return rendering.html(self, max_rows=200)
+        open_rows = self.unsettled
+        if self.interrupted or self.divergence or not self.layers:
+            said = self.layers[0].reason if self.divergence else "Let the probe run to its end."
+            raise AssertionError(f"{rendering.headline(self)}. {said}")
+        if open_rows:
+            names = ", ".join(row.name for row in open_rows[:8])
+            more = f" and {len(open_rows) - 8} more" if len(open_rows) > 8 else ""
+            raise AssertionError(
+                f"{len(open_rows)} of {len(self.layers)} layers had not settled after"
+                f" {self.total_steps} probe steps ({names}{more}). {open_rows[0].name}:"
+                f" {open_rows[0].reason}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain containers that `json.dumps` accepts; what is not finite becomes None."""
@@ -62,21 +73,6 @@ class InitReport(ProbeRecord):
     def from_dict(cls, content: dict[str, Any]) -> InitReport:
         """Make a report from what `to_dict` returned, as a checkpoint keeps it."""
         return record_from_dict(cls, content)
-
-    def to_pandas(self) -> Any:
-        """Return a `pandas.DataFrame` with one row per layer, indexed by layer name.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            pandas = importlib.import_module("pandas")
-        except ImportError:
-            raise ImportError(
-                "`to_pandas` needs pandas; install it with `pip install pandas`, or use `to_dict`."
-            ) from None
-        rows = [{**vars(layer), "ratio": layer.ratio, **_words(layer)} for layer in self.layers]
-        return pandas.DataFrame(rows).set_index("name") if rows else pandas.DataFrame()
 
     def plot(self) -> Figure:
         """Draw the trajectory of every layer's variance, with the steps where it became stationary.

@@ -24,33 +24,34 @@ def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
     settled = sum(row.verdict is Verdict.STATIONARY for row in rows)
     layers = f"{settled} of {len(rows)} layers settled"
     horizon = f"a horizon of {round(result.monitor.horizon)} steps"
-    steps, saved = result.run.steps, result.budget - result.run.steps
+    saved = result.budget - result.run.steps
+    steps = f"{result.run.steps} optimizer step{'s' if result.run.steps != 1 else ''}"
     if result.divergence:
-        return f"The probe stopped after {steps} optimizer steps, because {result.divergence}."
+        return f"The probe stopped after {steps}, because {result.divergence}."
     if result.run.end is ProbeEnd.STOPPED and settled == len(rows):
         return (
-            f"The probe stopped after {steps} optimizer steps, because all {len(rows)} layers had"
-            f" settled over {horizon}; this saved {saved} steps."
+            f"The probe stopped after {steps}, because all {len(rows)} layers had settled over"
+            f" {horizon}; this saved {saved} steps."
         )
     if result.run.end is ProbeEnd.STOPPED:
         return (
-            f"The probe stopped after {steps} optimizer steps, because no further step could change"
-            f" what a layer gets: {_counted(result)}; this saved {saved} steps."
+            f"The probe stopped after {steps}, because no further step could change what a layer"
+            f" gets ({_counted(result)}); this saved {saved} steps."
         )
     if result.run.end is ProbeEnd.BUDGET:
-        where = f"at its budget of {steps} optimizer steps"
+        where = f"at its budget of {steps}"
     elif result.run.end is ProbeEnd.TIME_LIMIT:
         spent = f"{SHARE_OF_MAX_TIME:.0%} of Trainer(max_time=...) was spent"
-        where = f"after {steps} optimizer steps, because {spent}"
+        where = f"after {steps}, because {spent}"
     else:
-        where = f"after {steps} optimizer steps at the run's own limit"
+        where = f"after {steps} at the run's own limit"
     return f"The probe stopped {where}, with {layers} over {horizon}."
 
 
 def _counted(result: ProbeResult) -> str:
     counts = {one: sum(found is one for found in result.endings) for one in Ending}
     total = len(result.endings)
-    return ", ".join(f"{n} of {total} {one.value}" for one, n in counts.items() if n)
+    return "; ".join(f"{n} of {total} layers: {one.value}" for one, n in counts.items() if n)
 
 
 def model_notes(

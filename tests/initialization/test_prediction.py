@@ -63,7 +63,8 @@ def test_a_contracting_activation_forgets_deviations() -> None:
     assert found.law.variance == pytest.approx(step.variance / (1 - chi**2), rel=1e-6)
 
 
-def test_tables_keep_to_120_columns() -> None:
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_tables_keep_to_their_width(width: int) -> None:
     class Named(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -73,9 +74,13 @@ def test_tables_keep_to_120_columns() -> None:
             return self.a_rather_long_name_for_an_encoder_of_images(x)
 
     plan = fractional_moment_init_(Named(), example_input=torch.randn(2, 64))
-    text = str(plan)
-    assert max(map(len, text.splitlines())) <= 120
-    for row in plan.rows:
-        assert row.weight.name in text
-    for column in ("law at order 1", "/ Kaiming", "log-norm", "predicted"):
-        assert column in text
+    for text in (plan.table(width=width), plan.full(width)):
+        assert max(map(len, text.splitlines())) <= width
+        names = {line.split()[0] for line in text.splitlines() if line.startswith("a_rat")}
+        assert len(names) == 4
+    for column in ("law at order 1", "std", "change"):
+        assert column in plan.table(width=width)
+    for column in ("law at order 1", "/ Kaiming", "log-norm", "predicted", "fan_in", "was"):
+        assert column in plan.full(width)
+    if width == 160:
+        assert all(row.weight.name in text for row in plan.rows)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_init.reporting.records import LayerReport
+from lightning_init.reporting.rendering import headline
 from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict
 
@@ -68,12 +70,12 @@ def test_history_by_layer(report: InitReport) -> None:
 def test_the_table_says_what_happened_to_every_layer(report: InitReport) -> None:
     lines = {line.split()[0]: line for line in report.table().splitlines() if line}
     assert "1.5 " in lines["net.0"]
-    assert "unchanged" not in lines["net.0"]
-    assert "unchanged" in lines["net.2"]
+    assert lines["net.2"].split()[3] == "1"
     assert "drifting" in lines["net.2"]
     assert "0.40 [0.30,0.50]" in lines["net.2"]
     assert "kept" in lines["head"]
-    assert "left out: frozen (requires_grad=False)" in lines["embedding"]
+    assert "Left out: frozen (requires_grad=False) (1)." in str(report).splitlines()
+    assert "Left out: embedding: frozen (requires_grad=False)." in report.full()
     assert "note: head: not finite from step 7 on" in str(report)
     assert "Adam has no steady state" in str(report)
     assert "The budget of 1000 probe steps was spent." in str(report)
@@ -81,7 +83,10 @@ def test_the_table_says_what_happened_to_every_layer(report: InitReport) -> None
     assert "horizon of 20000" in str(report)
 
 
-def test_the_table_fits_its_width_with_long_names_and_extreme_numbers(layer: LayerReport) -> None:
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_table_fits_its_width_with_long_names_and_extreme_numbers(
+    width: int, layer: LayerReport
+) -> None:
     worst = replace(
         layer,
         name="module." * 20 + "q",
@@ -94,28 +99,100 @@ def test_the_table_fits_its_width_with_long_names_and_extreme_numbers(layer: Lay
         sigma0=1.11e-5,
         verdict=Verdict.INCONCLUSIVE,
     )
-    report = InitReport((worst,), (), "Done.", 1, 1, 1, False, 0.0)
-    assert max(map(len, report.table().splitlines())) <= 120
+    other = replace(worst, name=worst.name.replace("module.q", "module.k"))
+    report = InitReport((worst, other), (), "Done.", 1, 1, 1, False, 0.0)
+    for text in (report.table(width=width), report.full(width)):
+        assert max(map(len, text.splitlines())) <= width
+    rows = [line.split()[0] for line in report.table(width=width).splitlines()]
+    assert len({name for name in rows if name.startswith("mod")}) == 2
 
 
 def test_a_long_table_shows_the_largest_changes_and_counts_the_rest(
     large_report: Callable[[int], InitReport],
 ) -> None:
     lines = large_report(500).table().splitlines()
-    rows = [line for line in lines if line.startswith("encoder.")]
-    assert len(rows) == 40
+    rows = [line for line in lines if "out_proj  " in line]
+    assert len(rows) == 16
     assert "1.5 " in rows[0]
-    assert "... and 460 more layers that change less; `to_dict()` has all of them." in lines
-    assert len([x for x in large_report(500).table(7).splitlines() if x.startswith("encoder")]) == 7
+    assert "... and 484 more layers that change less: `print(report.full())`." in lines
+    full = [x for x in large_report(500).full(100).splitlines() if x.startswith("encoder.")]
+    assert full[0].split()[0] == "encoder.layers.0.self_attn.out_proj"
+    assert len({row.split()[0] for row in full}) == 500
+    assert len([x for x in large_report(500).table(7).splitlines() if "out_proj  " in x]) == 7
 
 
 def test_of_a_long_table_what_has_no_ratio_comes_first(report: InitReport) -> None:
     assert report.table(max_rows=1).splitlines()[6].startswith("head")
 
 
-def test_a_table_that_fits_keeps_the_order_of_the_model(report: InitReport) -> None:
-    rows = report.table().splitlines()[6:9]
+def test_the_full_table_keeps_the_order_of_the_model(report: InitReport) -> None:
+    rows = report.full().splitlines()[6:9]
     assert [row.split()[0] for row in rows] == ["net.0", "net.2", "head"]
+    rows = report.table().splitlines()[6:9]
+    assert [row.split()[0] for row in rows] == ["head", "net.0", "net.2"]
+
+
+def test_every_column_has_its_own_values(report: InitReport, layer: LayerReport) -> None:
+    told = replace(layer, forgotten_share=0.11, learning_rate=0.22, implied_variance=0.33)
+    lines = replace(report, layers=(told,)).markdown().splitlines()
+    header, _, row = (line.strip("| ").split(" | ") for line in lines if line.startswith("|"))
+    cells = dict(zip(header, row, strict=True))
+    assert cells["forgotten by decay"] == "0.11"
+    assert cells["learning rate"] == "0.22"
+    assert cells["implied V"] == "0.33"
+
+
+def test_a_band_that_rounds_to_one_number_is_none(report: InitReport, layer: LayerReport) -> None:
+    sharp = replace(layer, drift_lower=0.038, drift_upper=0.042)
+    row = replace(report, layers=(sharp,)).table().splitlines()[6]
+    assert " 0.04 " in row
+    assert "[" not in row
+
+
+def test_a_stationary_layer_has_its_reason_too(report: InitReport) -> None:
+    said = "why: net.0: stationary, because V moves by at most 7% over the horizon"
+    assert f"{said}." in report.table()
+    told = replace(report, settings=(("tolerance", 0.1),))
+    assert f"{said}, within the tolerance of 10%." in told.table()
+
+
+@pytest.mark.parametrize(
+    ("actions", "said"),
+    [
+        (("unchanged",) * 3, "nothing to change: 3 of 3 layers within 0.5 %"),
+        (
+            ("redrawn", "unchanged", "kept"),
+            "1 of 3 layers redrawn, 1 unchanged (within 0.5 % of V)",
+        ),
+        (("kept",) * 3, "nothing was changed, 3 kept (not settled)"),
+    ],
+)
+def test_the_headline_says_what_matters(
+    actions: tuple[str, ...], said: str, report: InitReport, layer: LayerReport
+) -> None:
+    rows = tuple(
+        replace(layer, variance=0.0201, action=action, note="not settled: initial weights kept")
+        for action in actions
+    )
+    assert headline(replace(report, layers=rows)).startswith(said)
+
+
+def test_settled_and_unchanged_layers_pass_and_others_are_named(
+    report: InitReport, layer: LayerReport
+) -> None:
+    still = replace(layer, name="net.2", verdict=Verdict.INCONCLUSIVE, action="unchanged")
+    replace(report, layers=(layer, still)).assert_settled()
+    moving = replace(layer, name="head", verdict=Verdict.DRIFTING, reason="It moves. Wait.")
+    said = "1 of 2 layers had not settled after 1000 probe steps (head). head: It moves. Wait."
+    with pytest.raises(AssertionError, match=re.escape(said)):
+        replace(report, layers=(layer, moving)).assert_settled()
+    with pytest.raises(AssertionError, match="no layer took part"):
+        replace(report, layers=()).assert_settled()
+    with pytest.raises(AssertionError, match="interrupted after 1 000 probe steps"):
+        replace(report, interrupted=True).assert_settled()
+    lost = replace(layer, verdict=Verdict.INVALID, reason="Lower the learning rate.")
+    with pytest.raises(AssertionError, match=r"the probe diverged.* Lower the learning rate\."):
+        replace(report, divergence="the loss rose", layers=(lost,)).assert_settled()
 
 
 def test_a_report_without_layers_can_be_read() -> None:

@@ -40,8 +40,8 @@ def test_what_would_widen_the_table_stands_below_it(report: InitReport) -> None:
         "- `embedding`: frozen (requires_grad=False)",
     ):
         assert text.index(part) > table_ends
-    said = "**2 redrawn, 1 kept, 1 left out; 1 of 3 layers stationary** over a horizon of 20000"
-    assert text.startswith(f"{said} optimizer steps.")
+    said = "**2 of 3 layers redrawn, 1 kept (not finite from step 7 on); 1 of 3 layers stationary**"
+    assert text.startswith(f"{said} over a horizon of 20000 optimizer steps.")
 
 
 def test_of_many_layers_those_that_change_most_are_shown(
