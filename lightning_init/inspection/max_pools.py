@@ -35,7 +35,7 @@ class PoolMode(TorchFunctionMode):
 
     `growths` has one entry for every call: the mean square of the positive part of the largest z,
     over the mean square of z itself, the output of the layer or norm in front. The largest -z
-    counts as much, as if every weight were drawn with both signs; 0 where z cannot be told.
+    counts as much, as if every weight were drawn with both signs.
     """
 
     def __init__(self) -> None:
@@ -66,11 +66,14 @@ class PoolMode(TorchFunctionMode):
     def _growth(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> float:
-        z, given = self._layer, args[0] if args else kwargs["input"]
-        if z is None or z.shape != given.shape or not bool(z.any()):
+        given = args[0] if args else kwargs["input"]
+        z = given if self._layer is None or self._layer.shape != given.shape else self._layer
+        if not bool(z.any()):
             return 0.0
         rest = {key: value for key, value in kwargs.items() if key != "input"}
-        largest = (next(tensors_in(func(one, *args[1:], **rest))) for one in (z, -z))
+        # Branches that are joined have been activated, and are one half of what was.
+        signed = bool((z < 0).any())
+        largest = [next(tensors_in(func(one, *args[1:], **rest))) for one in (z, -z)[: 1 + signed]]
         return sum(_mean_square(one.relu()) for one in largest) / (2.0 * _mean_square(z))
 
     def _drawn_anew(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
