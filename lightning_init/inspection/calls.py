@@ -22,6 +22,7 @@ class Call:
         kwargs: Keyword arguments.
         carriers: The tensor arguments that carry a signal, in order, each with its signal.
         has_parameters: A parameter, or what is computed from parameters only, takes part.
+        tensors: All tensors among the arguments, in order.
     """
 
     function: Callable[..., Any]
@@ -30,6 +31,7 @@ class Call:
     kwargs: Mapping[str, Any]
     carriers: tuple[tuple[Tensor, Signal], ...]
     has_parameters: bool
+    tensors: tuple[Tensor, ...] = ()
 
     @property
     def signals(self) -> tuple[Signal, ...]:

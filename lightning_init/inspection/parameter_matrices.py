@@ -82,7 +82,7 @@ class ParameterMatrices:
     def matrices_in(self, call: Call) -> tuple[str, ...]:
         """The candidates that a linear map multiplies by: themselves, reordered or in part."""
         names: list[str] = []
-        for tensor in tensors_in((call.args, call.kwargs)):
+        for tensor in call.tensors:
             node = self._nodes.get(tensor)
             if node is None or not node.is_layout or not self._names.keys() & node.roots:
                 continue

@@ -15,14 +15,15 @@ from lightning_init.inspection.regions import SPLITS, Node, Region, mapped, regi
 from lightning_init.inspection.signals import Signal, activate, scale, undecided
 
 _PLAIN = Signal().rule
+_MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
+_findings: dict[Any, Finding | None] = {}
 
 
 class RegionMemory:
-    """The regions of one trace; equal regions are looked into once."""
+    """The regions of one trace; equal regions are looked into once in a process."""
 
     def __init__(self) -> None:
         self._nodes: Any = WeakTensorKeyDictionary()
-        self._findings: dict[Any, Finding | None] = {}
         self._uses: dict[str, set[Node]] = {}
         self._inside_norms: set[Node] = set()
 
@@ -89,9 +90,11 @@ class RegionMemory:
 
     def _finding(self, region: Region) -> Finding | None:
         key = region.key()
-        if key not in self._findings:
-            self._findings[key] = recognize(region)
-        return self._findings[key]
+        if key not in _findings:
+            if len(_findings) >= _MOST:
+                _findings.clear()
+            _findings[key] = recognize(region)
+        return _findings[key]
 
     def note_use(self, names: Iterable[str], node: Node) -> None:
         """Note that the outputs of these weights go into a call that keeps to its region."""

@@ -134,13 +134,13 @@ class SignalMode(TorchFunctionMode):
     def _call(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Call:
-        tensors = list(tensors_in((args, kwargs)))
+        tensors = tuple(tensors_in((args, kwargs)))
         carriers = tuple((t, self._signals[t]) for t in tensors if t in self._signals)
         has_parameters = self._parameters.any_in(tensors)
-        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters)
+        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters, tensors)
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
-        weights = self._parameters.weights_in((call.args, call.kwargs))
+        weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
         apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
         apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
         if call.name in _MERGES or (apart and len(call.carriers) > 1):
@@ -221,7 +221,7 @@ class SignalMode(TorchFunctionMode):
 
     def _is_constant(self, call: Call) -> bool:
         """Whether a result without a signal is a table, as of positions, and not data unseen."""
-        given = list(tensors_in((call.args, call.kwargs)))
+        given = call.tensors
         return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
@@ -267,7 +267,7 @@ class SignalMode(TorchFunctionMode):
 
     def _has_constant(self, call: Call) -> bool:
         """Whether a parameter is multiplied by what neither the input nor a parameter decides."""
-        constant = any(t in self._constants for t in tensors_in((call.args, call.kwargs)))
+        constant = any(t in self._constants for t in call.tensors)
         return constant and call.has_parameters
 
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
