@@ -82,14 +82,19 @@ class SeenFans:
         before = self._profiles.get(entered)
         if before is None and mask is None and not transposed and not _pads(padding):
             return
-        profile = torch.ones(1, 1, *entered.shape[-rank:]) if before is None else before
-        open_taps = torch.ones(matrix.shape[2:]) if mask is None else mask.float().mean((0, 1))
+        # In single precision on the CPU, whatever the model and the defaults are.
+        plain: Any = {"dtype": torch.float32, "device": "cpu"}
+        profile = torch.ones(1, 1, *entered.shape[-rank:], **plain) if before is None else before
+        open_taps = torch.ones(matrix.shape[2:], **plain)
+        if mask is not None:
+            open_taps = mask.to(**plain).mean((0, 1))
         options = list(call.args[3:])
         named = {k: v for k, v in call.kwargs.items() if k not in ("input", "weight", "bias")}
         groups = options[3] if len(options) > 3 else named.pop("groups", 1)
         if len(options) > 3:
             options[3] = 1
-        seen = call.function(profile, open_taps[None, None], None, *options, **named)
+        with torch.autocast("cpu", enabled=False):
+            seen = call.function(profile, open_taps[None, None], None, *options, **named)
         taps = float(seen.mean())
         channels = matrix.shape[0] // groups if transposed else matrix.shape[1]
         self._last = seen / max(taps, 1e-30)

@@ -9,7 +9,7 @@ weight matrices, so every rule here answers one question: is the law of that fun
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.composed_activations import POOLED
-from lightning_init.theory.max_pooling import pooled_name
+from lightning_init.theory.max_pooling import effective_draws, pooled_name
 
 Param = float | tuple[float, ...] | None
 Rule = tuple[str, Param]
@@ -235,10 +235,26 @@ def concatenate(signals: Sequence[Signal], sizes: Sequence[int]) -> Signal:
     )
     if len(share) == 1:
         return merged
+    if (mixed := _rectified(share)) is not None:
+        return merged._replace(nonlinearity=mixed[0], param=mixed[1])
     names = " and ".join(dict.fromkeys(_words(rule) for rule in share))
     return undecided(
         merged, f"branches behind {names} are concatenated: rule of {_words(merged.rule)} used"
     )
+
+
+def _rectified(share: Mapping[tuple[str, Param, float], int]) -> Rule | None:
+    """The rule of ReLU branches of which some are max pooled: the draws that their mean square has.
+
+    None if a branch is anything else.
+    """
+    if {name for name, _, _ in share} != {"relu", pooled_name("relu")}:
+        return None
+    if len({dropout for _, _, dropout in share}) > 1:
+        return None
+    total = sum(share.values())
+    moment = sum(size * activation_law(*rule[:2]).mean for rule, size in share.items()) / total
+    return pooled_rule("relu", None, effective_draws("relu", None, moment))
 
 
 def _words(rule: tuple[str, Param, float]) -> str:

@@ -94,6 +94,24 @@ def test_max_pooling_in_front_of_the_activation_is_the_same_law() -> None:
     assert output_scale(PooledFirst, (8, 3, 16, 16), 20) == pytest.approx(1.0, abs=UNIT)
 
 
+class Inception(nn.Module):
+    """A pooled branch beside one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 32, 3), nn.Conv2d(64, 32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        return self.last(torch.cat([x, functional.max_pool2d(x, 3, 1, 1)], 1))
+
+
+def test_pooled_and_other_branches_together_have_their_mean_square() -> None:
+    row = drawn(Inception(), torch.randn(8, 3, 16, 16)).rows[1]
+    assert (row.activation.nonlinearity, row.activation.source) == ("relu_max_pool", "traced")
+    assert output_scale(Inception, (8, 3, 16, 16), 15) == pytest.approx(1.0, abs=UNIT)
+
+
 def test_what_is_not_measured_is_an_assumption_and_no_chance_rests_on_it() -> None:
     plan = fractional_moment_init_(stages())
     assert [row.activation.source for row in plan.rows] == ["declared"] + 4 * ["assumed"]
@@ -119,6 +137,17 @@ def test_the_law_in_front_of_max_pooling_is_part_of_its_name(
     row = drawn(stages(4, 2, activation), torch.randn(2, 3, 8, 8)).rows[1]
     assert row.activation.nonlinearity == law
     assert row.activation.source == ("assumed" if law == "prelu" else "traced")
+
+
+def test_positions_are_counted_whatever_the_precision_and_the_defaults() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+    fans = [row.weight.fan_in for row in drawn(model, torch.randn(2, 3, 4, 4)).rows]
+    assert fans[0] == round(3 * 6.25)
+    assert 8 * 6.25 < fans[1] < 8 * 9
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [row.weight.fan_in for row in drawn(model, torch.randn(2, 3, 4, 4)).rows] == fans
+    rows = drawn(model.double(), torch.randn(2, 3, 4, 4, dtype=torch.float64)).rows
+    assert [row.weight.fan_in for row in rows] == fans
 
 
 # ------------------------------------------------------------------------------------------ masks
