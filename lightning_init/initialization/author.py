@@ -187,6 +187,7 @@ def _kept(row: PlannedWeight, reason: str) -> PlannedWeight:
         kaiming_std=math.nan,
         formula=f"kept ({reason})",
         note="",
+        row_stds=(),
         author=reason,
     )
 

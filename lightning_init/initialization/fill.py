@@ -55,7 +55,7 @@ def _seeded(generator: torch.Generator, seed: int, name: str) -> torch.Generator
 def fill_normal_(
     model: nn.Module,
     weight: Weight,
-    std: float,
+    std: float | Sequence[float],
     seed: int,
     generator: torch.Generator | None = None,
 ) -> None:
@@ -70,7 +70,7 @@ def fill_normal_(
     Args:
         model: The model that `weight` was found in.
         weight: The weight to fill.
-        std: Standard deviation of one entry, positive and finite.
+        std: Standard deviation of one entry, positive and finite; or one for every row.
         seed: Seed of the draw; the layer's name makes its stream.
         generator: One on the CPU to start over for each layer of a model, which saves making as
             many; the draw does not depend on it.
@@ -85,6 +85,11 @@ def fill_normal_(
         >>> round(model.weight.std().item(), 2)
         0.1
     """
+    if not isinstance(std, (float, int)):
+        draw = _draw(model, weight, seed)
+        rows = torch.tensor(std, dtype=draw.dtype).reshape(-1, *[1] * (draw.dim() - 1))
+        _write(model, weight, draw * rows)
+        return
     check_scale("std", std, weight)
     target = _drawn_in_place(model, weight)
     if target is None:
@@ -92,6 +97,11 @@ def fill_normal_(
         return
     stream = _seeded(generator or torch.Generator(), seed, weight.name)
     target.normal_(0.0, std, generator=stream)
+
+
+def is_drawn_in_place(model: nn.Module, weight: Weight) -> bool:
+    """Whether `fill_normal_` needs no memory of its own for a weight."""
+    return _drawn_in_place(model, weight) is not None
 
 
 def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:

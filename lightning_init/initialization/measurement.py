@@ -127,6 +127,8 @@ def _follows(row: PlannedWeight, before: PlannedWeight) -> bool:
         and row.activation.source != "assumed"
         and not row.activation.first_layer
         and not row.activation.note
+        and "scale-free" not in before.activation.marks  # standardized: the draw's scale is not its
+        and not before.row_stds
         and not _UNCERTAIN.intersection(row.activation.marks)
         and not _averaged_unlike(row, before)
     )

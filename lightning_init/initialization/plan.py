@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from torch import Generator, nn
 
 from lightning_init.initialization import fill
 from lightning_init.initialization.author import beside_what_was_there
@@ -22,6 +21,7 @@ from lightning_init.initialization.measurement import (
 from lightning_init.initialization.plan_page import health_problems, plan_page
 from lightning_init.initialization.planned_weight import PlannedWeight, rule_words
 from lightning_init.initialization.prediction import change_lines, closing_lines, plan_warnings
+from lightning_init.initialization.rollback import Rollback
 from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import ActivationInFront
 from lightning_init.inspection.reasons import ALL_ZERO
@@ -95,22 +95,24 @@ class InitPlan(Readable):
         return replace(self, losses=(before, after), warnings=warned)
 
     def apply_(self, model: nn.Module, seed: int) -> None:
-        """Draw every planned weight of ``model`` in place.
+        """Draw every planned weight in place; when it fails, put back what was there.
 
         Args:
             model: The model that the plan was made for.
             seed: Each layer's stream depends on this and on the layer's name alone.
         """
-        for row in self.rows:  # before the first is written
-            if row.treatment == "normal":
-                fill.check_scale("std", row.std, row.weight)
-        generator = torch.Generator()
-        for row in self.rows:
-            if row.treatment == "normal":
-                fill.fill_normal_(model, row.weight, row.std, seed, generator)
-            elif row.treatment == "orthogonal":
-                fill.fill_orthogonal_(model, row.weight, seed)
-            fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
+        drawn, generator = [row for row in self.rows if row.treatment != "keep"], Generator()
+        for row in drawn:  # before the first is written
+            for std in (row.std, *row.row_stds) if row.treatment == "normal" else ():
+                fill.check_scale("std", std, row.weight)
+        with Rollback(model, [row.weight for row in drawn]) as before:
+            for row in drawn:
+                before.keep(row.weight)
+                if row.treatment == "normal":
+                    fill.fill_normal_(model, row.weight, row.row_stds or row.std, seed, generator)
+                else:
+                    fill.fill_orthogonal_(model, row.weight, seed)
+                fill.zero_biases_(model, row.weight._replace(biases=row.zeroes))
 
     def measured_on(self, model: nn.Module, example_input: Any) -> InitPlan:
         """The same plan with the log-norms that a batch shows in the drawn model.
@@ -203,7 +205,7 @@ def plan_fractional_moments(
         model: The model before the draw: what stands in it is part of the plan.
 
     Raises:
-        ValueError: If a law is not defined, naming the layer.
+        ValueError: If a law is not defined.
     """
     solve = functools.cache(functools.partial(_solve, settings))
     rows = tuple(
@@ -243,15 +245,22 @@ def _plan_weight(
         return PlannedWeight(
             weight, activation, settings.recurrent, math.nan, math.nan, words[settings.recurrent]
         )
-    rule = (activation.nonlinearity, activation.param, activation.dropout)
+    rule = activation.nonlinearity, activation.param, activation.dropout
     # sigma^2 sums over every tap, of which only the channels may be independent.
     taps = weight.taps if settings.counts_channels(weight) else 1
+    rows = weight.row_fans if settings.mode == "fan_in" and taps == 1 else ()
     try:
-        solution = solve(rule, settings.width_of(weight), taps)
+        std, kaiming, formula, note = solve(rule, settings.width_of(weight), taps)
+        row_stds = tuple([weight.gain * solve(rule, fan, 1)[0] if fan else std for fan in rows])
     except ValueError as error:
         reason = str(error).replace(" or conditional=True", "")  # of the function for one weight
         raise ValueError(f"Layer {weight.name!r}: {reason}") from None
-    return PlannedWeight(weight, activation, "normal", *solution)
+    if rows and not note:
+        note = f"masked: std by row, {min(row_stds):.3g} to {max(row_stds):.3g}"
+    if weight.gain != 1.0 and not note:
+        note = f"queries of unscaled attention: std x{weight.gain:.3g}"
+    scales = weight.gain * std, weight.gain * kaiming
+    return PlannedWeight(weight, activation, "normal", *scales, formula, note, row_stds=row_stds)
 
 
 def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:

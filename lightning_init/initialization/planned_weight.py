@@ -26,6 +26,7 @@ class PlannedWeight(NamedTuple):
         before: Root mean square of what was there; nan while that is not known.
         author: Empty, or why what an author set is kept.
         zeroes: Attributes of the biases that are set to zero with it, and were not.
+        row_stds: Standard deviation of every row, where a mask gives the rows different fan-ins.
     """
 
     weight: Weight
@@ -38,6 +39,7 @@ class PlannedWeight(NamedTuple):
     before: float = math.nan
     author: str = ""
     zeroes: tuple[str, ...] = ()
+    row_stds: tuple[float, ...] = ()
 
     @property
     def change(self) -> float:

@@ -55,7 +55,7 @@ def longest_run(rows: Sequence[PlannedWeight]) -> tuple[PlannedWeight, ...]:
 
     Rows are taken in the order of the plan, so parallel branches count as if they stood in series.
     A weight that feeds a norm ends a run and is not part of it: its scale goes nowhere. Recurrent
-    weights end it too.
+    and masked weights end it too, and so do the queries of an unscaled attention.
     """
     runs = list(runs_of(rows))
     return next(run for run in runs if len(run) == max(map(len, runs)))
@@ -69,7 +69,7 @@ def runs_of(rows: Sequence[PlannedWeight]) -> tuple[tuple[PlannedWeight, ...], .
         drawn = row.treatment == "normal" and not row.weight.kind.startswith("recurrent")
         if not drawn or row.activation.first_layer or marks & FRESH_SCALE:
             runs.append([])
-        if drawn and "scale-free" not in marks:
+        if drawn and "scale-free" not in marks and row.weight.gain == 1.0 and not row.row_stds:
             if not (runs[-1] and _beside(row, runs[-1][-1])):
                 runs[-1].append(row)
         elif runs[-1]:
@@ -181,7 +181,7 @@ def _repeats(row: PlannedWeight, run: Sequence[PlannedWeight]) -> bool:
 def _dead_layers(
     drawn: Sequence[PlannedWeight], settings: FractionalMomentSettings
 ) -> tuple[str, ...]:
-    found = [row for row in drawn if row.note]
+    found = [row for row in drawn if row.note.startswith("dead layers")]
     if not found:
         return ()
     first = found[0]

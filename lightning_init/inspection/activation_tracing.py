@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
@@ -88,8 +90,11 @@ def trace_activations(
     """
     wanted = listed(weights)
     args, kwargs = arguments_of(example_input)
-    mode = _signal_mode(_parameters(model, wanted), (args, kwargs))
-    outputs = trial_run(unwrapped(model), mode, args, kwargs)
+
+    def run(mode: SignalMode) -> Any:
+        return trial_run(unwrapped(model), mode, args, kwargs)
+
+    mode, outputs = _followed(model, _parameters(model, wanted), (args, kwargs), run)
     found = _activations(mode, wanted, outputs)
     missing = in_front(NOT_REACHED, "assumed", scale_free=False)
     return {weight.name: found.get(weight.name, missing) for weight in wanted}
@@ -163,28 +168,72 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
-    mode = _signal_mode(parameters, inputs, _candidates(model))
-    try:
-        with eager():
-            outputs = run(mode)
-    except Exception:
-        if not mode.reached or not partial:
-            raise
-        outputs = ()
+    mode, outputs = _followed(
+        model, parameters, inputs, run, _candidates(model), partial=partial, on_meta=on_meta
+    )
     inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
+    weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
+    inventory = replace(inventory, weights=weights)
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
+
+
+def _followed(
+    model: nn.Module,
+    parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
+    inputs: Any,
+    run: Callable[[SignalMode], Any],
+    candidates: Mapping[int, str] | None = None,
+    *,
+    partial: bool = False,
+    on_meta: bool = False,
+) -> tuple[SignalMode, Any]:
+    """Run the model under a mode that follows its signals; max pooling is measured in a run before.
+
+    Where no module tells of one, it is measured and the model followed again.
+    """
+
+    def follow(growths: Sequence[float]) -> tuple[SignalMode, Any]:
+        mode = _signal_mode(parameters, inputs, candidates, growths)
+        try:
+            with eager():
+                return mode, run(mode)
+        except Exception:
+            if not mode.reached or not partial:
+                raise
+            return mode, ()
+
+    growths = _growths(run) if _pools(model) and not on_meta else ()
+    mode, outputs = follow(growths)
+    if mode.max_pools.count and not growths and not on_meta:
+        mode, outputs = follow(_growths(run))
+    return mode, outputs
+
+
+def _pools(model: nn.Module) -> bool:
+    return any("MaxPool" in kind.__name__ for kind in {*map(type, model.modules())})
+
+
+def _growths(run: Callable[[Any], Any]) -> tuple[float, ...]:
+    """What every max pooling adds; nothing more than was seen where the run fails."""
+    from lightning_init.inspection.max_pools import PoolMode
+
+    mode = PoolMode()
+    with suppress(Exception), eager():
+        run(mode)
+    return tuple(mode.growths)
 
 
 def _signal_mode(
     parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
     inputs: Any,
     candidates: Mapping[int, str] | None = None,
+    growths: Sequence[float] = (),
 ) -> SignalMode:
     # What a trace needs is imported when one is made: an eighth of the package.
     from lightning_init.inspection.regions import tensors_in
     from lightning_init.inspection.signal_mode import SignalMode
 
-    return SignalMode(parameters, tensors_in(inputs), candidates)
+    return SignalMode(parameters, tensors_in(inputs), candidates, growths)
 
 
 def _activations(

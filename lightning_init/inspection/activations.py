@@ -39,12 +39,18 @@ class Reading(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether a trace would add nothing: no weight is unknown, and no parameter may be one."""
+        """Whether a trace would add nothing: all is decided, and no other parameter may be one.
+
+        What a transposed convolution sums depends on the size of its input, which a trace sees.
+        """
         may_be_one = any(
             left.reason.startswith("bare nn.Parameter") and len(left.shape) > 1
             for left in self.inventory.left_out
         )
-        return bool(self.inventory.weights) and not self.unknown and not may_be_one
+        decided = all(one.source != "assumed" for one in self.activations.values())
+        sized = any(weight.kind == "conv_transpose" for weight in self.inventory.weights)
+        known = bool(self.inventory.weights) and not self.unknown and decided
+        return known and not may_be_one and not sized
 
     def assumed(self) -> Reading:
         """The same with the linear rule, as an assumption, wherever nothing is known."""
@@ -103,7 +109,7 @@ def named_activations(
     """Put one named activation in front of every weight but the first.
 
     Which weight is the first is read from the model where it can be; otherwise the first one in
-    module order is taken, and the note says so.
+    module order is taken, with all that is stacked in the same tensor, and the note says so.
 
     Args:
         weights: The weights.
@@ -116,9 +122,9 @@ def named_activations(
     names = {weight.name for weight in weights}
     first_known = any(activation.first_layer for activation in found.values())
     result = {}
-    for index, weight in enumerate(weights):
+    for weight in weights:
         known = found.get(weight.name)
-        guessed = not first_known and index == 0 and len(names) > 1
+        guessed = not first_known and _place(weight) == _place(weights[0]) and len(names) > 1
         first = guessed or (known is not None and known.first_layer)
         result[weight.name] = ActivationInFront(
             nonlinearity="linear" if first else nonlinearity,
@@ -130,3 +136,8 @@ def named_activations(
             note="taken for the first layer" if guessed else "",
         )
     return result
+
+
+def _place(weight: Weight) -> tuple[str, str]:
+    """The tensor that holds a weight: queries, keys and values in one read the same input."""
+    return weight.module_name, weight.attribute

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,18 +16,22 @@ class Call:
     """One call of a torch operation, with the signals that its arguments carry.
 
     Args:
+        function: What is called.
         name: Name of the operation, without underscores around it.
         args: Positional arguments.
         kwargs: Keyword arguments.
         carriers: The tensor arguments that carry a signal, in order, each with its signal.
         has_parameters: A parameter, or what is computed from parameters only, takes part.
+        tensors: All tensors among the arguments, in order.
     """
 
+    function: Callable[..., Any]
     name: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     carriers: tuple[tuple[Tensor, Signal], ...]
     has_parameters: bool
+    tensors: tuple[Tensor, ...] = ()
 
     @property
     def signals(self) -> tuple[Signal, ...]:
@@ -38,6 +42,14 @@ class Call:
     def first(self) -> Signal | None:
         """Signal of the first argument."""
         return self.signal_of(self.argument(0, "input"))
+
+    @property
+    def refuses_single_values(self) -> bool:
+        """Whether this is a norm that would refuse one position per sample in train mode."""
+        if self.name not in ("batch_norm", "instance_norm"):
+            return False
+        shape = self.args[0].shape
+        return bool(shape.numel() == shape[:2].numel())
 
     def signal_of(self, value: Any) -> Signal | None:
         """Return the signal that one argument carries, None if it carries none."""

@@ -21,6 +21,7 @@ from lightning_init.inspection.signals import (
     alpha_drop,
     drop,
     in_front,
+    max_pool,
     normalize,
     pool,
     prelu_rule,
@@ -52,9 +53,12 @@ NORMS = (
     *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
     *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
 )
-POOLS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+MAX_POOLS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+POOLS = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
     *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
     *(nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d),
 )
@@ -66,7 +70,9 @@ LAYOUTS = (
 
 _LAYERS = (nn.Linear, _ConvNd)
 _KNOWN = (*_LAYERS, nn.Sequential)
-PASSIVE = frozenset({*ACTIVATIONS, *DROPOUTS, *ALPHA_DROPOUTS, *NORMS, *POOLS, *LAYOUTS})
+PASSIVE = frozenset(
+    {*ACTIVATIONS, *DROPOUTS, *ALPHA_DROPOUTS, *NORMS, *MAX_POOLS, *POOLS, *LAYOUTS}
+)
 
 
 def declared_activations(
@@ -213,4 +219,6 @@ def _behind(module: Any, signal: Signal) -> Signal:
         return alpha_drop(signal, float(module.p))
     if kind in NORMS:
         return normalize(signal)
+    if kind in MAX_POOLS:
+        return max_pool(signal)
     return pool(signal) if kind in POOLS else signal

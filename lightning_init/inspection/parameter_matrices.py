@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
 from lightning_init.inspection.matrices import fans_in_call
-from lightning_init.inspection.recognition import scale_free
+from lightning_init.inspection.recognition import computed_from
 from lightning_init.inspection.regions import Node, mapped, region_of, tensors_in
 from lightning_init.inspection.weights import Weight
 
@@ -34,10 +34,12 @@ class ParameterMatrices:
         self._made_of: Any = WeakTensorKeyDictionary()
         self._nodes: Any = WeakTensorKeyDictionary()
         self._names: dict[Node, tuple[str, int]] = {}
+        self._held: dict[Node, tuple[Weight, ...]] = {}
         for parameter, weights in parameters:
             self._made_of[parameter] = weights
             node = Node(parameter.shape, parameter.dtype, parameter.device)
             self._nodes[parameter] = node
+            self._held[node] = tuple(w for w in weights if w.parametrization is None)
             if id(parameter) in candidates:
                 self._names[node] = candidates[id(parameter)], id(parameter)
 
@@ -52,7 +54,6 @@ class ParameterMatrices:
 
     def extend(
         self,
-        function: Callable[..., Any],
         call: Call,
         tensor: Tensor,
         pick: int,
@@ -72,7 +73,7 @@ class ParameterMatrices:
             tensor.dtype,
             tensor.device,
             operation=call.name,
-            function=function,
+            function=call.function,
             args=args,
             kwargs=kwargs,
             pick=pick,
@@ -81,7 +82,7 @@ class ParameterMatrices:
     def matrices_in(self, call: Call) -> tuple[str, ...]:
         """The candidates that a linear map multiplies by: themselves, reordered or in part."""
         names: list[str] = []
-        for tensor in tensors_in((call.args, call.kwargs)):
+        for tensor in call.tensors:
             node = self._nodes.get(tensor)
             if node is None or not node.is_layout or not self._names.keys() & node.roots:
                 continue
@@ -93,12 +94,19 @@ class ParameterMatrices:
                 names.append(name)
         return tuple(names)
 
-    def note_standardized(self, matrix: Any) -> None:
-        """Note the weights behind a matrix that stays the same when they are doubled."""
+    def mask_of(self, matrix: Any) -> Tensor | None:
+        """The mask of a matrix that is computed from a weight, None if it has none.
+
+        A weight that stays the same when its parameter is doubled is noted as standardized.
+        """
         node = self._nodes.get(matrix) if isinstance(matrix, Tensor) else None
-        if node is None or node.is_layout or len(node.roots) != 1:
-            return
-        (root,) = node.roots
+        if node is None or node.is_layout:
+            return None
+        roots = [root for root in node.roots if self._held.get(root)]
         region = region_of(node)
-        if region is not None and scale_free(region, root):
-            self.standardized |= {weight.name for weight in self._made_of[matrix]}
+        if region is None or len(roots) != 1:
+            return None
+        standardized, mask = computed_from(region, roots[0])
+        if standardized:
+            self.standardized |= {weight.name for weight in self._held[roots[0]]}
+        return mask

@@ -82,15 +82,30 @@ def recognize(region: Region) -> Finding | None:
             return None
 
 
-def scale_free(region: Region, root: Node) -> bool:
-    """Whether the result stays the same when `root` is multiplied by 2."""
-    with torch.no_grad():
+def computed_from(region: Region, root: Node) -> tuple[bool, Tensor | None]:
+    """How a weight is computed from its parameter: standardized, masked, or neither.
+
+    Args:
+        region: From the parameter, and other parameters, to the weight.
+        root: The parameter.
+
+    Returns:
+        Whether the weight stays the same when the parameter is doubled; and a mask of the weight's
+        shape, zero where it does not count, None if it is the parameter without a mask.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         try:
-            values = {root: normal(root)}
-            once, twice = (region.run({root: factor * values[root]}) for factor in (1.0, 2.0))
-            return _unchanged(once[region.result], twice[region.result])
-        except Exception:
-            return False
+            values = {one: normal(one) for one in region.roots}
+            once, twice = (
+                region.run({**values, root: factor * values[root]})[region.result]
+                for factor in (1.0, 2.0)
+            )
+        except Exception:  # what cannot be run on other values is neither
+            return False, None
+    mask = once.ne(0)
+    masked = once.shape == root.shape and torch.equal(once, mask * values[root])
+    return _unchanged(once, twice), mask if masked and not bool(mask.all()) else None
 
 
 def _recognize(region: Region) -> Finding | None:

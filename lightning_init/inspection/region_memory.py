@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -15,14 +15,15 @@ from lightning_init.inspection.regions import SPLITS, Node, Region, mapped, regi
 from lightning_init.inspection.signals import Signal, activate, scale, undecided
 
 _PLAIN = Signal().rule
+_MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
+_findings: dict[Any, Finding | None] = {}
 
 
 class RegionMemory:
-    """The regions of one trace; equal regions are looked into once."""
+    """The regions of one trace; equal regions are looked into once in a process."""
 
     def __init__(self) -> None:
         self._nodes: Any = WeakTensorKeyDictionary()
-        self._findings: dict[Any, Finding | None] = {}
         self._uses: dict[str, set[Node]] = {}
         self._inside_norms: set[Node] = set()
 
@@ -37,9 +38,7 @@ class RegionMemory:
         """Give a tensor the node that `extend` made for it."""
         self._nodes[tensor] = node
 
-    def extend(
-        self, function: Callable[..., Any], call: Call, outputs: list[Tensor], after: Signal
-    ) -> tuple[Node, ...]:
+    def extend(self, call: Call, outputs: list[Tensor], after: Signal) -> tuple[Node, ...]:
         """One node for each result of a call that keeps to its region."""
 
         def leaf(value: Any) -> Any:
@@ -55,7 +54,7 @@ class RegionMemory:
             _node(
                 tensor,
                 operation=call.name,
-                function=function,
+                function=call.function,
                 args=args,
                 kwargs=kwargs,
                 pick=pick,
@@ -91,9 +90,11 @@ class RegionMemory:
 
     def _finding(self, region: Region) -> Finding | None:
         key = region.key()
-        if key not in self._findings:
-            self._findings[key] = recognize(region)
-        return self._findings[key]
+        if key not in _findings:
+            if len(_findings) >= _MOST:
+                _findings.clear()
+            _findings[key] = recognize(region)
+        return _findings[key]
 
     def note_use(self, names: Iterable[str], node: Node) -> None:
         """Note that the outputs of these weights go into a call that keeps to its region."""

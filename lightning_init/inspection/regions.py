@@ -16,6 +16,7 @@ from torch import Tensor
 from lightning_init.inspection.operation_names import DROPOUTS, LAYOUTS, SELECTIONS
 from lightning_init.inspection.signals import Signal
 
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 _NARROW = frozenset({"half", "bfloat16"})  # run in single precision
 MOST_CALLS = 120  # a longer region is no activation and no norm
 SPLITS = frozenset(
@@ -95,20 +96,32 @@ class Node:
 
 def leaves(value: Any) -> Iterator[Any]:
     """Yield what nested tuples, lists, dicts and slices hold, in order."""
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    elif isinstance(value, slice):
-        value = (value.start, value.stop, value.step)
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from leaves(item)
-    else:
+    if type(value) in _PLAIN or isinstance(value, Tensor):  # nearly all there is
         yield value
+        return
+    if isinstance(value, slice):
+        value = (value.start, value.stop, value.step)
+    # An abstract class takes longest to ask, and is asked last.
+    if not isinstance(value, (tuple, list)):
+        if not isinstance(value, (dict, Mapping)):
+            yield value
+            return
+        value = tuple(value.values())
+    for item in value:
+        if type(item) in _PLAIN or isinstance(item, Tensor):
+            yield item
+        else:
+            yield from leaves(item)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors inside nested tuples, lists, dicts and slices, in order."""
     return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Where a tensor's storage begins; 0 if it has no memory that could be shared."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
 
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -11,17 +11,18 @@ attention modules also stay off their fused inference kernels, which would hide 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.max_pools import MAX_POOLS, MaxPools
 from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
@@ -39,7 +40,8 @@ from lightning_init.inspection.operation_names import (
 from lightning_init.inspection.operations import behind
 from lightning_init.inspection.parameter_matrices import ParameterMatrices
 from lightning_init.inspection.region_memory import RegionMemory
-from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.regions import memory_of, tensors_in
+from lightning_init.inspection.seen_fans import SeenFans
 from lightning_init.inspection.signals import (
     Signal,
     activate,
@@ -69,6 +71,7 @@ class SignalMode(TorchFunctionMode):
         inputs: The tensors given to the model.
         candidates: By identity, the parameters that are a weight if they turn out to be the matrix
             of a linear map, with the name to report them under.
+        growths: What `PoolMode` measured.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class SignalMode(TorchFunctionMode):
         parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
         inputs: Iterable[Tensor],
         candidates: Mapping[int, str] | None = None,
+        growths: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.reached: dict[str, list[Signal]] = {}
@@ -86,6 +90,9 @@ class SignalMode(TorchFunctionMode):
         self._constants: Any = WeakTensorKeyDictionary()
         self._parameters = ParameterMatrices(parameters, candidates or {})
         self._regions = RegionMemory()
+        self.fans = SeenFans()
+        self.scores = AttentionScale()
+        self.max_pools = MaxPools(growths)
         for tensor in inputs:
             self._signals[tensor] = Signal(from_input=True)
             self._regions.begin(tensor, self._signals[tensor], given=True)
@@ -116,39 +123,44 @@ class SignalMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        call = self._call(operation_name(func), args, kwargs)
-        single = _refuses_single_values(call)
+        call = self._call(func, args, kwargs)
+        single = call.refuses_single_values
         result = args[0].clone() if single else func(*args, **kwargs)
         outputs = list(tensors_in(result)) or ([args[0]] if call.name == "setitem" else [])
         if outputs:
-            self._follow(func, call, outputs)
+            self._follow(call, outputs)
         return result
 
-    def _call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
-        tensors = list(tensors_in((args, kwargs)))
+    def _call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Call:
+        tensors = tuple(tensors_in((args, kwargs)))
         carriers = tuple((t, self._signals[t]) for t in tensors if t in self._signals)
-        return Call(name, args, kwargs, carriers, self._parameters.any_in(tensors))
+        has_parameters = self._parameters.any_in(tensors)
+        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters, tensors)
 
-    def _follow(self, func: Callable[..., Any], call: Call, outputs: list[Tensor]) -> None:
-        weights = self._parameters.weights_in((call.args, call.kwargs))
+    def _follow(self, call: Call, outputs: list[Tensor]) -> None:
+        weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
         apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
         apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
         if call.name in _MERGES or (apart and len(call.carriers) > 1):
             resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
             call = replace(call, carriers=resolved)
         after = self._after(call, weights)
+        self.fans.follow(call, outputs)
+        self.scores.follow(call, outputs)
         ends = (
             call.name in _ENDS
             or (apart and len(call.carriers) > 1)
             or call.name.startswith("embedding")
         )
         changed = call.args[0] if call.args else None
-        nodes = self._regions.extend(func, call, outputs, after) if not ends and after else ()
+        nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
         for place, tensor in enumerate(outputs):
             if tensor is changed and after is not None:
                 self._change_aliases(tensor, after)
-            self._keep(func, call, tensor, place, after, weights)
+            self._keep(call, tensor, place, after, weights)
             if after is None:
                 continue
             if nodes:
@@ -167,6 +179,8 @@ class SignalMode(TorchFunctionMode):
             return self._multi_head_attention(call)
         if call.name in LAYERS or call.name in MATRIX_PRODUCTS:
             return self._linear_map(call, weights)
+        if call.name in MAX_POOLS and call.carriers:
+            return self.max_pools.behind(call)
         return behind(call) if call.carriers else None
 
     def _resolved(self, tensor: Tensor) -> Signal:
@@ -179,9 +193,9 @@ class SignalMode(TorchFunctionMode):
 
     def _change_aliases(self, changed: Tensor, after: Signal) -> None:
         """Carry an in-place change over to the live tensors that share its memory."""
-        memory = _memory(changed)
+        memory = memory_of(changed)
         for alias, signal in list(self._signals.items()):
-            if alias is changed or not memory or _memory(alias) != memory:
+            if alias is changed or not memory or memory_of(alias) != memory:
                 continue
             rest = alias.numel() - changed.numel()
             both = (signal, after), (rest, changed.numel())
@@ -190,7 +204,6 @@ class SignalMode(TorchFunctionMode):
 
     def _keep(
         self,
-        func: Callable[..., Any],
         call: Call,
         tensor: Tensor,
         place: int,
@@ -202,13 +215,13 @@ class SignalMode(TorchFunctionMode):
             return
         self._signals.pop(tensor, None)
         if call.has_parameters:
-            self._parameters.extend(func, call, tensor, place, weights)
+            self._parameters.extend(call, tensor, place, weights)
         elif self._is_constant(call):
             self._constants[tensor] = True
 
     def _is_constant(self, call: Call) -> bool:
         """Whether a result without a signal is a table, as of positions, and not data unseen."""
-        given = list(tensors_in((call.args, call.kwargs)))
+        given = call.tensors
         return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
@@ -254,7 +267,7 @@ class SignalMode(TorchFunctionMode):
 
     def _has_constant(self, call: Call) -> bool:
         """Whether a parameter is multiplied by what neither the input nor a parameter decides."""
-        constant = any(t in self._constants for t in tensors_in((call.args, call.kwargs)))
+        constant = any(t in self._constants for t in call.tensors)
         return constant and call.has_parameters
 
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
@@ -268,7 +281,7 @@ class SignalMode(TorchFunctionMode):
             entering.append(self._input_of(call.argument(1, "input2")))
         if not self._parameters.any_in([matrix]):
             return undecided(pool(entering[0]), CONSTANT_MATRIX_NOTE)
-        self._parameters.note_standardized(matrix)
+        self.fans.note(call, matrix, self._parameters.mask_of(matrix), weights)
         found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
         return self._reach(found, factor(entering))
 
@@ -303,16 +316,3 @@ class SignalMode(TorchFunctionMode):
             self._reach([weight.name for weight in weights], signal)
         out = self._parameters.weights_in(call.argument(11, "out_proj_weight"))
         return self._reach([weight.name for weight in out], attention(call))
-
-
-def _memory(tensor: Tensor) -> int:
-    """Return where a tensor's storage begins; 0 if it has no memory that could be shared."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else 0
-
-
-def _refuses_single_values(call: Call) -> bool:
-    """Tell whether a norm in train mode would refuse one position per sample, as it may."""
-    if call.name not in ("batch_norm", "instance_norm"):
-        return False
-    shape = call.args[0].shape
-    return bool(shape.numel() == shape[:2].numel())

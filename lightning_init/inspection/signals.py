@@ -9,11 +9,15 @@ weight matrices, so every rule here answers one question: is the law of that fun
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
+
+from lightning_init.theory.activation_laws import activation_law
+from lightning_init.theory.composed_activations import POOLED
+from lightning_init.theory.max_pooling import effective_draws, pooled_name
 
 Param = float | tuple[float, ...] | None
 Rule = tuple[str, Param]
@@ -112,6 +116,9 @@ def undecided(signal: Signal, note: str) -> Signal:
 
 def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
     """Pass `signal` through an elementwise activation."""
+    if signal.nonlinearity == POOLED and isinstance(signal.param, tuple):
+        nonlinearity, param = pooled_rule(nonlinearity, param, signal.param[-1])
+        signal = signal._replace(nonlinearity="linear")
     once = signal.nonlinearity == "linear" or (signal.nonlinearity == nonlinearity == "relu")
     # The activation is the rule now, whatever the branches of the sum were.
     notes = tuple([note for note in signal.notes if note != SUM_NOTE]) if signal.notes else ()
@@ -125,6 +132,20 @@ def activate(signal: Signal, nonlinearity: str, param: Param) -> Signal:
             after, f"dropout stands before {nonlinearity}: rule for dropout behind it used"
         )
     return after
+
+
+def pooled_rule(nonlinearity: str, param: Param, draws: float) -> Rule:
+    """The rule of the largest of `draws`; the one that is given if that has no law.
+
+    A rising activation of the largest draw is the largest activation.
+    """
+    own = param if isinstance(param, tuple) else () if param is None else (param,)
+    name, both = pooled_name(nonlinearity), (*own, round(draws, 3))
+    try:
+        activation_law(name, both)
+    except ValueError:
+        return nonlinearity, param
+    return name, both
 
 
 def prelu_rule(weight: Tensor) -> Rule:
@@ -165,6 +186,19 @@ def pool(signal: Signal) -> Signal:
     return signal._replace(marks=signal.marks | {"pooled"}, straight_from=frozenset())
 
 
+def max_pool(signal: Signal, draws: float | None = None) -> Signal:
+    """Take the largest of a window, which amounts to this many independent draws."""
+    after = pool(signal)
+    if signal.from_input and signal.nonlinearity == "linear":
+        return after
+    name, param = signal.nonlinearity, signal.param
+    if draws is not None:
+        name, param = pooled_rule(name, param, draws)
+    if name != signal.nonlinearity:
+        return after._replace(nonlinearity=name, param=param)
+    return undecided(after, f"the largest of a window is not measured: rule of {name} used")
+
+
 def normalize(signal: Signal) -> Signal:
     """Normalize `signal`: at unit scale the linear rule holds until an activation follows."""
     return Signal(marks=signal.marks | {"normalized"}, from_input=signal.from_input)
@@ -201,10 +235,26 @@ def concatenate(signals: Sequence[Signal], sizes: Sequence[int]) -> Signal:
     )
     if len(share) == 1:
         return merged
+    if (mixed := _rectified(share)) is not None:
+        return merged._replace(nonlinearity=mixed[0], param=mixed[1])
     names = " and ".join(dict.fromkeys(_words(rule) for rule in share))
     return undecided(
         merged, f"branches behind {names} are concatenated: rule of {_words(merged.rule)} used"
     )
+
+
+def _rectified(share: Mapping[tuple[str, Param, float], int]) -> Rule | None:
+    """The rule of ReLU branches of which some are max pooled: the draws that their mean square has.
+
+    None if a branch is anything else.
+    """
+    if {name for name, _, _ in share} != {"relu", pooled_name("relu")}:
+        return None
+    if len({dropout for _, _, dropout in share}) > 1:
+        return None
+    total = sum(share.values())
+    moment = sum(size * activation_law(*rule[:2]).mean for rule, size in share.items()) / total
+    return pooled_rule("relu", None, effective_draws("relu", None, moment))
 
 
 def _words(rule: tuple[str, Param, float]) -> str:

@@ -19,11 +19,7 @@ from lightning_init.inspection.bare_matrices import (
 )
 from lightning_init.inspection.candidates import Candidate, find_candidates
 from lightning_init.inspection.fans import Fans, WeightBlock
-from lightning_init.inspection.parameter_walk import (
-    ParameterSlot,
-    module_at,
-    tensor_at,
-)
+from lightning_init.inspection.parameter_walk import ParameterSlot, module_at, tensor_at
 from lightning_init.inspection.patterns import check_patterns, matches
 from lightning_init.inspection.reasons import (
     EXCLUDED,
@@ -56,6 +52,8 @@ class Weight(NamedTuple):
         biases: Attributes of the module's biases that belong to this weight. A stacked bias is
             listed on the first block only, and only when every block of its stack takes part.
         padding_row: Row of an embedding that stays zero, or None.
+        row_fans: Fan-in of every row where a mask makes rows differ; `fan_in` is their mean.
+        gain: Factor on the rule's scale: below 1 for the queries of an unscaled attention.
     """
 
     name: str
@@ -71,6 +69,8 @@ class Weight(NamedTuple):
     parametrization: str | None
     biases: tuple[str, ...]
     padding_row: int | None = None
+    row_fans: tuple[int, ...] = ()
+    gain: float = 1.0
 
     @property
     def zeros(self) -> int:
@@ -89,7 +89,7 @@ class LeftOut:
 
     Args:
         name: Its layer name, in the manner of `Weight.name`.
-        shape: Its shape; `()` while it is lazy.
+        shape: Its shape; `()` while lazy.
         reason: A short clause; `inspection.reasons` names those that a caller may have to act on,
             such as `ON_META_DEVICE` and `UNINITIALIZED`.
     """
@@ -243,7 +243,7 @@ def effective_weight(model: nn.Module, weight: Weight) -> Tensor:
 
 def _read(module: nn.Module, attribute: str, rows: tuple[int, int] | None) -> Tensor:
     tensor = tensor_at(module, attribute).detach()
-    return tensor if rows is None else tensor[rows[0] : rows[1]]
+    return tensor if rows is None else tensor[slice(*rows)]
 
 
 def _weight(candidate: Candidate, block: WeightBlock, taken: Collection[tuple[str, str]]) -> Weight:
@@ -296,8 +296,8 @@ def _reason(
     # A whole leaf need not be looked up and detached again, which takes as long as the rest of it.
     whole = len(slot.leaves) == 1 and block.rows is None
     values = slot.leaves[0] if whole else _read(slot.module, slot.attribute, block.rows)
-    kept = why_values_are_kept(values, block)
     is_bare = block.kind == MATRIX and not traced
+    kept = why_values_are_kept(values, block)
     return kept or (why_structure_is_kept(values) if is_bare else None)
 
 

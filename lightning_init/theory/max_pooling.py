@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from lightning_init.theory.composed_activations import composed_activation
+from lightning_init.theory.composed_activations import POOLED, composed_activation
 from lightning_init.theory.function_table import largest_second_moment
 
 _MOST_DRAWS = 1e6
@@ -25,7 +25,7 @@ def pooled_name(nonlinearity: str) -> str:
         >>> pooled_name("relu"), pooled_name("linear")
         ('relu_max_pool', 'max_pool')
     """
-    return "max_pool" if nonlinearity in ("linear", "identity") else f"{nonlinearity}_max_pool"
+    return POOLED if nonlinearity in ("linear", "identity") else f"{nonlinearity}_{POOLED}"
 
 
 def effective_draws(

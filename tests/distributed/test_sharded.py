@@ -268,16 +268,21 @@ def test_a_resumed_run_is_not_probed_and_continues_the_curve(tmp_path: Path) -> 
         )
 
 
-def drawn(recipe: str) -> tuple[Values, Values]:
-    by_recipe = fit(fresh(), OptimalVarianceInit(recipe=recipe, seed=SEED, verbose=False))
-    return by_recipe["start"], fit(fresh(), every_weight_by_formula())["start"]
+# What is asked for; the model's own order does not tell what a packed attention reads.
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"nonlinearity": "relu"},
+    {"respect": "nothing", "bias": "zero", "order": 0.0},
+]
 
 
-def every_weight_by_formula() -> FractionalMomentInit:
-    # A sharded model is not traced: the blocks of a packed attention are read by another rule.
-    return FractionalMomentInit(
-        nonlinearity="relu", include=["net.*"], respect="nothing", seed=SEED, verbose=False
-    )
+def drawn(recipe: str) -> list[Values]:
+    recipes = OptimalVarianceInit(recipe=recipe, seed=SEED, verbose=False)
+    return [fit(fresh(), callback)["start"] for callback in (recipes, *by_the_rules())]
+
+
+def by_the_rules() -> list[FractionalMomentInit]:
+    return [FractionalMomentInit(seed=SEED, verbose=False, **asked) for asked in ASKED]
 
 
 def alone(*callbacks: Callback) -> Values:
@@ -294,10 +299,31 @@ def test_a_recipe_and_the_closed_form_are_drawn_as_on_one_device(tmp_path: Path)
     path = str(tmp_path / "found.json")
     start = alone(probe(recipe_path=path))
     assert json.loads(Path(path).read_text())["layers"]
-    closed_form = alone(every_weight_by_formula())
-    for by_recipe, by_formula in on_two_ranks(drawn, path):
-        assert_same(by_recipe, start)
-        assert_same(by_formula, closed_form)
+    expected = [start, *(alone(callback) for callback in by_the_rules())]
+    for found in on_two_ranks(drawn, path):
+        assert_same(dict(enumerate(found)), dict(enumerate(expected)))
+
+
+def judged() -> list[tuple[str, str, str, float]]:
+    callback = FractionalMomentInit(seed=SEED, verbose=False)
+    net = fresh()
+    torch.nn.init.eye_(net.net[4].weight)
+    torch.nn.init.uniform_(net.net[0].weight, -1e-3, 1e-3)
+    fit(net, callback, max_steps=1)
+    assert callback.plan is not None
+    return [(r.weight.name, r.treatment, r.author, r.before) for r in callback.plan.rows]
+
+
+def test_what_an_author_set_is_recognised_from_the_whole_weight() -> None:
+    first, second = on_two_ranks(judged)
+    assert first == second
+    treatments = {name: (treatment, author) for name, treatment, author, _ in first}
+    assert treatments["net.4"] == ("keep", "mostly zeros: an identity, or sparse")
+    assert treatments["net.0"] == ("keep", "near zero on purpose")
+    net = fresh()
+    scales = {name: before for name, _, _, before in first}
+    whole_scale = float(net.attention.out_proj.weight.square().mean().sqrt())
+    assert scales["attention.out_proj"] == pytest.approx(whole_scale, rel=1e-6)
 
 
 # --------------------------------------------------------------------------------------- refusals

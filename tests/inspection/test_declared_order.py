@@ -44,7 +44,7 @@ def test_a_module_is_read_and_traced_alike(
 def test_declared_order_looks_through_what_does_not_change_the_law() -> None:
     shared = nn.ReLU()
     model = nn.Sequential(
-        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), shared, nn.MaxPool2d(2), nn.Identity()),
+        *(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), shared, nn.AvgPool2d(2), nn.Identity()),
         nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(4, 4, 3), shared, nn.Dropout(0.2)),
         *(nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(36, 5), nn.Tanh(), nn.LayerNorm(5)),
         nn.Linear(5, 2),
@@ -58,6 +58,13 @@ def test_declared_order_looks_through_what_does_not_change_the_law() -> None:
     assert (found["11"].nonlinearity, found["11"].marks) == ("linear", ("normalized",))
     assert not found["11"].first_layer
     assert {activation.source for activation in found.values()} == {"declared"}
+
+
+def test_the_largest_of_a_window_is_an_assumption_until_it_is_measured() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
+    found = declared(model)["3"]
+    assert (found.nonlinearity, found.source) == ("relu", "assumed")
+    assert found.note == "the largest of a window is not measured: rule of relu used"
 
 
 class Wrapped(lightning.LightningModule):
