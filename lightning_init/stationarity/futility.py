@@ -1,10 +1,12 @@
 """Can a probe still change what a layer gets? Pure statistics of a series that goes on for a while.
 
 A layer is done when it is stationary, when its projection to the end of the horizon stays within
-the tolerance of the variance that it started with, or when it will not be stationary by the end of
-the probe's budget. The last is said when two witnesses agree that the drift index will be above the
-tolerance then: its rate, falling off as fast as it has in the window, at the lower end of the
-interval, and the projection; or when noise alone keeps the index's upper limit above it.
+the tolerance of the variance that it started with, when V will be too near that start for a redraw
+at the end of the probe's budget, or when it will not be stationary by then. The last is said when
+two witnesses agree that the drift index will be above the tolerance: its rate, falling off as fast
+as it has in the window, at the lower end of the interval, and the projection; or when noise alone
+keeps the index's upper limit above it. Before a projection is possible the rate in a window of all
+samples takes its place.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from lightning_init.stationarity.verdict import DetectorState, glance
 CERTAIN_NOISE = 0.25
 # A rate may fall off somewhat faster than it has: it must end at twice the tolerance at least.
 SURELY = 2.0
+# A shorter beginning does not tell what the rest of the budget holds.
+EARLIEST = 0.25
+# Samples between two looks before the first check.
+LOOK_EVERY = 2
 
 
 class Ending(Enum):
@@ -32,6 +38,7 @@ class Ending(Enum):
     SETTLED = "settled"
     UNCHANGED = "unchanged"
     WILL_NOT_SETTLE = "will not settle within the probe"
+    STAYS = "will stay too near their start to be redrawn"
     TOO_SHORT = "the probe is too short for a verdict"
     BELOW_PEAK = "learning rate below the run's peak"
 
@@ -47,13 +54,17 @@ def fewest_samples(settings: DetectorSettings, budget: float) -> int:
     return samples
 
 
-def ending(state: DetectorState, initial: float, futile_ends: bool) -> Ending | None:
+def ending(
+    state: DetectorState, initial: float, futile_ends: bool, redrawn_from: float = 0.0
+) -> Ending | None:
     """Why no further sample matters, or None while one may.
 
     Args:
         state: The series so far.
         initial: Variance before the first step; 0 where the weights had none.
         futile_ends: Whether a layer that will not settle gets the same however long it is watched.
+        redrawn_from: |log(V / initial)| below which a layer keeps its weights whatever the verdict,
+            if one that has not settled keeps them too; 0 if it may be drawn.
     """
     if state.broken:
         return None
@@ -62,11 +73,29 @@ def ending(state: DetectorState, initial: float, futile_ends: bool) -> Ending | 
     too_short = state.budget < fewest_samples(state.settings, state.budget)
     if too_short and futile_ends:
         return Ending.TOO_SHORT
-    if state.series.length < FEWEST_SAMPLES:
-        return None
-    if _stays_near(state, initial):
+    samples = state.series.length
+    if samples >= FEWEST_SAMPLES and _stays_near(state, initial):
         return Ending.UNCHANGED
+    too_early = samples < FEWEST_SAMPLES and not redrawn_from
+    if too_early or samples < earliest_look(state.settings, state.budget):
+        return None
+    if samples < FEWEST_SAMPLES and _stays(state, initial, state.settings.tolerance, state.horizon):
+        return Ending.UNCHANGED
+    if redrawn_from and _stays(state, initial, redrawn_from, state.budget):
+        return Ending.STAYS
     return Ending.WILL_NOT_SETTLE if futile_ends and _will_not_settle(state) else None
+
+
+def looked_at(state: DetectorState) -> float:
+    """A number that changes where `ending` may: at the checks, and before the first one."""
+    samples = state.series.length
+    is_early = samples < state.settings.minimum_samples
+    return samples // LOOK_EVERY if is_early else state.next_check
+
+
+def earliest_look(settings: DetectorSettings, budget: float) -> int:
+    """Samples from which a trend can be fitted and says something of the rest of the budget."""
+    return math.ceil(max(settings.trend_samples, EARLIEST * budget))
 
 
 def _stays_near(state: DetectorState, initial: float) -> bool:
@@ -81,14 +110,32 @@ def _stays_near(state: DetectorState, initial: float) -> bool:
     return bool(initial / factor <= lowest and highest <= initial * factor)
 
 
+def _stays(state: DetectorState, initial: float, limit: float, end: float) -> bool:
+    """Whether |log(V / initial)| is below a limit after so many samples, at twice its rate."""
+    if not initial > 0:
+        return False
+    fit = _fit(state, state.settings.window_fraction)
+    quantile = student_t_quantile(state.settings.confidence, fit.degrees_of_freedom)
+    rates = (
+        abs(fit.end_slope) + quantile * fit.end_slope_standard_error,
+        abs(fit.slope) + quantile * fit.slope_standard_error,
+    )
+    remaining = max(0.0, end - state.series.length)
+    distance = abs(fit.end_level - math.log(initial)) + quantile * fit.end_level_standard_error
+    return distance + SURELY * max(rates) / fit.window * remaining < limit
+
+
+def _fit(state: DetectorState, fraction: float) -> TrendFit:
+    window = window_length(state.series.length, fraction, state.settings.batches)
+    return fit_trend(np.log(state.series.values[-window:]), state.settings.batches)
+
+
 def _will_not_settle(state: DetectorState) -> bool:
     settings, samples = state.settings, state.series.length
     remaining = state.budget - samples
     if remaining <= 0:
         return False
-    log_values = np.log(state.series.values)
-    window = window_length(samples, settings.window_fraction, settings.batches)
-    fit = fit_trend(log_values[-window:], settings.batches)
+    fit = _fit(state, settings.window_fraction)
     trend = drift_index(fit, state.horizon, settings.confidence)
     # The standard error of a slope falls with the length of its window to the power 3/2.
     noise = (trend.upper - trend.drift_index) * (samples / state.budget) ** 1.5
@@ -96,9 +143,13 @@ def _will_not_settle(state: DetectorState) -> bool:
         return True
     last_window = state.budget * (1 - settings.window_fraction)
     centre = (last_window + state.budget) / 2
-    relaxed = _relaxed_rate(fit, centre - samples, settings)
+    fits = [fit] if samples >= FEWEST_SAMPLES else [fit, _fit(state, 1.0)]
+    relaxed = min(_relaxed_rate(fit, centre - samples, settings) for fit in fits)
     if relaxed * state.horizon <= SURELY * settings.tolerance:
         return False
+    if samples < FEWEST_SAMPLES:
+        return True
+    log_values = np.log(state.series.values)
     begin = max(0.0, last_window - samples)
     first, last = project(log_values, begin), project(log_values, remaining)
     projected = abs(last.log_value - first.log_value) / (remaining - begin)
