@@ -5,8 +5,8 @@ the tolerance of the variance that it started with, when V will be too near that
 at the end of the probe's budget, or when it will not be stationary by then. The last is said when
 two witnesses agree that the drift index will be above the tolerance: its rate, falling off as fast
 as it has in the window, at the lower end of the interval, and the projection; or when noise alone
-keeps the index's upper limit above it. Before a projection is possible the rate in a window of all
-samples takes its place.
+keeps the index's upper limit above it. Before a projection is possible the rate must be there with
+twice the margin.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from lightning_init.stationarity.verdict import DetectorState, glance
 CERTAIN_NOISE = 0.25
 # A rate may fall off somewhat faster than it has: it must end at twice the tolerance at least.
 SURELY = 2.0
+# A rate may also rise somewhat before V comes too far from its start.
+RISES = 1.5
+# Margins taken off the latest rate where nothing else bears witness.
+ALONE = 2.0
 # A shorter beginning does not tell what the rest of the budget holds.
 EARLIEST = 0.25
 # Samples between two looks before the first check.
@@ -111,23 +115,27 @@ def _stays_near(state: DetectorState, initial: float) -> bool:
 
 
 def _stays(state: DetectorState, initial: float, limit: float, end: float) -> bool:
-    """Whether |log(V / initial)| is below a limit after so many samples, at twice its rate."""
+    """Whether |log(V / initial)| is below a limit after so many samples, at the largest rate."""
     if not initial > 0:
         return False
-    fit = _fit(state, state.settings.window_fraction)
-    quantile = student_t_quantile(state.settings.confidence, fit.degrees_of_freedom)
-    rates = (
-        abs(fit.end_slope) + quantile * fit.end_slope_standard_error,
-        abs(fit.slope) + quantile * fit.slope_standard_error,
+    fit = _fit(state)
+    margin = student_t_quantile(state.settings.confidence, fit.degrees_of_freedom)
+    rate = max(
+        abs(fit.end_slope) + margin * fit.end_slope_standard_error,
+        abs(fit.slope) + margin * fit.slope_standard_error,
     )
-    remaining = max(0.0, end - state.series.length)
-    distance = abs(fit.end_level - math.log(initial)) + quantile * fit.end_level_standard_error
-    return distance + SURELY * max(rates) / fit.window * remaining < limit
+    distance = abs(fit.end_level - math.log(initial)) + margin * fit.end_level_standard_error
+    ahead = max(0.0, end - state.series.length)
+    return distance + RISES * rate / fit.window * ahead < limit
 
 
-def _fit(state: DetectorState, fraction: float) -> TrendFit:
-    window = window_length(state.series.length, fraction, state.settings.batches)
-    return fit_trend(np.log(state.series.values[-window:]), state.settings.batches)
+def _fit(state: DetectorState) -> TrendFit:
+    """Trend of the window; where that is short each sample is a batch of its own."""
+    settings, samples = state.settings, state.series.length
+    window = window_length(samples, settings.window_fraction, 1)
+    batches = window if window < 2 * settings.batches else settings.batches
+    window -= window % batches
+    return fit_trend(np.log(state.series.values[-window:]), batches)
 
 
 def _will_not_settle(state: DetectorState) -> bool:
@@ -135,20 +143,18 @@ def _will_not_settle(state: DetectorState) -> bool:
     remaining = state.budget - samples
     if remaining <= 0:
         return False
-    fit = _fit(state, settings.window_fraction)
+    fit = _fit(state)
     trend = drift_index(fit, state.horizon, settings.confidence)
     # The standard error of a slope falls with the length of its window to the power 3/2.
     noise = (trend.upper - trend.drift_index) * (samples / state.budget) ** 1.5
     if CERTAIN_NOISE * noise > settings.tolerance:
         return True
     last_window = state.budget * (1 - settings.window_fraction)
-    centre = (last_window + state.budget) / 2
-    fits = [fit] if samples >= FEWEST_SAMPLES else [fit, _fit(state, 1.0)]
-    relaxed = min(_relaxed_rate(fit, centre - samples, settings) for fit in fits)
-    if relaxed * state.horizon <= SURELY * settings.tolerance:
-        return False
-    if samples < FEWEST_SAMPLES:
-        return True
+    ahead = (last_window + state.budget) / 2 - samples
+    is_alone = samples < FEWEST_SAMPLES
+    relaxed = _relaxed_rate(fit, ahead, settings.confidence, ALONE if is_alone else 1.0)
+    if is_alone or relaxed * state.horizon <= SURELY * settings.tolerance:
+        return relaxed * state.horizon > SURELY * settings.tolerance
     log_values = np.log(state.series.values)
     begin = max(0.0, last_window - samples)
     first, last = project(log_values, begin), project(log_values, remaining)
@@ -156,16 +162,15 @@ def _will_not_settle(state: DetectorState) -> bool:
     return bool(projected * state.horizon > settings.tolerance)
 
 
-def _relaxed_rate(fit: TrendFit, ahead: float, settings: DetectorSettings) -> float:
+def _relaxed_rate(fit: TrendFit, ahead: float, confidence: float, margins: float) -> float:
     """Least |d log V / dt| so many samples ahead, if it falls off as fast as in this window.
 
     A relaxation falls off exponentially, a growth without end more and more slowly; both limits
-    are taken at the stated confidence.
+    are taken at the stated confidence, the latest rate by so many margins.
     """
     sign = math.copysign(1.0, fit.slope)
-    margin = student_t_quantile(settings.confidence, fit.degrees_of_freedom)
-    margin *= fit.end_slope_standard_error
-    latest = sign * fit.end_slope - margin
+    margin = student_t_quantile(confidence, fit.degrees_of_freedom) * fit.end_slope_standard_error
+    latest = sign * fit.end_slope - margins * margin
     earliest = sign * (fit.slope - fit.curvature) + margin
     if latest <= 0:
         return 0.0
