@@ -3,10 +3,10 @@
 A layer is done when it is stationary, when its projection to the end of the horizon stays within
 the tolerance of the variance that it started with, when V will be too near that start for a redraw
 at the end of the probe's budget, or when it will not be stationary by then. The last is said when
-two witnesses agree that the drift index will be above the tolerance: its rate, falling off as fast
-as it has in the window, at the lower end of the interval, and the projection; or when noise alone
-keeps the index's upper limit above it. Before a projection is possible the rate must be there with
-twice the margin.
+the projection alone moves by twice the tolerance in the last half of the budget; when its rate,
+falling off as fast as it has, at the lower end of its interval, will be above the tolerance, and
+the projection agrees (before one is possible, by twice the margin); or when noise alone keeps the
+upper limit of the drift index above it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import Enum
 import numpy as np
 
 from lightning_init.stationarity.drift import TrendFit, drift_index, fit_trend, window_length
-from lightning_init.stationarity.projection import FEWEST_SAMPLES, project
+from lightning_init.stationarity.projection import BATCHES, FEWEST_SAMPLES, project
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.student import student_t_quantile
 from lightning_init.stationarity.verdict import DetectorState, glance
@@ -30,6 +30,10 @@ SURELY = 2.0
 RISES = 1.5
 # Margins taken off the latest rate where nothing else bears witness.
 ALONE = 2.0
+# Standard errors taken off what a projection moves by, where the rate does not confirm it.
+DOUBT = 0.5
+# Batches of a projection from too few samples for the usual ten.
+EARLY_BATCHES = 5
 # A shorter beginning does not tell what the rest of the budget holds.
 EARLIEST = 0.25
 # Samples between two looks before the first check.
@@ -150,16 +154,18 @@ def _will_not_settle(state: DetectorState) -> bool:
     if CERTAIN_NOISE * noise > settings.tolerance:
         return True
     last_window = state.budget * (1 - settings.window_fraction)
-    ahead = (last_window + state.budget) / 2 - samples
     is_alone = samples < FEWEST_SAMPLES
+    ahead = (last_window + state.budget) / 2 - samples
     relaxed = _relaxed_rate(fit, ahead, settings.confidence, ALONE if is_alone else 1.0)
-    if is_alone or relaxed * state.horizon <= SURELY * settings.tolerance:
-        return relaxed * state.horizon > SURELY * settings.tolerance
+    begin, batches = max(0.0, last_window - samples), EARLY_BATCHES if is_alone else BATCHES
     log_values = np.log(state.series.values)
-    begin = max(0.0, last_window - samples)
-    first, last = project(log_values, begin), project(log_values, remaining)
-    projected = abs(last.log_value - first.log_value) / (remaining - begin)
-    return bool(projected * state.horizon > settings.tolerance)
+    first, last = (project(log_values, end, batches) for end in (begin, remaining))
+    horizons = state.horizon / (remaining - begin)
+    moves = abs(last.log_value - first.log_value)
+    if (moves - DOUBT * last.standard_error) * horizons > SURELY * settings.tolerance:
+        return True
+    keeps_its_rate = relaxed * state.horizon > SURELY * settings.tolerance
+    return keeps_its_rate and (is_alone or moves * horizons > settings.tolerance)
 
 
 def _relaxed_rate(fit: TrendFit, ahead: float, confidence: float, margins: float) -> float:
