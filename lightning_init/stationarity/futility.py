@@ -37,7 +37,7 @@ EARLY_BATCHES = 5
 # A shorter beginning does not tell what the rest of the budget holds.
 EARLIEST = 0.25
 # Samples between two looks before the first check.
-LOOK_EVERY = 2
+LOOK_EVERY = 3
 
 
 class Ending(Enum):
@@ -87,9 +87,10 @@ def ending(
     too_early = samples < FEWEST_SAMPLES and not redrawn_from
     if too_early or samples < earliest_look(state.settings, state.budget):
         return None
-    if samples < FEWEST_SAMPLES and _stays(state, initial, state.settings.tolerance, state.horizon):
+    at_horizon, at_budget = _farthest(state, initial) if redrawn_from else (math.inf, math.inf)
+    if samples < FEWEST_SAMPLES and at_horizon < state.settings.tolerance:
         return Ending.UNCHANGED
-    if redrawn_from and _stays(state, initial, redrawn_from, state.budget):
+    if at_budget < redrawn_from:
         return Ending.STAYS
     return Ending.WILL_NOT_SETTLE if futile_ends and _will_not_settle(state) else None
 
@@ -118,10 +119,10 @@ def _stays_near(state: DetectorState, initial: float) -> bool:
     return bool(initial / factor <= lowest and highest <= initial * factor)
 
 
-def _stays(state: DetectorState, initial: float, limit: float, end: float) -> bool:
-    """Whether |log(V / initial)| is below a limit after so many samples, at the largest rate."""
+def _farthest(state: DetectorState, initial: float) -> tuple[float, float]:
+    """Largest |log(V / initial)| by the ends of horizon and budget, at about its present rate."""
     if not initial > 0:
-        return False
+        return math.inf, math.inf
     fit = _fit(state)
     margin = student_t_quantile(state.settings.confidence, fit.degrees_of_freedom)
     rate = max(
@@ -129,8 +130,9 @@ def _stays(state: DetectorState, initial: float, limit: float, end: float) -> bo
         abs(fit.slope) + margin * fit.slope_standard_error,
     )
     distance = abs(fit.end_level - math.log(initial)) + margin * fit.end_level_standard_error
-    ahead = max(0.0, end - state.series.length)
-    return distance + RISES * rate / fit.window * ahead < limit
+    per_sample, samples = RISES * rate / fit.window, state.series.length
+    horizon, budget = (max(0.0, end - samples) for end in (state.horizon, state.budget))
+    return distance + per_sample * horizon, distance + per_sample * budget
 
 
 def _fit(state: DetectorState) -> TrendFit:
@@ -157,15 +159,16 @@ def _will_not_settle(state: DetectorState) -> bool:
     is_alone = samples < FEWEST_SAMPLES
     ahead = (last_window + state.budget) / 2 - samples
     relaxed = _relaxed_rate(fit, ahead, settings.confidence, ALONE if is_alone else 1.0)
+    keeps_its_rate = relaxed * state.horizon > SURELY * settings.tolerance
+    if is_alone and keeps_its_rate:
+        return True
     begin, batches = max(0.0, last_window - samples), EARLY_BATCHES if is_alone else BATCHES
     log_values = np.log(state.series.values)
     first, last = (project(log_values, end, batches) for end in (begin, remaining))
     horizons = state.horizon / (remaining - begin)
     moves = abs(last.log_value - first.log_value)
-    if (moves - DOUBT * last.standard_error) * horizons > SURELY * settings.tolerance:
-        return True
-    keeps_its_rate = relaxed * state.horizon > SURELY * settings.tolerance
-    return keeps_its_rate and (is_alone or moves * horizons > settings.tolerance)
+    surely = (moves - DOUBT * last.standard_error) * horizons > SURELY * settings.tolerance
+    return surely or (keeps_its_rate and moves * horizons > settings.tolerance)
 
 
 def _relaxed_rate(fit: TrendFit, ahead: float, confidence: float, margins: float) -> float:
