@@ -113,8 +113,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         medians.append(statistics.median(shares))
         charged = "-"
         if len(of_cell) > 1 and "charged" in of_cell[0]:
-            mean, low, high = mean_interval(np.array([row["charged"] for row in of_cell]))
-            charged = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+            found = mean_interval(np.array([row["charged"] for row in of_cell]))
+            charged = f"{found.mean:+.4f} [{found.lower:+.4f}, {found.upper:+.4f}]"
         loss = statistics.fmean(row.get("loss", math.nan) for row in of_cell)
         redrawn, layers = (sum(row[key] for row in of_cell) for key in ("redrawn", "layers"))
         lines.append(
