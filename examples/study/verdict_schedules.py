@@ -33,8 +33,12 @@ from lightning_init.inspection.weights import effective_weight, find_weights
 BATCH_SIZE, EPOCHS = 64, 56
 STEPS = EPOCHS * (1797 // BATCH_SIZE)
 PEAKS = {"AdamW": 3e-3, "SGD": 0.1, "momentum": 0.02}
-# Decay per step: none, and two that relax V within a tenth and within a thirtieth of the run.
-DECAYS = (15 / STEPS, 5 / STEPS, 0.0)
+# Decay per step: none, and the strongest that leaves a sixteenth of every layer's V in a probe.
+DECAYS = {
+    "MLP": (15 / STEPS, 5 / STEPS, 0.0),
+    "CNN": (5 / STEPS, 0.0),
+    "transformer": (2 / STEPS, 0.0),
+}
 TWO = "two optimizers"
 WARM = STEPS // 10
 
@@ -294,8 +298,8 @@ def main(argv: list[str] | None = None) -> None:
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     rows = [json.loads(line) for line in lines]
     done = {(row["model"], row["optimizer"], row["decay"], row["schedule"]) for row in rows}
-    cases = itertools.product(DECAYS, ("MLP", "CNN", "transformer"), (*PEAKS, TWO))
-    for decay, model, optimizer in cases:
+    cases = itertools.product(DECAYS, (*PEAKS, TWO))
+    for model, optimizer, decay in [(*case, one) for case in cases for one in DECAYS[case[0]]]:
         found = sum(key[:3] == (model, optimizer, decay) for key in done)
         complete = found == len(SCHEDULES) - (optimizer == TWO)
         skipped = optimizer == TWO and model != "MLP"

@@ -32,9 +32,14 @@ class SeenFans:
     output only kernel / stride of them. Outputs near a border are smaller for it, and smaller
     inputs of the next layer, so the mean square is followed over the positions, as a profile of
     mean 1. It depends on shapes alone, never on the data.
+
+    Plain convolutions keep Kaiming's convention, which counts every tap, unless the model also has
+    max pooling or a transposed or masked convolution: there the scale is measured, borders too.
     """
 
     def __init__(self) -> None:
+        self._counts_borders = False
+        self._plain: set[str] = set()
         self._counts: dict[str, list[tuple[float, float]]] = {}
         self._rows: dict[str, tuple[int, ...]] = {}
         self._profiles: Any = WeakTensorKeyDictionary()
@@ -99,6 +104,10 @@ class SeenFans:
         channels = matrix.shape[0] // groups if transposed else matrix.shape[1]
         self._last = seen / max(taps, 1e-30)
         self._count(held, taps * channels, taps)
+        if transposed or mask is not None:
+            self._counts_borders = True
+        else:
+            self._plain.update(held)
 
     def _count(self, held: list[str], fan_in: float, taps: float) -> None:
         for name in held:
@@ -106,6 +115,7 @@ class SeenFans:
 
     def follow(self, call: Call, outputs: list[Tensor]) -> None:
         """Carry the profile of a call's input over to its results."""
+        self._counts_borders |= "max_pool" in call.name
         profile, self._last = self._last, None
         if profile is None:
             given = (self._profiles.get(tensor) for tensor, _ in call.carriers)
@@ -123,7 +133,7 @@ class SeenFans:
 
     def _corrected(self, weight: Weight) -> Weight:
         counts = self._counts.get(weight.name)
-        if counts is None:
+        if counts is None or (weight.name in self._plain and not self._counts_borders):
             return weight
         fan_in, taps = (max(1, round(sum(one) / len(counts))) for one in zip(*counts, strict=True))
         return weight._replace(fan_in=fan_in, taps=taps, row_fans=self._rows.get(weight.name, ()))

@@ -15,11 +15,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lightning_init.probe.lightning_packages import module_for
+from lightning_init.probe.limits import ProbeRefused
 from lightning_init.user_line import warn_user
 
 OnProbeFailure = Literal["skip", "raise"]
 _PACKAGE = Path(__file__).parents[1]
 _GOES_ON = "The weights are what they were and the training goes on"
+
+
+class EndlessRun(ProbeRefused):
+    """A share of the planned steps was asked for, and the run plans no end."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(
+            f"a run without a planned end has no share of {share:g}; set `max_probe_steps` to a"
+            " number of steps, such as 200."
+        )
 
 
 class LayersNotSettled(MisconfigurationException):
@@ -44,8 +55,10 @@ def skip_or_raise(trainer: Trainer, error: Exception, on_probe_failure: OnProbeF
                 " on_probe_failure='skip' trains on without it."
             )
         raise error
+    endless = isinstance(error, EndlessRun)
+    what = "no probe, because" if endless else "the probe failed and was skipped:"
     warn_user(
-        f"OptimalVarianceInit: the probe failed and was skipped: {_reason(error)} {_GOES_ON};"
+        f"OptimalVarianceInit: {what} {_reason(error)} {_GOES_ON};"
         " on_probe_failure='raise' stops here."
     )
 

@@ -14,22 +14,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_init.inspection.weights import Weight
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ForeseenRun, ProbeRun, run_probe
-from lightning_init.probe.limits import ProbeEnd, ProbeRefused
+from lightning_init.probe.limits import ProbeEnd
+from lightning_init.search.failures import EndlessRun
 from lightning_init.search.health import ProbeHealth
 from lightning_init.search.layer_rates import LayerRates
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.stationarity import Ending, ending
-
-
-class EndlessRun(ProbeRefused):
-    """A share of the planned steps was asked for, and the run plans no end."""
-
-    def __init__(self, share: float) -> None:
-        super().__init__(
-            f"a run without a planned end has no share of {share:g}; set `max_probe_steps` to a"
-            " number of steps, such as 200."
-        )
+from lightning_init.stationarity import Ending, ending, looked_at
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class VarianceProbe:
         self._health = ProbeHealth(trainer)
         self._rates: LayerRates | None = None
         self._endings: list[Ending | None] = [None] * len(weights)
-        self._checks: list[float] = [0.0] * len(weights)
+        self._looks: list[float] = [-1.0] * len(weights)
 
     def run(self, module: LightningModule) -> ProbeResult:
         """Train a copy of ``module``, which stays as it is.
@@ -202,15 +193,17 @@ class VarianceProbe:
         assert self._rates is not None
         found, state = self._endings[index], monitor.states[index]
         # What a check said holds until the next one; only a settled layer may begin to move again.
-        if state.next_check == self._checks[index] or (found and found is not Ending.SETTLED):
+        look = looked_at(state)
+        if look == self._looks[index] or (found and found is not Ending.SETTLED):
             return found is not None
-        self._checks[index] = state.next_check
+        self._looks[index] = look
         settings = self._settings
         below = self._rates.is_below_peak(index, settings.detector.tolerance)
         may_rise = settings.limits.learning_rate == "schedule" or self._rates.foreseen.is_held
         if below and settings.futile_ends and not may_rise:
             self._endings[index] = Ending.BELOW_PEAK
         else:
-            found = ending(state, self._initial[index], settings.futile_ends)
+            keeps = settings.futile_ends, settings.redrawn_from
+            found = ending(state, self._initial[index], *keeps)
             self._endings[index] = None if below and found is Ending.SETTLED else found
         return self._endings[index] is not None

@@ -38,7 +38,18 @@ def verdict_reason(
             "V and its projection stay within the tolerance of the variance that the weights have."
             " Nothing needs to be done."
         )
+    if result.endings[index] is Ending.STAYS:
+        return (
+            "V stays so near the variance that the weights have that they would be kept whatever"
+            f" the verdict. {_longer(result, 2 * result.budget)}"
+        )
     needed = needed_steps(result, settings)
+    will_not_settle = result.endings[index] is Ending.WILL_NOT_SETTLE
+    if will_not_settle and decision.verdict is Verdict.INCONCLUSIVE:
+        return (
+            f"V moves so that it would not settle within the probe's {result.budget} steps."
+            f" {_longer(result, 2 * result.budget)}"
+        )
     if decision.samples < settings.detector.minimum_samples or needed > result.budget:
         counted = f"{decision.samples} samples are" if decision.samples != 1 else "1 sample is"
         found = f"{counted} too few: the earliest verdict comes after {needed} steps."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lightning_init.probe import ProbeLimits
+from lightning_init.reporting.records import UNCHANGED_LOG_RATIO
 from lightning_init.search.failures import OnProbeFailure
 from lightning_init.stationarity import DetectorSettings
 
@@ -96,6 +97,12 @@ class OptimalVarianceSettings:
     def futile_ends(self) -> bool:
         """Whether a layer that will not settle gets the same however long it is watched."""
         return self.on_unsettled != "use"
+
+    @property
+    def redrawn_from(self) -> float:
+        """|log(V / initial)| below which a layer keeps its weights whatever the verdict, or 0."""
+        is_kept = self.on_unsettled == "keep" and self.granularity == "layer"
+        return UNCHANGED_LOG_RATIO if is_kept else 0.0
 
     def interval(self, budget: int) -> int:
         """Optimizer steps between two samples."""

@@ -14,7 +14,7 @@ from lightning_init.stationarity.forgetting import (
     ProbeEnd,
     compare_starts,
 )
-from lightning_init.stationarity.futility import Ending, ending, fewest_samples
+from lightning_init.stationarity.futility import Ending, ending, fewest_samples, looked_at
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
     DetectorState,
@@ -42,6 +42,7 @@ __all__ = [
     "ending",
     "fewest_samples",
     "glance",
+    "looked_at",
     "loss_ends",
     "loss_rose",
     "reset",

@@ -53,12 +53,16 @@ class DetectorSettings:
         self._require("batches", self.batches >= fewest_batches, f"at least {fewest_batches}")
         self._require("check_growth", 1 < self.check_growth < float("inf"), "above 1 and finite")
         self._require("rule", self.rule in get_args(Rule), f"one of {get_args(Rule)}")
-        one_sample_per_batch = self.batches / self.window_fraction
         self._require(
             "minimum_samples",
-            self.minimum_samples >= one_sample_per_batch,
-            f"at least `batches` / `window_fraction` = {one_sample_per_batch:g}",
+            self.minimum_samples >= self.trend_samples,
+            f"at least `batches` / `window_fraction` = {self.trend_samples:g}",
         )
+
+    @property
+    def trend_samples(self) -> float:
+        """Samples from which a trend can be fitted: one for each batch of the window."""
+        return self.batches / self.window_fraction
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

@@ -14,7 +14,6 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
 import lightning_init
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
-from lightning_init.__main__ import main
 
 BASE = [
     "--trainer.logger=false",

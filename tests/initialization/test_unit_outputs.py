@@ -140,7 +140,10 @@ def test_the_law_in_front_of_max_pooling_is_part_of_its_name(
 
 
 def test_positions_are_counted_whatever_the_precision_and_the_defaults() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
+    taps = [row.weight.fan_in for row in drawn(plain, torch.randn(2, 3, 4, 4)).rows]
+    assert taps == [27, 72]  # Kaiming's convention, where nothing else is measured
+    model = nn.Sequential(*plain, nn.MaxPool2d(2))
     fans = [row.weight.fan_in for row in drawn(model, torch.randn(2, 3, 4, 4)).rows]
     assert fans[0] == round(3 * 6.25)
     assert 8 * 6.25 < fans[1] < 8 * 9

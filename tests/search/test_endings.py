@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from models import NoisyQuadratic, Regression, Silent, StateAtTrainStart, fit, mlp, same, weights_of
 from torch import Tensor, nn
 
 from lightning_init import OptimalVarianceInit, Verdict
@@ -53,7 +53,8 @@ def test_an_endless_run_is_told_and_trains_on() -> None:
     callback, recorder = OptimalVarianceInit(verbose=False), StateAtTrainStart()
     model = Regression()
     before = weights_of(model)
-    with pytest.warns(UserWarning, match="set `max_probe_steps` to a number"):
+    line = "OptimalVarianceInit: no probe, because a run without a planned end has no share of 0.1;"
+    with pytest.warns(UserWarning, match=f"{line} set `max_probe_steps` to a number"):
         trainer = fit(model, callback, recorder, max_epochs=-1, max_time="00:00:00:01")
     assert same(recorder.weights, before)
     assert trainer.global_step > 0
@@ -85,6 +86,17 @@ def test_layers_that_drift_end_the_probe_early() -> None:
     assert "will not settle within the probe" in report.stop_reason
 
 
+def test_a_layer_that_ends_before_any_verdict_says_why_and_what_may_help() -> None:
+    report = report_of(Silent(noise=4.0), OptimalVarianceInit(verbose=False), max_epochs=20)
+    layer = report["layer"]
+    assert report.probe_steps < 40
+    assert (layer.verdict, layer.action) == (Verdict.INCONCLUSIVE, "kept")
+    assert layer.reason == (
+        "V moves so that it would not settle within the probe's 100 steps."
+        " `max_probe_steps=200` may tell."
+    )
+
+
 @pytest.mark.parametrize("lr", [5.0, 500.0])
 def test_a_learning_rate_far_too_high_changes_nothing(lr: float) -> None:
     torch.manual_seed(0)
@@ -99,6 +111,16 @@ def test_a_learning_rate_far_too_high_changes_nothing(lr: float) -> None:
     assert {row.verdict for row in report.layers} == {Verdict.INVALID}
     assert report.probe_steps < 100
     assert "the probe diverged, all 3 layers keep their weights" in report.table()
+
+
+def test_a_layer_that_decay_takes_away_is_not_blamed_on_the_learning_rate() -> None:
+    callback = OptimalVarianceInit(100, on_unsettled="use", verbose=False)
+    with pytest.warns(UserWarning, match="Weight decay leaves nothing of a layer: lower it"):
+        report = report_of(Regression(lr=0.05, decay=1.0), callback, max_epochs=20)
+    assert re.search(
+        r"the variance of 'net.\d' by probe step \d+ was 0.0\d+ times", report.divergence
+    )
+    assert "Lower the learning rate" not in report.layers[0].reason
 
 
 def test_a_loss_that_rises_ends_the_probe() -> None:
