@@ -185,8 +185,7 @@ class OptimalVarianceInit(_WatchesRun):
         )
         if recipe_by_width and recipe is None:
             raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")
-        self.include = include
-        self.exclude = exclude
+        self.include, self.exclude = include, exclude
         self.recipe_file = recipe
         self.recipe_by_width = recipe_by_width
         self.recipe_path = recipe_path
