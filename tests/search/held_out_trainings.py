@@ -138,9 +138,7 @@ class KeepsItsStart(Callback):
 def train(number: int, folder: Path) -> OptimalVarianceInit:
     """Probe for two fifths, then train; everything it leaves is in `folder`."""
     seed_everything(1000 + number, verbose=False)
-    callback = OptimalVarianceInit(
-        0.4, on_unsettled="use", recipe_path=str(folder / "probe_recipe.json"), verbose=False
-    )
+    callback = OptimalVarianceInit(0.4, on_unsettled="use", verbose=False)
     trainer = Trainer(
         accelerator="cpu",
         max_steps=STEPS,

@@ -2,18 +2,17 @@
 
     python tests/search/rescore.py RUN
 
-reads `run_variance.csv`, the probe's recipe and a checkpoint of the run, and prints the sentence
-that the run should have ended with.
+reads `run_variance.csv` and what a checkpoint from before the first step says of the probe, and
+prints the sentence that the run should have ended with.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -32,39 +31,22 @@ def rescore(run: Path) -> dict[str, Scored]:
     with (run / "run_variance.csv").open() as file:
         rows = list(csv.DictReader(file))
     ends = {name: float(value) for name, value in rows[-1].items() if name != "step"}
-    recipe = json.loads((run / "probe_recipe.json").read_text())
-    intervals = _intervals(run / "start.ckpt")
-    return {
-        layer["name"]: _scored(
-            layer, ends[layer["name"]], recipe["settings"]["tolerance"], intervals[layer["name"]]
-        )
-        for layer in recipe["layers"]
-    }
-
-
-def _intervals(checkpoint: Path) -> dict[str, tuple[float | None, float | None]]:
-    states = torch.load(checkpoint, weights_only=True)["callbacks"]
+    states = torch.load(run / "start.ckpt", weights_only=True)["callbacks"]
     (state,) = [value for name, value in states.items() if name.startswith("OptimalVarianceInit")]
-    return {
-        layer["name"]: (layer["projected_lower"], layer["projected_upper"])
-        for layer in state["report"]["layers"]
-    }
+    said = state["report"] or {"layers": [], "settings": {"tolerance": math.nan}}
+    tolerance = said["settings"]["tolerance"]
+    return {one["name"]: _scored(one, ends[one["name"]], tolerance) for one in said["layers"]}
 
 
-def _scored(
-    layer: dict[str, object],
-    end: float,
-    tolerance: float,
-    interval: tuple[float | None, float | None],
-) -> Scored:
-    said, verdict = layer["variance"], str(layer["verdict"])
-    moved = math.log(end / said) if isinstance(said, float) and said > 0 else math.nan
+def _scored(layer: dict[str, Any], end: float, tolerance: float) -> Scored:
+    said, verdict = layer["variance"], layer["verdict"]
+    moved = math.log(end / said) if said else math.nan
     held: bool | None = None
     if verdict == "stationary" and math.isfinite(moved):
         held = abs(moved) <= 1.2 * tolerance
     if verdict == "drifting" and math.isfinite(moved):
         held = abs(moved) >= 0.8 * tolerance
-    lower, upper = interval
+    lower, upper = layer["projected_lower"], layer["projected_upper"]
     known = lower is not None and upper is not None
     return Scored(verdict, moved, held, lower <= end <= upper if known else None)
 
