@@ -518,7 +518,7 @@ encoder.self_attends.0.mlp.dense2 gelu 32
         ("pixel_values=32",),
         """
 embedder.embedder.convolution linear 147
-encoder.stages.0.layers.0.layer.0.convolution relu 8
+encoder.stages.0.layers.0.layer.0.convolution relu_max_pool 8
 encoder.stages.0.layers.0.layer.2.convolution relu 2
 """,
     ),
