@@ -269,7 +269,8 @@ def ansi_page(shown: str, columns: int) -> str:
     # What a carriage return wrote over is not seen any more.
     lines = [line.rsplit("\r", 1)[-1] for line in shown.replace("\r\n", "\n").split("\n")]
     start = lines.index("") + 1
-    end = next((i for i, line in enumerate(lines) if "┏" in line), len(lines))
+    # The last frame is that of Lightning's own summary.
+    end = max((i for i, line in enumerate(lines) if "┏" in line), default=len(lines))
     console = Console(width=columns, record=True, file=StringIO())
     console.print(Text.from_ansi("\n".join(lines[start:end]).rstrip()))
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")

@@ -20,6 +20,7 @@ _COLUMNS: tuple[tuple[str, Callable[[RecipeLayer], str], int], ...] = (
     ("V", lambda layer: number(_known(layer.variance), 4), 0),
     ("rel. s.e.", lambda layer: number(_known(layer.standard_error), 2), 3),
     ("spread", lambda layer: number(_known(layer.spread), 2), 2),
+    ("change", lambda layer: "-" if layer.change is None else f"{layer.change:+.0%}", 2),
     ("verdict", lambda layer: layer.verdict, 1),
     ("sigma0", lambda layer: number(math.sqrt(layer.sigma0_squared), 4), 0),
     ("action", lambda layer: layer.action, 0),
