@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning_init.reporting.report import InitReport
     from lightning_init.stationarity.decision import Verdict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FractionalMomentInit",

@@ -126,8 +126,13 @@ def protocol_page(name: str, size: str, results: Sequence[CellResult], images: l
 
 
 def draw(name: str, results: Sequence[CellResult], directory: Path) -> list[str]:
-    """Forest plots of the protocol's questions; their paths as the page names them."""
+    """Forest plots of the protocol's questions, or each cell's pairs; as the page names them."""
     drawn = []
+    if name not in QUESTIONS:
+        for result in results:
+            file = directory / f"study_{name}_{result.cell.name}.png"
+            result.report.plot().savefig(file, metadata={"Software": None})
+            drawn.append(f"{directory.name}/{file.name}")
     for first, second in QUESTIONS.get(name, ()):
         asked = {
             result.cell.name: result.report

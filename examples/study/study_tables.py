@@ -118,4 +118,4 @@ def trainable_table(cells: Mapping[str, Sequence[Any]], accuracy: float) -> str:
 
 
 def table_row(values: Sequence[str]) -> str:
-    return "| " + " | ".join(values) + " |"
+    return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"

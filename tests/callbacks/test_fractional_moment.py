@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lightning_init import FractionalMomentInit, fractional_moment_std
 from lightning_init.callbacks import fractional_moment
 from lightning_init.initialization import fill
+from lightning_init.pages import Page
 from lightning_init.tables import number
 
 
@@ -367,11 +368,15 @@ class TestUnforeseenErrors:
             fit(model, init(nonlinearity="strict"))
         assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
-    @pytest.mark.parametrize("name", ["show", "log_fractional_moments"])
+    @pytest.mark.parametrize(
+        ("owner", "name"),
+        [(Page, "show"), (fractional_moment.outputs, "log_fractional_moments")],
+        ids=["show", "log"],
+    )
     def test_a_plan_that_cannot_be_shown_is_drawn(
-        self, name: str, monkeypatch: pytest.MonkeyPatch
+        self, owner: object, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(fractional_moment.outputs, name, breaks)
+        monkeypatch.setattr(owner, name, breaks)
         callback = init(verbose=True)
         with pytest.warns(UserWarning, match=r"could not (show|log) the plan \(Unforeseen"):
             fit(Regression(), callback)
