@@ -96,6 +96,15 @@ class DeepMLP(LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=0.5)
 
 
+# What a probe can be asked for; "use" keeps it going though nothing will settle.
+EVERYTHING: dict[str, Any] = {
+    "rounds": 2,
+    "forgetting": True,
+    "guard_steps": 10,
+    "on_unsettled": "use",
+}
+
+
 def train_deep(layers: int, log_dir: Path, steps: int, **settings: Any) -> OptimalVarianceInit:
     """Train a deep network with both callbacks, half of `steps` in the probe."""
     seed_everything(0)
@@ -292,8 +301,7 @@ def figure_cell(source: str, figure: Any) -> str:
 def tensorboard_pictures(driver: webdriver.Chrome, folder: Path, out: Path) -> None:
     """The page of 4, 50 and 500 layers, and the other tabs of 4."""
     quickstart.main(["--log-dir", str(folder / "4")])
-    # With everything that a probe can be asked for.
-    train_deep(50, folder / "50", 300, rounds=2, forgetting=True, guard_steps=10)
+    train_deep(50, folder / "50", 300, **EVERYTHING)
     train_deep(500, folder / "500", 100)
     for layers in (4, 50, 500):
         page = {f"tensorboard_{layers}_layers": "time_series"}
