@@ -213,6 +213,9 @@ class Readable(ABC):
     def __str__(self) -> str:
         return self.table()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.page(0).lead}>"
+
     @abstractmethod
     def page(self, max_rows: int | None = MOST_ROWS) -> Page:
         """What there is to read.

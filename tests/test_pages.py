@@ -119,6 +119,8 @@ def test_all_are_read_in_the_same_ways(which: int, report: InitReport) -> None:
     lead = shown.table().splitlines()[0]
     assert lead in shown.markdown()
     assert lead in shown.full()
+    assert lead in repr(shown)
+    assert "\n" not in repr(shown)
 
 
 def test_html_holds_no_text_as_markup() -> None:

@@ -9,7 +9,8 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from typing import Any
 
@@ -63,12 +64,9 @@ def _is_there(module: str) -> bool:
 
 def _names(package: str) -> str:
     """Whether the private names that a probe needs are there: one of a toy model needs them all."""
-    # The Trainer's own words on devices and tips, which are no part of the answer.
-    logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.ERROR)
     model = importlib.import_module(f"{package}.demos.boring_classes").BoringModel()
     callback = OptimalVarianceInit(4, on_probe_failure="raise", watch=False, verbose=False)
-    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as directory, _silence(package):
         trainer: Any = importlib.import_module(package).Trainer(
             **_QUIET, callbacks=[callback], default_root_dir=directory
         )
@@ -79,3 +77,17 @@ def _names(package: str) -> str:
         except Exception as error:  # whatever it is belongs into the report
             return f"a probe of a toy model fails: {type(error).__name__}: {error}"
     return "every private name that a probe needs is there"
+
+
+@contextmanager
+def _silence(package: str) -> Iterator[None]:
+    """Keep back the Trainer's own words on devices and tips, which are no part of the answer."""
+    logger = logging.getLogger(f"{package}.utilities.rank_zero")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -41,7 +41,7 @@ _Rule = tuple[str, float | tuple[float, ...] | None, float]
 _Solution = tuple[float, float, str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InitPlan(Readable):
     """One row per weight, and why the others are left out.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -118,8 +119,9 @@ class ForceMonitor:
 
     def __init__(self, weights: Sequence[Weight]) -> None:
         self._weights = tuple(weights)
-        self._optimizers: tuple[tuple[int, int], ...] = ()
-        self._groups: list[tuple[Optimizer, dict[str, Any]]] = []
+        # Weak: what a probe trained is not kept, moments and all, as long as its series.
+        self._optimizers: tuple[tuple[weakref.ref[Optimizer], int], ...] = ()
+        self._groups: list[tuple[weakref.ref[Optimizer], int]] = []
         self._group_of: list[int | None] = []
         self.restart()
 
@@ -149,7 +151,8 @@ class ForceMonitor:
         self._find_groups(module, optimizers)
         self._steps.append(step)
         self._squares.append([m2 + count * mean * mean for count, mean, m2 in moments])
-        self._rules.append([step_rule(*group) for group in self._groups])
+        held = [(optimizer(), index) for optimizer, index in self._groups]
+        self._rules.append([step_rule(o, o.param_groups[i]) for o, i in held if o is not None])
 
     def forces(self, index: int) -> Forces:
         """What moves one layer; unknown if no optimizer trains it."""
@@ -176,20 +179,21 @@ class ForceMonitor:
 
     def _find_groups(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Find the group of every layer's parameter, again when optimizers or groups changed."""
-        known = tuple((id(optimizer), len(optimizer.param_groups)) for optimizer in optimizers)
+        known = tuple((weakref.ref(one), len(one.param_groups)) for one in optimizers)
         if known == self._optimizers:
             return
         self._optimizers = known
         self.restart()
-        self._groups = [
-            (optimizer, group)
+        groups = [
+            (optimizer, index, group)
             for optimizer in optimizers
-            for group in optimizer.param_groups
+            for index, group in enumerate(optimizer.param_groups)
             if group.get("lr") is not None  # else the optimizer chooses its steps itself
         ]
+        self._groups = [(weakref.ref(optimizer), index) for optimizer, index, _ in groups]
         position = {
-            id(parameter): index
-            for index, (_, group) in enumerate(self._groups)
+            id(parameter): place
+            for place, (_, _, group) in enumerate(groups)
             for parameter in group["params"]
         }
         leaves = [parameters_of(module, weight)[0] for weight in self._weights]

@@ -9,9 +9,11 @@ have been without a probe.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +43,8 @@ from lightning_init.probe.refusals import (
 )
 from lightning_init.probe.replay import compare_replay, watch_for_leaks
 from lightning_init.probe.stand_ins import is_users_own, silent_callbacks, silent_loggers
+
+_LARGE = 64 * 2**20  # bytes of parameters
 
 
 def run_probe(
@@ -159,11 +163,14 @@ class _Probe:
                     self.suspects,
                 )
                 self._run_loop(training)
-                _refuse_together(trainer, lambda: _refuse_nothing(training, trainer, observer))
+                check = partial(_refuse_nothing, training, trainer, observer)
+                _refuse_together(trainer, check)
         except KeyboardInterrupt:
             internals.leave_signals_to_teardown(trainer)
             raise
         _refuse_together(trainer, training.verify_restored)
+        del training, check, observer.rates
+        _free_large_copies(self.module)
 
     def _run_loop(self, training: CopiedTraining | TrainingInPlace) -> None:
         trainer, loop = self.trainer, self.trainer.fit_loop
@@ -183,6 +190,13 @@ class _Probe:
         loop.teardown()
         if trainer.received_sigterm:
             raise module_for(trainer, "utilities.exceptions").SIGTERMException
+
+
+def _free_large_copies(module: LightningModule) -> None:
+    """Free what a probe trained, which holds itself, before weights and moments are made again."""
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
+    if size > _LARGE:  # a collection takes a tenth of a second: small copies can wait for theirs
+        gc.collect()
 
 
 def _refuse_nothing(

@@ -33,7 +33,7 @@ from lightning_init.reporting.report import InitReport
 _LIBRARIES = ("lightning", "lightning_init", "torch")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InitRecipe(ReadableRecipe):
     """The variances that a probe found, ready to be drawn again without one; `print` shows them.
 

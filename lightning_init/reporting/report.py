@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InitReport(Readable, ProbeRecord):
     """The outcome of a probe: the fields of `ProbeRecord`, and ways to show them.
 
