@@ -93,12 +93,20 @@ def _peak(kind: str) -> int:
     return int(finished.stdout.split()[-1])
 
 
-@pytest.mark.parametrize("kind", [OptimalVarianceInit, FractionalMomentInit])
-def test_no_hook_runs_per_batch(kind: type[Callback]) -> None:
+# The watch, and the comparison of batches with the probe's: both have benchmarks of their own.
+HOOKS_PER_BATCH: dict[type[Callback], set[str]] = {
+    OptimalVarianceInit: {"on_train_batch_start", "on_train_batch_end"},
+    FractionalMomentInit: set(),
+}
+
+
+@pytest.mark.parametrize("kind", HOOKS_PER_BATCH)
+def test_no_other_hook_runs_per_batch(kind: type[Callback]) -> None:
     hooks = [n for n, _ in inspect.getmembers(Callback, inspect.isfunction) if n.startswith("on_")]
     per_batch = [name for name in hooks if any(part in name for part in PER_BATCH)]
     assert len(per_batch) >= 12
-    assert [n for n in per_batch if getattr(kind, n) is not getattr(Callback, n)] == []
+    own = {name for name in per_batch if getattr(kind, name) is not getattr(Callback, name)}
+    assert own == HOOKS_PER_BATCH[kind]
 
 
 def test_a_fit_without_probe_pays_less_than_a_thousandth_of_a_step(
