@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
-from models import Notes
+from models import QUIET, Notes
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.probe import runner
@@ -43,18 +43,8 @@ class LooksOnce(Callback):
 def test_no_copy_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_LARGE", 0)
     callbacks = [OptimalVarianceInit(8, verbose=False), LooksOnce()]
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=16,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=callbacks,
-    )
-    trainer.fit(WithMoments())
+    options = {"max_epochs": 1, "limit_train_batches": 16, "limit_val_batches": 0, **QUIET}
+    Trainer(accelerator="cpu", callbacks=callbacks, **options).fit(WithMoments())
     # The probe, its replay, the real run, and its first step: the model, and one copy in a probe.
     assert [alive for alive, _ in SEEN.rows] == [2, 2, 1, 1]
     assert [moments for _, moments in SEEN.rows] == [0, 0, 0, 0]
