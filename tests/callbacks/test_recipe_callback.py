@@ -313,3 +313,55 @@ def test_the_last_row_is_the_end_of_the_run(tmp_path: Path) -> None:
     assert callback.run_recipe is not None
     ends = [layer.sigma0_squared for layer in callback.run_recipe.layers]
     assert [float(value) for value in rows[-1][1:]] == ends
+
+
+class LosesItself(Regression):
+    """Its loss is not finite from a step on."""
+
+    from_step = 47
+
+    def training_step(self, *arguments: Any) -> Any:
+        loss = super().training_step(*arguments)
+        return loss * math.nan if self.trainer.global_step >= self.from_step else loss
+
+
+class LosesTheLastLossOnly(LosesItself):
+    """The weights stay finite."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            parameter.grad.nan_to_num_()
+
+
+class LosesWeights(Regression):
+    """A weight is lost behind the loss's back."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.global_step == 48:
+            self.net[2].weight.data[0, 0] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (LosesItself, "with a loss of nan"),
+        (LosesTheLastLossOnly, "with a loss of nan"),
+        (LosesWeights, "with a variance of 'net.2' that is not finite"),
+    ],
+)
+def test_a_run_that_diverged_is_not_worth_starting_from(
+    kind: type[Regression], what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("an earlier run's")
+    callback = OptimalVarianceInit(0, recipe_path=str(path))
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(kind(), callback, max_epochs=6)
+    assert callback.run_recipe is None
+    assert path.read_text() == "an earlier run's"
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if line.startswith("OptimalVarianceInit: the")] == [
+        f"OptimalVarianceInit: the run ended {what}: no recipe is worth starting from, and none"
+        " was written."
+    ]
