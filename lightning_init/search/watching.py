@@ -88,9 +88,12 @@ class Watching:
         self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
         if not self._watch.is_due(step):
             return
+        self._writing(self._sample, module, step)
+
+    def _sample(self, module: LightningModule, step: int) -> None:
         variances = self._watch.sample(module, step)
         if self._files is not None:
-            self._writing(self._files.write, step, variances)
+            self._files.write(step, variances)
 
     def finish(
         self,
@@ -177,12 +180,13 @@ class Watching:
         self._files = RunFiles(trainer.loggers, series.layers, series.rows())
 
     def _writing(self, write: Any, *arguments: Any) -> None:
-        """Write; a full disk is no reason to end a training."""
+        """Write; neither a full disk nor another failure is a reason to end a training."""
         try:
             write(*arguments)
-        except OSError as error:
+        except Exception as error:
             if not self._broken:
-                warn_user(f"OptimalVarianceInit: the run's variances are not kept: {error}.")
+                reason = f"{type(error).__name__}: {error}"
+                warn_user(f"OptimalVarianceInit: the run's variances are not kept ({reason}).")
             self._broken = True
 
 

@@ -10,9 +10,21 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from models import (
+    NoisyQuadratic,
+    Regression,
+    StateAtTrainStart,
+    fit,
+    mlp,
+    regression_loader,
+    same,
+    weights_of,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_init import InitRecipe, OptimalVarianceInit
+from lightning_init.monitoring.run_watch import RunWatch
+from lightning_init.reporting.run_files import RunFiles
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*had not settled"),
@@ -364,4 +376,37 @@ def test_a_run_that_diverged_is_not_worth_starting_from(
     assert [line for line in said if line.startswith("OptimalVarianceInit: the")] == [
         f"OptimalVarianceInit: the run ended {what}: no recipe is worth starting from, and none"
         " was written."
+    ]
+
+
+def test_a_second_fit_opens_the_board_again(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    model, data = Regression(), regression_loader()
+    trainer = fit(model, OptimalVarianceInit(0), loader=data, logger=logger, max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, data)
+    assert trainer.global_step == 16
+    board = EventAccumulator(logger.log_dir).Reload()
+    steps = [event.step for event in board.Scalars("OptimalVarianceInit/run_variance/net.0")]
+    assert steps == list(range(17))
+
+
+@pytest.mark.parametrize("where", ["write", "sample"])
+def test_a_watch_that_fails_ends_no_training(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = RunFiles if where == "write" else RunWatch
+    plain, calls = getattr(kind, where), []
+
+    def fails(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise RuntimeError("planted")
+        return plain(*arguments)
+
+    monkeypatch.setattr(kind, where, fails)
+    with pytest.warns(UserWarning, match="the run's variances are not kept") as said:
+        trainer = fit(Regression(), OptimalVarianceInit(0), max_epochs=1)
+    assert trainer.global_step == 8
+    told = [str(one.message) for one in said if "not kept" in str(one.message)]
+    assert told == [
+        "OptimalVarianceInit: the run's variances are not kept (RuntimeError: planted)."
     ]
