@@ -42,10 +42,12 @@ class _WatchesRun(_ChecksRestart):
             self._saved_series = self._watched() if trainer.global_step > 0 else None
             self._watching, self.run_recipe = None, None
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any
+    ) -> None:
         """Take a sample, if one is due."""
         if self._watching is not None:
-            self._watching.after_step(trainer, pl_module)
+            self._watching.after_step(trainer, pl_module, outputs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave a recipe of what the run ended at, and say whether the probe was right."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning_init.probe.contents import PutBack
 from lightning_init.probe.keepers import Keeping, keepers_of
-from lightning_init.probe.object_walk import ObjectWalk
+from lightning_init.probe.object_walk import ObjectWalk, without_collections
 
 
 def capture(
@@ -35,13 +34,8 @@ def capture(
         True
     """
     named = roots if isinstance(roots, Mapping) else _named(roots)
-    collects = gc.isenabled()
-    gc.disable()  # a collection among so many new objects takes longer than the walk
-    try:
+    with without_collections():
         return CapturedState(ObjectWalk(named, leave))
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _named(roots: Iterable[object]) -> dict[str, object]:

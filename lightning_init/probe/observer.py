@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -104,7 +103,7 @@ class Observer(Callback):
         batch_idx: int,
     ) -> None:
         """Look at the step, if the batch led to one."""
-        loss = _loss_of(outputs)
+        loss = loss_of(outputs)
         self.batches_seen += 1
         self.lost_losses += loss is None and pl_module.automatic_optimization
         if self.steps < self.limits.verify_steps:
@@ -168,6 +167,7 @@ def learning_rates(trainer: Trainer) -> list[float]:
     return [math.nan if rate is None else float(rate) for rate in rates]
 
 
-def _loss_of(outputs: Any) -> Tensor | None:
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    return loss if isinstance(loss, torch.Tensor) else None
+def loss_of(outputs_of_step: Any) -> Tensor | None:
+    """The loss among what `training_step` returned, or None if it returned none."""
+    loss = outputs_of_step.get("loss") if isinstance(outputs_of_step, dict) else outputs_of_step
+    return loss if isinstance(loss, Tensor) else None

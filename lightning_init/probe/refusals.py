@@ -13,7 +13,10 @@ from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.data_state import data_held_by
 from lightning_init.probe.iterators import QUEUES
 from lightning_init.probe.limits import ProbeLimits, ProbeRefused
-from lightning_init.probe.object_walk import ObjectWalk
+from lightning_init.probe.object_walk import ObjectWalk, without_collections
+
+# A queue is behind a loader's few attributes, not among its samples in their thousands.
+_NEAR = 5_000
 
 
 class NothingToProbe(ProbeRefused):
@@ -63,7 +66,8 @@ def refuse_what_cannot_be_probed(
 def _queue_behind(instance: Any, module: LightningModule) -> str:
     """Name of a queue that the training data read, which nobody can fill again; empty if none."""
     roots = data_held_by(module) if instance is module else [instance]
-    walk = ObjectWalk({type(root).__name__: root for root in roots})
+    with without_collections():
+        walk = ObjectWalk({type(root).__name__: root for root in roots}, most=_NEAR)
     names = (
         walk.name(index)
         for index, found in enumerate(walk.found)

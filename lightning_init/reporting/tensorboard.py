@@ -144,7 +144,8 @@ def write_scalars(writer: Any, tags: Iterable[str], values: Sequence[float], ste
 
     pairs = zip(tags, values, strict=False)
     row = [Summary.Value(tag=name, simple_value=value) for name, value in pairs]
-    writer.file_writer.add_summary(Summary(value=row), step)
+    # As `add_scalar` asks for it: the writer of an earlier fit has been closed.
+    writer._get_file_writer().add_summary(Summary(value=row), step)  # noqa: SLF001
 
 
 @rank_zero_only

@@ -14,8 +14,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.probe import ProbeRun, run_probe
+from lightning_init.probe.observer import loss_of
 from lightning_init.reporting.records import GuardOutcome
-from lightning_init.search.health import loss_of
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.redraw import BorrowedWeights, derived_seed
 from lightning_init.search.settings import OptimalVarianceSettings

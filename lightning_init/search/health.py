@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.probe.observer import loss_of
 from lightning_init.stationarity import (
     LARGEST_FACTOR,
     LARGEST_WEIGHT,
@@ -94,9 +95,3 @@ def _variance_reason(monitor: VarianceMonitor, initial: Sequence[float], step: i
         if start > 0 and not 1 / LARGEST_FACTOR <= value / start <= LARGEST_FACTOR:
             return f"the variance {where} was {value / start:.3g} times what it was"
     return ""
-
-
-def loss_of(outputs_of_step: Any) -> Tensor | None:
-    """The loss among what `training_step` returned, or None if it returned none."""
-    loss = outputs_of_step.get("loss") if isinstance(outputs_of_step, dict) else outputs_of_step
-    return loss if isinstance(loss, Tensor) else None

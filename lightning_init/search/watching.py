@@ -10,11 +10,13 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
 from lightning_init.monitoring.run_watch import RunWatch, measured_variances
 from lightning_init.probe import lightning_internals as internals
+from lightning_init.probe.observer import loss_of
 from lightning_init.recipes.measured import MeasuredLayer
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
@@ -59,6 +61,7 @@ class Watching:
         self._files: RunFiles | None = None
         self._broken = False
         self._batches_to_wait = 0
+        self._loss: Tensor | None = None
         if trainer.is_global_zero:
             self._writing(self._open, trainer)
         if not self._watch.series.steps:
@@ -69,8 +72,12 @@ class Watching:
         """The series so far, for a checkpoint."""
         return self._watch.series.state_dict()
 
-    def after_step(self, trainer: Trainer, module: LightningModule) -> None:
+    def after_step(
+        self, trainer: Trainer, module: LightningModule, outputs_of_step: Any = None
+    ) -> None:
         """Take a sample if one is due; on every rank, because shards are measured together."""
+        loss = loss_of(outputs_of_step)
+        self._loss = None if loss is None else loss.detach()
         # To ask the Trainer where it is costs as much as everything else that waiting takes.
         self._batches_to_wait -= 1
         if self._batches_to_wait > 0:
@@ -81,9 +88,12 @@ class Watching:
         self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
         if not self._watch.is_due(step):
             return
+        self._writing(self._sample, module, step)
+
+    def _sample(self, module: LightningModule, step: int) -> None:
         variances = self._watch.sample(module, step)
         if self._files is not None:
-            self._writing(self._files.write, step, variances)
+            self._files.write(step, variances)
 
     def finish(
         self,
@@ -91,20 +101,39 @@ class Watching:
         module: LightningModule,
         report: InitReport | None,
         recipe_path: str | None = None,
-    ) -> tuple[InitRecipe, InitReport | None]:
-        """What the run ended at, as a recipe, and the probe's report in hindsight."""
+    ) -> tuple[InitRecipe | None, InitReport | None]:
+        """What the run ended at, as a recipe, and the probe's report in hindsight.
+
+        There is no recipe of a run that diverged.
+        """
         weights, step = self._inventory.weights, trainer.global_step
         ends = measured_variances(module, weights, self._settings.moment)
         if self._files is not None and step > self._watch.series.steps[-1]:
             self._writing(self._files.write, step, ends)
-        recipe = self._recipe(trainer, ends)
-        self._writing(self._save, trainer, recipe, recipe_path)
+        recipe = None
+        if lost := self._lost(ends):
+            rank_zero_info(
+                f"OptimalVarianceInit: the run ended with {lost}: no recipe is worth starting"
+                " from, and none was written."
+            )
+        else:
+            recipe = self._recipe(trainer, ends)
+            self._writing(self._save, trainer, recipe, recipe_path)
         if report is None:
             return recipe, None
         by_name = {weight.name: end for weight, end in zip(weights, ends, strict=True)}
         scored = in_hindsight(report.layers, by_name, self._settings.detector.tolerance)
         self._tell(score_sentence(scored), step)
         return recipe, replace(report, layers=scored)
+
+    def _lost(self, ends: Sequence[float]) -> str:
+        """What is not finite at the end of the run; empty if all is."""
+        if self._loss is not None and not self._loss.isfinite().all():
+            return f"a loss of {float(self._loss.float().mean())}"
+        for weight, end in zip(self._inventory.weights, ends, strict=True):
+            if not math.isfinite(end):
+                return f"a variance of {weight.name!r} that is not finite"
+        return ""
 
     def _recipe(self, trainer: Trainer, ends: Sequence[float]) -> InitRecipe:
         verdicts = self._verdicts()
@@ -151,12 +180,13 @@ class Watching:
         self._files = RunFiles(trainer.loggers, series.layers, series.rows())
 
     def _writing(self, write: Any, *arguments: Any) -> None:
-        """Write; a full disk is no reason to end a training."""
+        """Write; neither a full disk nor another failure is a reason to end a training."""
         try:
             write(*arguments)
-        except OSError as error:
+        except Exception as error:
             if not self._broken:
-                warn_user(f"OptimalVarianceInit: the run's variances are not kept: {error}.")
+                reason = f"{type(error).__name__}: {error}"
+                warn_user(f"OptimalVarianceInit: the run's variances are not kept ({reason}).")
             self._broken = True
 
 

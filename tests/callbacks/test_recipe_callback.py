@@ -10,9 +10,21 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from models import NoisyQuadratic, Regression, StateAtTrainStart, fit, mlp, same, weights_of
+from models import (
+    NoisyQuadratic,
+    Regression,
+    StateAtTrainStart,
+    fit,
+    mlp,
+    regression_loader,
+    same,
+    weights_of,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_init import InitRecipe, OptimalVarianceInit
+from lightning_init.monitoring.run_watch import RunWatch
+from lightning_init.reporting.run_files import RunFiles
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*had not settled"),
@@ -313,3 +325,88 @@ def test_the_last_row_is_the_end_of_the_run(tmp_path: Path) -> None:
     assert callback.run_recipe is not None
     ends = [layer.sigma0_squared for layer in callback.run_recipe.layers]
     assert [float(value) for value in rows[-1][1:]] == ends
+
+
+class LosesItself(Regression):
+    """Its loss is not finite from a step on."""
+
+    from_step = 47
+
+    def training_step(self, *arguments: Any) -> Any:
+        loss = super().training_step(*arguments)
+        return loss * math.nan if self.trainer.global_step >= self.from_step else loss
+
+
+class LosesTheLastLossOnly(LosesItself):
+    """The weights stay finite."""
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for parameter in self.parameters():
+            assert parameter.grad is not None
+            parameter.grad.nan_to_num_()
+
+
+class LosesWeights(Regression):
+    """A weight is lost behind the loss's back."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.trainer.global_step == 48:
+            self.net[2].weight.data[0, 0] = math.inf
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (LosesItself, "with a loss of nan"),
+        (LosesTheLastLossOnly, "with a loss of nan"),
+        (LosesWeights, "with a variance of 'net.2' that is not finite"),
+    ],
+)
+def test_a_run_that_diverged_is_not_worth_starting_from(
+    kind: type[Regression], what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("an earlier run's")
+    callback = OptimalVarianceInit(0, recipe_path=str(path))
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        fit(kind(), callback, max_epochs=6)
+    assert callback.run_recipe is None
+    assert path.read_text() == "an earlier run's"
+    said = [record.getMessage() for record in caplog.records]
+    assert [line for line in said if line.startswith("OptimalVarianceInit: the")] == [
+        f"OptimalVarianceInit: the run ended {what}: no recipe is worth starting from, and none"
+        " was written."
+    ]
+
+
+def test_a_second_fit_opens_the_board_again(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    model, data = Regression(), regression_loader()
+    trainer = fit(model, OptimalVarianceInit(0), loader=data, logger=logger, max_epochs=1)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, data)
+    assert trainer.global_step == 16
+    board = EventAccumulator(logger.log_dir).Reload()
+    steps = [event.step for event in board.Scalars("OptimalVarianceInit/run_variance/net.0")]
+    assert steps == list(range(17))
+
+
+@pytest.mark.parametrize("where", ["write", "sample"])
+def test_a_watch_that_fails_ends_no_training(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = RunFiles if where == "write" else RunWatch
+    plain, calls = getattr(kind, where), []
+
+    def fails(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 3:
+            raise RuntimeError("planted")
+        return plain(*arguments)
+
+    monkeypatch.setattr(kind, where, fails)
+    with pytest.warns(UserWarning, match="the run's variances are not kept") as said:
+        trainer = fit(Regression(), OptimalVarianceInit(0), max_epochs=1)
+    assert trainer.global_step == 8
+    told = [str(one.message) for one in said if "not kept" in str(one.message)]
+    assert told == [
+        "OptimalVarianceInit: the run's variances are not kept (RuntimeError: planted)."
+    ]

@@ -9,6 +9,7 @@ from typing import Any
 import contract_scenarios_callbacks as contract_scenarios_callbacks
 import contract_scenarios_data as contract_scenarios_data
 import contract_scenarios_modules as contract_scenarios_modules
+import contract_scenarios_state as contract_scenarios_state
 import contract_scenarios_surroundings as contract_scenarios_surroundings
 import contract_scenarios_training as contract_scenarios_training
 import pytest
@@ -16,12 +17,14 @@ import torch
 from contract_harness import Setup, in_own_process, is_alarm, probe, run
 from contract_models import Net, adam, loader, table
 from contract_registry import SCENARIOS
-from test_negative_controls import CONTROLS
+from test_negative_controls import CONTROLS, no_closures
 from torch.utils.data import Dataset
 
 from lightning_init import OptimalVarianceInit
+from lightning_init.probe import runner
 
 # Not to be seen by running the probe again: what goes wrong when weights are drawn, or after it.
+# `IN_THE_PROBE` has the last two where a restart that forgets them would leave them.
 AFTER_THE_PROBE = {"no_shadows", "trained_buffers", "leaked_momentum"}
 # Told by an error: the probe cannot run.
 FAILING = {"no_closures"}
@@ -52,6 +55,71 @@ def test_an_omission_is_told_at_run_time(sabotage: Callable[[], None], name: str
         return setup
 
     assert alarms(scenario, sabotage)
+
+
+def at_the_end_of_each_probe(mischief: Callable[[Any, Any], None]) -> None:
+    """Let the probe's own code do one thing more before it looks whether all is as it was."""
+    run_loop = runner._Probe._run_loop
+
+    def careless(self: Any, training: Any) -> None:
+        run_loop(self, training)
+        with torch.no_grad():
+            mischief(self, training)
+
+    runner._Probe._run_loop = careless
+
+
+def momentum_left_behind() -> None:
+    run = runner._Probe._run
+
+    def careless(self: Any, observer: Any) -> None:
+        run(self, observer)
+        weight = self.module.net[0].weight
+        state = self.trainer.strategy.optimizers[0].state
+        state[weight]["momentum_buffer"] = torch.ones_like(weight)
+
+    runner._Probe._run = careless
+
+
+def buffers_trained_along() -> None:
+    def share(probe: Any, training: Any) -> None:
+        probe.module.net[1].running_mean.copy_(training.module.net[1].running_mean)
+
+    at_the_end_of_each_probe(share)
+
+
+def weights_trained_along() -> None:
+    def share(probe: Any, training: Any) -> None:
+        probe.module.net[0].weight.copy_(training.module.net[0].weight)
+
+    at_the_end_of_each_probe(share)
+
+
+IN_THE_PROBE: list[tuple[Callable[[], None], str, str]] = [
+    (momentum_left_behind, "momentum", "the state of optimizer 0"),
+    (buffers_trained_along, "adam", "modified 'net.1.running_mean' of the real model"),
+    (weights_trained_along, "adam", "modified 'net.0.weight' of the real model"),
+    (no_closures, "module_HooksFeatures", "KeyError"),
+]
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "name", "words"),
+    IN_THE_PROBE,
+    ids=lambda part: getattr(part, "__name__", part),
+)
+def test_what_a_probe_leaves_behind_is_named(
+    sabotage: Callable[[], None], name: str, words: str
+) -> None:
+    def told() -> list[str]:
+        sabotage()
+        setup = SCENARIOS[name]()
+        setup.ours = [probe(on_probe_failure="skip")]
+        setup.redraws = sabotage in (momentum_left_behind, weights_trained_along)
+        return run(lambda: setup, None)[2]
+
+    said = [text for text in in_own_process(told) if "OptimalVarianceInit: " in text]
+    assert [text for text in said if words in text], said
 
 
 def fitted(setup: Setup, **options: Any) -> OptimalVarianceInit:

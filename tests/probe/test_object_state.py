@@ -350,6 +350,34 @@ def test_long_containers_are_sampled_and_say_so(monkeypatch: pytest.MonkeyPatch)
     assert data.numbers[500] == 500
 
 
+@pytest.mark.parametrize("samples", [500, 5000])
+def test_a_crowd_of_samples_leaves_room_for_what_is_near(
+    samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_walk, "MOST_OBJECTS", 300)
+    deep = random.Random(1)
+    data = Node(samples={i: [[i]] for i in range(samples)})
+    data.transform = Node(rng=deep)
+    for _ in range(5):
+        data.transform = Node(means=[0.5], spreads=[0.5], inner=data.transform)
+    state = capture({"data": data})
+    assert state.notes == ["only the nearest 300 objects were looked at"]
+    drawn = deep.random()
+    assert state.restore() == []
+    assert deep.random() == drawn
+
+
+def test_what_many_objects_share_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_walk, "MOST_OBJECTS", 300)
+    shared = [1]
+    rows = [Node(shared=shared, rng=random.Random(i)) for i in range(60)]
+    state = capture({"rows": rows})
+    assert state.notes == []
+    drawn = rows[-1].rng.random()
+    assert state.restore() == []
+    assert rows[-1].rng.random() == drawn
+
+
 def test_caches_are_emptied_where_they_were_empty() -> None:
     empty, used = functools.lru_cache(lambda x: x), functools.lru_cache(lambda x: x)
     used(1)
