@@ -9,8 +9,8 @@ is lengthened by whole epochs to at least `--steps` optimizer steps: a tenth of 
 probe's steps are left to go, minus the loss at the end of the same run from He. Where nothing was
 redrawn both lie on one training, because the restart is exact and the learning rate constant; so
 one run from He serves both settings. Runs go through a plain loop, which gives the Trainer's
-weights bit for bit. Rows are appended to `--results`; an interrupted study goes on where it
-stopped.
+weights bit for bit; it shuffles once more than the probe did. Rows are appended to `--results`; an
+interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ def redrawn(probe: OptimalVarianceInit) -> int:
 @torch.no_grad()
 def training_loss(module: LightningModule, data: StudyData) -> float:
     module.eval()
-    losses = [
-        torch.nn.functional.cross_entropy(module(inputs).flatten(0, -2), targets.flatten()).item()
-        for inputs, targets in data.test_dataloader()[0]
-    ]
+    with torch.random.fork_rng():  # a loader draws a number whenever it begins
+        losses = [
+            torch.nn.functional.cross_entropy(module(x).flatten(0, -2), y.flatten()).item()
+            for x, y in data.test_dataloader()[0]
+        ]
     module.train()
     return statistics.fmean(losses)
 

@@ -1,8 +1,8 @@
 """Can a probe still change what a layer gets? Pure statistics of a series that goes on for a while.
 
-A layer is done when it is stationary, when its projection to the end of the horizon stays within
-the tolerance of the variance that it started with, when V will be too near that start for a redraw
-at the end of the probe's budget, or when it will not be stationary by then. The last is said when
+A layer is done when it is stationary, when V will stay within the tolerance of where it started to
+the end of the horizon, when it will be too near that start for a redraw at the end of the probe's
+budget, or when it will not be stationary by then. The last is said when
 its rate, falling off as it has since the start, will still be above the tolerance in the last
 window of the budget, or when noise alone keeps the upper limit of the drift index above it.
 """
@@ -21,7 +21,6 @@ from lightning_init.stationarity.drift import (
     fit_trend,
     window_length,
 )
-from lightning_init.stationarity.projection import FEWEST_SAMPLES, project
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.student import student_t_quantile
 from lightning_init.stationarity.verdict import DetectorState, glance
@@ -79,19 +78,15 @@ def ending(
     too_short = state.budget < fewest_samples(state.settings, state.budget)
     if too_short and futile_ends:
         return Ending.TOO_SHORT
-    samples = state.series.length
-    if samples >= FEWEST_SAMPLES and _stays_near(state, initial):
-        return Ending.UNCHANGED
-    too_early = samples < FEWEST_SAMPLES and not redrawn_from
-    if too_early or samples < earliest_look(state.budget):
+    earliest = earliest_look(state.budget) if redrawn_from else state.settings.minimum_samples
+    if state.series.length < earliest:
         return None
     fit = _fit(state)
-    if redrawn_from:
-        at_horizon, at_budget = _farthest(state, initial, fit)
-        if samples < FEWEST_SAMPLES and at_horizon < state.settings.tolerance:
-            return Ending.UNCHANGED
-        if at_budget < redrawn_from:
-            return Ending.STAYS
+    at_horizon, at_budget = _farthest(state, initial, fit)
+    if at_horizon < state.settings.tolerance:
+        return Ending.UNCHANGED
+    if at_budget < redrawn_from:
+        return Ending.STAYS
     surely = futile_ends and _will_not_settle(state, initial, fit)
     return Ending.WILL_NOT_SETTLE if surely else None
 
@@ -106,20 +101,6 @@ def looked_at(state: DetectorState) -> float:
 def earliest_look(budget: float) -> int:
     """Samples from which a trend says something of the rest of the budget."""
     return math.ceil(max(FEWEST_LOOKED_AT, EARLIEST * budget))
-
-
-def _stays_near(state: DetectorState, initial: float) -> bool:
-    """Whether V now and the interval of its projection lie within the tolerance of the start."""
-    if not initial > 0:
-        return False
-    values, settings = state.series.values, state.settings
-    if abs(math.log(values[-1] / initial)) > settings.tolerance:
-        return False
-    projection = project(np.log(values), max(0.0, state.horizon - len(values)))
-    lower, upper = projection.interval(2 * settings.confidence - 1)
-    factor = math.exp(settings.tolerance)
-    lowest, highest = min(lower, values[-1]), max(upper, values[-1])
-    return bool(initial / factor <= lowest and highest <= initial * factor)
 
 
 def _farthest(state: DetectorState, initial: float, fit: TrendFit) -> tuple[float, float]:
