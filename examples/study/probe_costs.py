@@ -1,15 +1,16 @@
-"""What does a probe cost where nothing is gained? The cost table of docs/optimal_variance.md.
+"""What does a probe cost where nothing is gained? The cost tables of docs/probe_measured.md.
 
-    python examples/study/probe_costs.py --results costs.jsonl --steps 1000 --seeds 3 --probes-only
-    python examples/study/probe_costs.py --results charged.jsonl --steps 1000 --seeds 20
+    python examples/study/probe_costs.py --results costs.jsonl --steps 775 --seeds 20
 
 The 18 cells of the study whose probes are charged for (protocols a, d and e, size `published`),
-with `OptimalVarianceInit()` at its defaults after He. Every run is lengthened by whole epochs to at
-least `--steps` optimizer steps: a tenth of the published 200 to 400 is too short for any verdict,
-and the probe ends at once. Charged: the training loss when the probe's steps are left
-to go, minus the loss at the end of the same run from He. Where nothing was redrawn both lie on one
-training, because the restart is exact. Rows are appended to `--results`; an interrupted study goes
-on where it stopped.
+with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. Every run
+is lengthened by whole epochs to at least `--steps` optimizer steps: a tenth of the published 200 to
+400 is too short for any verdict, and the probe ends at once. Charged: the training loss when the
+probe's steps are left to go, minus the loss at the end of the same run from He. Where nothing was
+redrawn both lie on one training, because the restart is exact and the learning rate constant; so
+one run from He serves both settings. Runs go through a plain loop, which gives the Trainer's
+weights bit for bit; it shuffles once more than the probe did. Rows are appended to `--results`; an
+interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import math
 import statistics
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,43 +29,65 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from study_cells import Cell, cells, read_protocol
-from verdicts import StopBeforeTraining
+from study_data import StudyData
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.compare.statistics import mean_interval
 
 PROTOCOLS = ("a", "d", "e")
+SETTINGS = ("keep", "project")
 
 
-class Losses(Callback):
-    """The training loss, in evaluation mode, so many steps before the end, and at the end."""
+class PlainLoop(Callback):
+    """Trains in place of the Trainer; the training loss, in evaluation mode, on the way.
 
-    def __init__(self, probe: OptimalVarianceInit | None = None) -> None:
-        self.probe, self.found = probe, dict[int, float]()
+    Args:
+        left: Steps before the end at which the loss is wanted; none are trained past the last.
+        probe: Whose own steps are left to go then, in place of `left`, if it redrew a layer.
+    """
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        report = self.probe and self.probe.report
-        left = int(trainer.estimated_stepping_batches) - trainer.global_step
-        if left not in (0, report.total_steps if report else 0) or left in self.found:
-            return
-        pl_module.eval()
-        with torch.no_grad(), torch.random.fork_rng():
-            losses = [
-                torch.nn.functional.cross_entropy(
-                    pl_module(batch[0]).flatten(0, -2), batch[1].flatten()
-                ).item()
-                for batch in trainer.datamodule.test_dataloader()[0]
-            ]
+    def __init__(self, left: Iterable[int] = (), probe: OptimalVarianceInit | None = None) -> None:
+        self.wanted, self.probe, self.found = set(left), probe, dict[int, float]()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.probe is not None and redrawn(self.probe):
+            self.wanted = {self.probe.report.total_steps}
+        optimizer, loader = trainer.optimizers[0], trainer.train_dataloader
+        left = trainer.max_epochs * len(loader)
         pl_module.train()
-        self.found[left] = statistics.fmean(losses)
+        for _ in range(trainer.max_epochs if self.wanted else 0):
+            for index, batch in enumerate(loader):
+                loss = pl_module.training_step(batch, index)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                left -= 1
+                if left in self.wanted:
+                    self.found[left] = training_loss(pl_module, trainer.datamodule)
+        trainer.should_stop = True
+
+
+def redrawn(probe: OptimalVarianceInit) -> int:
+    assert probe.report is not None
+    return sum(row.action == "redrawn" for row in probe.report.layers)
+
+
+@torch.no_grad()
+def training_loss(module: LightningModule, data: StudyData) -> float:
+    module.eval()
+    with torch.random.fork_rng():  # a loader draws a number whenever it begins
+        losses = [
+            torch.nn.functional.cross_entropy(module(x).flatten(0, -2), y.flatten()).item()
+            for x, y in data.test_dataloader()[0]
+        ]
+    module.train()
+    return statistics.fmean(losses)
 
 
 def train(cell: Cell, steps: int, seed: int, *callbacks: Callback) -> None:
     seed_everything(seed, verbose=False)
-    model, data = cell.make_model()(), cell.make_data()()
-    epochs = cell.trainer["max_epochs"]
     trainer = Trainer(
-        max_epochs=math.ceil(steps * epochs / cell.steps),
+        max_epochs=math.ceil(steps * cell.trainer["max_epochs"] / cell.steps),
         callbacks=[FractionalMomentInit(order=2.0, verbose=False), *callbacks],
         limit_val_batches=0,
         logger=False,
@@ -71,67 +95,84 @@ def train(cell: Cell, steps: int, seed: int, *callbacks: Callback) -> None:
         enable_model_summary=False,
         enable_progress_bar=False,
     )
-    trainer.fit(model, datamodule=data)
+    trainer.fit(cell.make_model()(), datamodule=cell.make_data()())
 
 
-def measure(cell: Cell, steps: int, seed: int, probes_only: bool) -> dict[str, Any]:
-    probe = OptimalVarianceInit(verbose=False, watch=False, seed=seed)
-    losses = Losses(probe)
-    train(cell, steps, seed, probe, StopBeforeTraining() if probes_only else losses)
-    report = probe.report
-    assert report is not None
-    redrawn = sum(row.action == "redrawn" for row in report.layers)
-    row = {
-        "cell": cell.name,
-        "seed": seed,
-        "planned": round(report.planned_steps),
-        "probe": report.total_steps,
-        "redrawn": redrawn,
-        "layers": len(report.layers),
-        "reason": report.divergence or report.stop_reason,
-    }
-    if not probes_only:
-        plain = Losses()
-        if redrawn:
-            train(cell, steps, seed, plain)
-        end = plain.found[0] if redrawn else losses.found[0]
-        row |= {"loss": end, "charged": losses.found[report.total_steps] - end}
-    return row
+def measure(
+    cell: Cell,
+    steps: int,
+    seed: int,
+    losses_from_he: Callable[[Cell, int, int, set[int]], dict[int, float]],
+) -> list[dict[str, Any]]:
+    """One row per setting of `on_unsettled`."""
+    rows, charged = [], []
+    for setting in SETTINGS:
+        probe = OptimalVarianceInit(on_unsettled=setting, verbose=False, watch=False, seed=seed)
+        loop = PlainLoop(probe=probe)
+        train(cell, steps, seed, probe, loop)
+        report = probe.report
+        assert report is not None
+        charged.append(loop.found.get(report.total_steps))
+        rows.append(
+            {
+                "cell": cell.name,
+                "seed": seed,
+                "setting": setting,
+                "planned": round(report.planned_steps),
+                "probe": report.total_steps,
+                "redrawn": redrawn(probe),
+                "layers": len(report.layers),
+                "reason": report.divergence or report.stop_reason,
+            }
+        )
+    from_he = losses_from_he(cell, steps, seed, {0, *(row["probe"] for row in rows)})
+    for row, found in zip(rows, charged, strict=True):
+        row["loss"] = from_he[0]
+        row["charged"] = (from_he[row["probe"]] if found is None else found) - from_he[0]
+    return rows
+
+
+def in_one_run(cell: Cell, steps: int, seed: int, left: set[int]) -> dict[int, float]:
+    loop = PlainLoop(left)
+    train(cell, steps, seed, loop)
+    return loop.found
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| cell | planned steps | runs | redrawn layers | median probe | He's loss | charged |",
-        "|---|---|---|---|---|---|---|",
+        "| cell | planned steps | runs | `on_unsettled` | redrawn layers | median probe | He's loss"
+        " | charged |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    medians = []
-    for name, found in itertools.groupby(
-        sorted(rows, key=lambda r: r["cell"]), lambda r: r["cell"]
-    ):
-        of_cell = list(found)
-        shares = [row["probe"] / row["planned"] for row in of_cell]
-        medians.append(statistics.median(shares))
-        charged = "-"
-        if len(of_cell) > 1 and "charged" in of_cell[0]:
-            found = mean_interval(np.array([row["charged"] for row in of_cell]))
-            charged = f"{found.mean:+.4f} [{found.lower:+.4f}, {found.upper:+.4f}]"
-        loss = statistics.fmean(row.get("loss", math.nan) for row in of_cell)
-        redrawn, layers = (sum(row[key] for row in of_cell) for key in ("redrawn", "layers"))
+    medians: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
+    groups = itertools.groupby(
+        sorted(rows, key=lambda row: (row["cell"], row["setting"])),
+        lambda row: (row["cell"], row["setting"]),
+    )
+    for (name, setting), group in groups:
+        found = list(group)
+        medians[setting].append(statistics.median(row["probe"] / row["planned"] for row in found))
+        charged = mean_interval(np.array([row["charged"] for row in found]))
+        loss = statistics.fmean(row["loss"] for row in found)
+        drawn, layers = (sum(row[key] for row in found) for key in ("redrawn", "layers"))
         lines.append(
-            f"| {name} | {of_cell[0]['planned']} | {len(of_cell)} | {redrawn} of {layers}"
-            f" | {medians[-1]:.1%} | {loss:.3f} | {charged} |"
+            f"| {name} | {found[0]['planned']} | {len(found)} | {setting} | {drawn} of {layers}"
+            f" | {medians[setting][-1]:.1%} | {loss:.3f} | {charged.mean:+.4f}"
+            f" [{charged.lower:+.4f}, {charged.upper:+.4f}] |"
         )
-    over = statistics.median(medians)
-    return "\n".join([*lines, "", f"Median over {len(medians)} cells: {over:.1%} of the run."])
+    said = [
+        f"{setting}: median over {len(of)} cells {statistics.median(of):.1%} of the run"
+        for setting, of in medians.items()
+    ]
+    return "\n".join([*lines, "", "; ".join(said)])
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("costs.jsonl"))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=775)
+    parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="cells whose name contains this text")
-    parser.add_argument("--probes-only", action="store_true")
     options = parser.parse_args(argv)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -142,9 +183,10 @@ def main(argv: list[str] | None = None) -> None:
     for seed, cell in itertools.product(range(options.seeds), chosen):
         if (cell.name, seed) in done or options.only not in cell.name:
             continue
-        rows.append(measure(cell, options.steps, seed, options.probes_only))
+        new = measure(cell, options.steps, seed, in_one_run)
+        rows += new
         with options.results.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            file.writelines(json.dumps(row) + "\n" for row in new)
     print(summary(rows))
 
 

@@ -67,8 +67,8 @@ class OptimalVarianceInit(_WatchesRun):
         tolerance: Largest relative change of V over the horizon that counts as settled.
         horizon: Optimizer steps over which V must stay put: "run" (the planned length of the real
             run), "probe" (as long as the probe may be) or a number of steps.
-        sample_every_n_steps: Optimizer steps between two measurements; the default is 14, with at
-            least 70 and at most 250 measurements per probe.
+        sample_every_n_steps: Optimizer steps between two measurements; the default is 18, with at
+            least 55 and at most 250 measurements per probe.
         granularity: One variance per "layer", one "global" variance, or one "gain" over the He
             variances 2 / fan-in.
         moment: What V is: the variance about the layer's mean ("central") or about 0 ("raw").

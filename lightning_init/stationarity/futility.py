@@ -1,12 +1,10 @@
 """Can a probe still change what a layer gets? Pure statistics of a series that goes on for a while.
 
-A layer is done when it is stationary, when its projection to the end of the horizon stays within
-the tolerance of the variance that it started with, when V will be too near that start for a redraw
-at the end of the probe's budget, or when it will not be stationary by then. The last is said when
-the projection alone moves by twice the tolerance in the last half of the budget; when its rate,
-falling off as fast as it has, at the lower end of its interval, will be above the tolerance, and
-the projection agrees (before one is possible, by twice the margin); or when noise alone keeps the
-upper limit of the drift index above it.
+A layer is done when it is stationary, when V will stay within the tolerance of where it started to
+the end of the horizon, when it will be too near that start for a redraw at the end of the probe's
+budget, or when it will not be stationary by then. The last is said when
+its rate, falling off as it has since the start, will still be above the tolerance in the last
+window of the budget, or when noise alone keeps the upper limit of the drift index above it.
 """
 
 from __future__ import annotations
@@ -16,26 +14,25 @@ from enum import Enum
 
 import numpy as np
 
-from lightning_init.stationarity.drift import TrendFit, drift_index, fit_trend, window_length
-from lightning_init.stationarity.projection import BATCHES, FEWEST_SAMPLES, project
+from lightning_init.stationarity.drift import (
+    FloatArray,
+    TrendFit,
+    drift_index,
+    fit_trend,
+    window_length,
+)
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.student import student_t_quantile
 from lightning_init.stationarity.verdict import DetectorState, glance
 
 # Noise that hangs together is overstated in a short window: a quarter of what it adds is certain.
 CERTAIN_NOISE = 0.25
-# A rate may fall off somewhat faster than it has: it must end at twice the tolerance at least.
-SURELY = 2.0
+# A rate may fall off somewhat faster than it has: it must end at thrice the tolerance at least.
+SURELY = 3.0
 # A rate may also rise somewhat before V comes too far from its start.
 RISES = 1.5
-# Margins taken off the latest rate where nothing else bears witness.
-ALONE = 2.0
-# Standard errors taken off what a projection moves by, where the rate does not confirm it.
-DOUBT = 0.5
-# Batches of a projection from too few samples for the usual ten.
-EARLY_BATCHES = 5
-# A shorter beginning does not tell what the rest of the budget holds.
-EARLIEST = 0.25
+# A shorter beginning, in samples and as a share of the budget, does not tell what the rest holds.
+FEWEST_LOOKED_AT, EARLIEST = 12, 0.15
 # Samples between two looks before the first check.
 LOOK_EVERY = 3
 
@@ -81,18 +78,17 @@ def ending(
     too_short = state.budget < fewest_samples(state.settings, state.budget)
     if too_short and futile_ends:
         return Ending.TOO_SHORT
-    samples = state.series.length
-    if samples >= FEWEST_SAMPLES and _stays_near(state, initial):
-        return Ending.UNCHANGED
-    too_early = samples < FEWEST_SAMPLES and not redrawn_from
-    if too_early or samples < earliest_look(state.settings, state.budget):
+    earliest = earliest_look(state.budget) if redrawn_from else state.settings.minimum_samples
+    if state.series.length < earliest:
         return None
-    at_horizon, at_budget = _farthest(state, initial) if redrawn_from else (math.inf, math.inf)
-    if samples < FEWEST_SAMPLES and at_horizon < state.settings.tolerance:
+    fit = _fit(state)
+    at_horizon, at_budget = _farthest(state, initial, fit)
+    if at_horizon < state.settings.tolerance:
         return Ending.UNCHANGED
     if at_budget < redrawn_from:
         return Ending.STAYS
-    return Ending.WILL_NOT_SETTLE if futile_ends and _will_not_settle(state) else None
+    surely = futile_ends and _will_not_settle(state, initial, fit)
+    return Ending.WILL_NOT_SETTLE if surely else None
 
 
 def looked_at(state: DetectorState) -> float:
@@ -102,28 +98,15 @@ def looked_at(state: DetectorState) -> float:
     return samples // LOOK_EVERY if is_early else state.next_check
 
 
-def earliest_look(settings: DetectorSettings, budget: float) -> int:
-    """Samples from which a trend can be fitted and says something of the rest of the budget."""
-    return math.ceil(max(settings.trend_samples, EARLIEST * budget))
+def earliest_look(budget: float) -> int:
+    """Samples from which a trend says something of the rest of the budget."""
+    return math.ceil(max(FEWEST_LOOKED_AT, EARLIEST * budget))
 
 
-def _stays_near(state: DetectorState, initial: float) -> bool:
-    """Whether V now and the interval of its projection lie within the tolerance of the start."""
-    if not initial > 0:
-        return False
-    values, settings = state.series.values, state.settings
-    projection = project(np.log(values), max(0.0, state.horizon - len(values)))
-    lower, upper = projection.interval(2 * settings.confidence - 1)
-    factor = math.exp(settings.tolerance)
-    lowest, highest = min(lower, values[-1]), max(upper, values[-1])
-    return bool(initial / factor <= lowest and highest <= initial * factor)
-
-
-def _farthest(state: DetectorState, initial: float) -> tuple[float, float]:
+def _farthest(state: DetectorState, initial: float, fit: TrendFit) -> tuple[float, float]:
     """Largest |log(V / initial)| by the ends of horizon and budget, at about its present rate."""
     if not initial > 0:
         return math.inf, math.inf
-    fit = _fit(state)
     margin = student_t_quantile(state.settings.confidence, fit.degrees_of_freedom)
     rate = max(
         abs(fit.end_slope) + margin * fit.end_slope_standard_error,
@@ -144,44 +127,42 @@ def _fit(state: DetectorState) -> TrendFit:
     return fit_trend(np.log(state.series.values[-window:]), batches)
 
 
-def _will_not_settle(state: DetectorState) -> bool:
+def _will_not_settle(state: DetectorState, initial: float, fit: TrendFit) -> bool:
     settings, samples = state.settings, state.series.length
-    remaining = state.budget - samples
-    if remaining <= 0:
+    if samples >= state.budget:
         return False
-    fit = _fit(state)
     trend = drift_index(fit, state.horizon, settings.confidence)
     # The standard error of a slope falls with the length of its window to the power 3/2.
     noise = (trend.upper - trend.drift_index) * (samples / state.budget) ** 1.5
     if CERTAIN_NOISE * noise > settings.tolerance:
         return True
-    last_window = state.budget * (1 - settings.window_fraction)
-    is_alone = samples < FEWEST_SAMPLES
-    ahead = (last_window + state.budget) / 2 - samples
-    relaxed = _relaxed_rate(fit, ahead, settings.confidence, ALONE if is_alone else 1.0)
-    keeps_its_rate = relaxed * state.horizon > SURELY * settings.tolerance
-    if is_alone and keeps_its_rate:
-        return True
-    begin, batches = max(0.0, last_window - samples), EARLY_BATCHES if is_alone else BATCHES
-    log_values = np.log(state.series.values)
-    first, last = (project(log_values, end, batches) for end in (begin, remaining))
-    horizons = state.horizon / (remaining - begin)
-    moves = abs(last.log_value - first.log_value)
-    surely = (moves - DOUBT * last.standard_error) * horizons > SURELY * settings.tolerance
-    return surely or (keeps_its_rate and moves * horizons > settings.tolerance)
+    values = state.series.values
+    started = initial if initial > 0 else values[0]
+    series = np.concatenate([[started], values]) / values[-1]
+    in_last_window = state.budget * (1 - settings.window_fraction / 2)
+    # A fall from far above relaxes in V, a rise from far below in log V.
+    rate = min(_rate_at(in_last_window, one, fit) for one in (series, np.log(series)))
+    return rate * state.horizon > SURELY * settings.tolerance
 
 
-def _relaxed_rate(fit: TrendFit, ahead: float, confidence: float, margins: float) -> float:
-    """Least |d log V / dt| so many samples ahead, if it falls off as fast as in this window.
+def _rate_at(time: float, series: FloatArray, fit: TrendFit) -> float:
+    """Least rate at a time to come, if it falls off exponentially, as it has since the start.
 
-    A relaxation falls off exponentially, a growth without end more and more slowly; both limits
-    are taken at the stated confidence, the latest rate by so many margins.
+    Args:
+        time: In samples from the start.
+        series: The start, known without noise, and the samples.
+        fit: Of the last window, for the noise.
     """
-    sign = math.copysign(1.0, fit.slope)
-    margin = student_t_quantile(confidence, fit.degrees_of_freedom) * fit.end_slope_standard_error
-    latest = sign * fit.end_slope - margins * margin
-    earliest = sign * (fit.slope - fit.curvature) + margin
-    if latest <= 0:
+    width = len(series) // 4
+    gap = (len(series) - 1 - (width - 1) / 2) / 2
+    begin = round(gap - (width - 1) / 2)
+    middle, end = series[begin : begin + width].mean(), series[-width:].mean()
+    noise = 2 * fit.noise * math.sqrt(2 * fit.window / fit.batches / width)
+    sign = math.copysign(1.0, end - middle)
+    late = sign * (end - middle) - noise
+    early = sign * (middle - series[0]) + noise
+    if late <= 0:
         return 0.0
-    falls = math.log(max(1.0, earliest / latest)) / fit.window
-    return latest / fit.window * math.exp(-falls * max(0.0, ahead))
+    if early <= 0:  # it has turned: what came before says nothing
+        return _rate_at(time - begin, series[begin:], fit) if begin >= FEWEST_LOOKED_AT else 0.0
+    return float(late / gap * min(1.0, late / early) ** (max(0.0, time - 1.5 * gap) / gap))

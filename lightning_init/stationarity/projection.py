@@ -71,13 +71,12 @@ class Projection:
         return _exp(self.log_value - half_width), _exp(self.log_value + half_width)
 
 
-def project(log_values: FloatArray, ahead: float, batches: int = BATCHES) -> Projection:
+def project(log_values: FloatArray, ahead: float) -> Projection:
     """Project a series of log V.
 
     Args:
-        log_values: log V, all samples since the start, shape (samples,), at least 4 per batch.
+        log_values: log V, all samples since the start, shape (samples,), at least 40.
         ahead: Samples from the last one to the time that is asked for, at least 0.
-        batches: Batch means that a curve is fitted to; `interval` is that of ten.
 
     Example:
         >>> import numpy as np
@@ -92,15 +91,14 @@ def project(log_values: FloatArray, ahead: float, batches: int = BATCHES) -> Pro
     longest = min(max(lead, SHORTEST_LEAD), LONGEST_LEAD)
     tests = np.maximum(SHORTEST_LEAD, longest * np.array(LEAD_SHARES))
     lengths = [samples, *(int(samples / (1 + test)) for test in tests)]
-    pairs = [_batch_means(log_values[:length], batches) for length in lengths]
+    pairs = [_batch_means(log_values[:length]) for length in lengths]
     times = np.array([time / length for (time, _), length in zip(pairs, lengths, strict=True)])
     means = np.array([mean for _, mean in pairs])
     # The first row looks ahead, the others at the last batch of the series.
     targets = pairs[0][0][-1] / np.array(lengths)
     targets[0] = 1 + lead
     predictions, leverages = _fit(times, means, targets)
-    window = log_values[-_window(samples, batches) :]
-    noise = fit_trend(window, batches).noise
+    noise = fit_trend(log_values[-_window(samples) :], BATCHES).noise
     errors = (means[0, -1] - predictions[:, 1:]) * np.maximum(1.0, lead / tests)
     variances = np.mean(errors**2, axis=1) + noise**2 * leverages[:, 0] + LEAST_VARIANCE
     weights = 1 / variances / np.sum(1 / variances)
@@ -109,15 +107,15 @@ def project(log_values: FloatArray, ahead: float, batches: int = BATCHES) -> Pro
     return Projection(mean, math.sqrt(variance))
 
 
-def _window(samples: int, batches: int) -> int:
-    return samples // 2 // batches * batches
+def _window(samples: int) -> int:
+    return samples // 2 // BATCHES * BATCHES
 
 
-def _batch_means(log_values: FloatArray, batches: int) -> tuple[FloatArray, FloatArray]:
+def _batch_means(log_values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Times, in samples, and means of the batches of the last half."""
-    window = _window(len(log_values), batches)
-    times = len(log_values) - window + (np.arange(batches) + 0.5) * window / batches
-    return times, log_values[-window:].reshape(batches, -1).mean(axis=1)
+    window = _window(len(log_values))
+    times = len(log_values) - window + (np.arange(BATCHES) + 0.5) * window / BATCHES
+    return times, log_values[-window:].reshape(BATCHES, -1).mean(axis=1)
 
 
 def _fit(

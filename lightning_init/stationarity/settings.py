@@ -55,14 +55,9 @@ class DetectorSettings:
         self._require("rule", self.rule in get_args(Rule), f"one of {get_args(Rule)}")
         self._require(
             "minimum_samples",
-            self.minimum_samples >= self.trend_samples,
-            f"at least `batches` / `window_fraction` = {self.trend_samples:g}",
+            self.minimum_samples >= self.batches / self.window_fraction,
+            f"at least `batches` / `window_fraction` = {self.batches / self.window_fraction:g}",
         )
-
-    @property
-    def trend_samples(self) -> float:
-        """Samples from which a trend can be fitted: one for each batch of the window."""
-        return self.batches / self.window_fraction
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
