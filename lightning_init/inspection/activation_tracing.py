@@ -168,10 +168,12 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
+    candidates = _candidates(model, parameters)
     mode, outputs = _followed(
-        model, parameters, inputs, run, _candidates(model), partial=partial, on_meta=on_meta
+        model, parameters, inputs, run, candidates, partial=partial, on_meta=on_meta
     )
-    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
+    if candidates:
+        inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
     inventory = replace(inventory, weights=weights)
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
@@ -249,8 +251,13 @@ def _activations(
     }
 
 
-def _candidates(model: nn.Module) -> dict[int, str]:
+def _candidates(
+    model: nn.Module, parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]]
+) -> dict[int, str]:
     """By identity, the names of the parameters that no known kind of layer holds as a weight."""
+    tables = {id(p) for m in model.modules() if isinstance(m, EMBEDDING_LAYERS) for p in [m.weight]}
+    if all(p.dim() < 2 or weights or id(p) in tables for p, weights in parameters):
+        return {}
     slots = tuple(walk_parameters(model))
     known = {
         id(leaf)

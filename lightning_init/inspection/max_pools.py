@@ -73,7 +73,7 @@ class PoolMode(TorchFunctionMode):
         rest = {key: value for key, value in kwargs.items() if key != "input"}
         # Branches that are joined have been activated, and are one half of what was.
         signed = bool((z < 0).any())
-        largest = [next(tensors_in(func(one, *args[1:], **rest))) for one in (z, -z)[: 1 + signed]]
+        largest = [tensors_in(func(one, *args[1:], **rest))[0] for one in (z, -z)[: 1 + signed]]
         return sum(_mean_square(one.relu()) for one in largest) / (2.0 * _mean_square(z))
 
     def _drawn_anew(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 
+@lru_cache(maxsize=1024)
 def operation_name(operation: Any) -> str:
     """Return one name for a function, its method and its in-place twin.
 
