@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -191,7 +192,8 @@ def _followed(
 ) -> tuple[SignalMode, Any]:
     """Run the model under a mode that follows its signals; max pooling is measured in a run before.
 
-    Where no module tells of one, it is measured and the model followed again.
+    That run ends behind as many as there are modules. If there turn out to be more, all are
+    measured, and the model is followed again.
     """
 
     def follow(growths: Sequence[float]) -> tuple[SignalMode, Any]:
@@ -204,22 +206,19 @@ def _followed(
                 raise
             return mode, ()
 
-    growths = _growths(run) if _pools(model) and not on_meta else ()
+    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in model.modules())
+    growths = _growths(run, expected) if expected else ()
     mode, outputs = follow(growths)
-    if mode.max_pools.count and not growths and not on_meta:
+    if mode.max_pools.count > len(growths) and not on_meta:
         mode, outputs = follow(_growths(run))
     return mode, outputs
 
 
-def _pools(model: nn.Module) -> bool:
-    return any("MaxPool" in kind.__name__ for kind in {*map(type, model.modules())})
-
-
-def _growths(run: Callable[[Any], Any]) -> tuple[float, ...]:
-    """What every max pooling adds; nothing more than was seen where the run fails."""
+def _growths(run: Callable[[Any], Any], calls: float = math.inf) -> tuple[float, ...]:
+    """What every max pooling adds; nothing more than was seen where the run ends early."""
     from lightning_init.inspection.max_pools import PoolMode
 
-    mode = PoolMode()
+    mode = PoolMode(calls)
     with suppress(Exception), eager():
         run(mode)
     return tuple(mode.growths)

@@ -75,10 +75,25 @@ def record_layer_inputs(
         fan_in[weight.name] = weight.fan_in
         for parameter in tensors_behind(model, weight):
             names[parameter] = (names.get(parameter) or frozenset()) | {weight.name}
+    try:
+        mode = _watched(model, example_input, names, fan_in, gradients=False)
+    except ValueError:  # a forward may need gradients, at the price of their graph
+        mode = _watched(model, example_input, names, fan_in, gradients=True)
+    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+
+
+def _watched(
+    model: nn.Module,
+    example_input: Any,
+    names: TensorTable[frozenset[str]],
+    fan_in: Mapping[str, int],
+    *,
+    gradients: bool,
+) -> _InputMode:
     args, kwargs = arguments_of(example_input)
     mode = _InputMode(names, fan_in, tensors_in((args, kwargs)))
-    trial_run(unwrapped(model), mode, args, kwargs)
-    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+    trial_run(unwrapped(model), mode, args, kwargs, gradients=gradients)
+    return mode
 
 
 class _InputMode(TorchFunctionMode):
@@ -158,11 +173,12 @@ class _InputMode(TorchFunctionMode):
 
 @torch.no_grad()
 def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
-    values = entered.detach().double()
-    axes = tuple(range(max(-dimensions, -values.dim()), 0))
-    mean_square = values.square().mean(dim=axes)
-    alive = mean_square[mean_square > 0]
-    return float((0.5 * (alive * fan_in).log()).mean()) if alive.numel() else -math.inf
+    axes = tuple(range(max(-dimensions, -entered.dim()), 0))
+    norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)
+    alive = norms[norms > 0]
+    if not alive.numel():
+        return -math.inf
+    return float(alive.log().mean()) + 0.5 * math.log(fan_in * norms.numel() / entered.numel())
 
 
 @torch.no_grad()
@@ -173,10 +189,9 @@ def _covered(
     options: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> float:
-    """Share of the taps that see the input: the same convolution, all of ones."""
-    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
-    sample = entered if entered.dim() < matrix.dim() else entered[:1]
-    ones = torch.ones(sample.shape, device=sample.device)
-    kernel = torch.ones(matrix.shape, device=sample.device)
-    seen = func(ones, kernel, None, *options, **rest)
-    return float(seen.mean()) / matrix[0].numel()
+    """Share of the taps that see the input: the same convolution of one channel, all of ones."""
+    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias", "groups")}
+    places = entered.shape[2 - matrix.dim() :]
+    ones, kernel = torch.ones(1, 1, *places), torch.ones(1, 1, *matrix.shape[2:])
+    seen = func(ones, kernel, None, *options[:3], **rest)
+    return float(seen.mean()) / kernel.numel()

@@ -11,7 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from lightning_init.inspection.calls import Call
-from lightning_init.inspection.operation_names import LAYERS, MATRIX_PRODUCTS, POOLS, names
+from lightning_init.inspection.operation_names import (
+    LAYERS,
+    MATRIX_PRODUCTS,
+    MAX_POOLS,
+    POOLS,
+    names,
+)
 from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.weights import Weight
 
@@ -115,7 +121,7 @@ class SeenFans:
 
     def follow(self, call: Call, outputs: list[Tensor]) -> None:
         """Carry the profile of a call's input over to its results."""
-        self._counts_borders |= "max_pool" in call.name
+        self._counts_borders |= call.name in MAX_POOLS
         profile, self._last = self._last, None
         if profile is None:
             if not self._profiles.values:

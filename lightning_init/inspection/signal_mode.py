@@ -20,12 +20,13 @@ from torch.overrides import TorchFunctionMode
 from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
-from lightning_init.inspection.max_pools import MAX_POOLS, MaxPools
+from lightning_init.inspection.max_pools import MaxPools
 from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
     LAYERS,
     MATRIX_PRODUCTS,
+    MAX_POOLS,
     NORMS,
     RANDOM,
     RECURRENT,
