@@ -204,7 +204,8 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
             they are, each with its reason in the plan.
         example_input: What the model is called with: a tensor, a tuple or list of positional
             arguments, or a dict of keyword arguments. It also gives lazy layers their shapes, and
-            the plan then holds the log-norm measured at every layer beside its prediction.
+            the plan then holds the log-norm measured at every layer beside its prediction, if
+            anything is drawn.
         seed: Seed of the draw; each layer's stream depends on it and on the layer's name alone.
         **settings: See `FractionalMomentSettings`.
         dry_run: Print the plan and change nothing.
@@ -243,7 +244,7 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     if example_input is not None and has_lazy_parameters(module):
         materialize_lazy_(module, example_input)
     plan.apply_(module, seed)
-    if example_input is None:
+    if example_input is None or all(row.treatment == "keep" for row in plan.rows):
         return plan
     try:
         return plan.measured_on(module, example_input)

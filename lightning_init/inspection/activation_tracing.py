@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -168,10 +169,12 @@ def trace_run(
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
     parameters = _parameters(model, inventory.weights)
+    candidates = _candidates(model, parameters)
     mode, outputs = _followed(
-        model, parameters, inputs, run, _candidates(model), partial=partial, on_meta=on_meta
+        model, parameters, inputs, run, candidates, partial=partial, on_meta=on_meta
     )
-    inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
+    if candidates:
+        inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
     inventory = replace(inventory, weights=weights)
     return Traced(inventory, _activations(mode, inventory.weights, outputs))
@@ -189,7 +192,8 @@ def _followed(
 ) -> tuple[SignalMode, Any]:
     """Run the model under a mode that follows its signals; max pooling is measured in a run before.
 
-    Where no module tells of one, it is measured and the model followed again.
+    That run ends behind as many as there are modules. If there turn out to be more, all are
+    measured, and the model is followed again.
     """
 
     def follow(growths: Sequence[float]) -> tuple[SignalMode, Any]:
@@ -202,22 +206,19 @@ def _followed(
                 raise
             return mode, ()
 
-    growths = _growths(run) if _pools(model) and not on_meta else ()
+    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in model.modules())
+    growths = _growths(run, expected) if expected else ()
     mode, outputs = follow(growths)
-    if mode.max_pools.count and not growths and not on_meta:
+    if mode.max_pools.count > len(growths) and not on_meta:
         mode, outputs = follow(_growths(run))
     return mode, outputs
 
 
-def _pools(model: nn.Module) -> bool:
-    return any("MaxPool" in kind.__name__ for kind in {*map(type, model.modules())})
-
-
-def _growths(run: Callable[[Any], Any]) -> tuple[float, ...]:
-    """What every max pooling adds; nothing more than was seen where the run fails."""
+def _growths(run: Callable[[Any], Any], calls: float = math.inf) -> tuple[float, ...]:
+    """What every max pooling adds; nothing more than was seen where the run ends early."""
     from lightning_init.inspection.max_pools import PoolMode
 
-    mode = PoolMode()
+    mode = PoolMode(calls)
     with suppress(Exception), eager():
         run(mode)
     return tuple(mode.growths)
@@ -249,8 +250,13 @@ def _activations(
     }
 
 
-def _candidates(model: nn.Module) -> dict[int, str]:
+def _candidates(
+    model: nn.Module, parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]]
+) -> dict[int, str]:
     """By identity, the names of the parameters that no known kind of layer holds as a weight."""
+    tables = {id(p) for m in model.modules() if isinstance(m, EMBEDDING_LAYERS) for p in [m.weight]}
+    if all(p.dim() < 2 or weights or id(p) in tables for p, weights in parameters):
+        return {}
     slots = tuple(walk_parameters(model))
     known = {
         id(leaf)

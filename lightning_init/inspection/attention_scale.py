@@ -6,10 +6,9 @@ divide them by sqrt(d). Where none does, the first weights of the queries have t
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.operation_names import (
@@ -21,6 +20,7 @@ from lightning_init.inspection.operation_names import (
     names,
 )
 from lightning_init.inspection.signals import SCALE_NOTE
+from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.weights import Weight
 
 _SOFTMAX = names("softmax safe_softmax")
@@ -40,7 +40,7 @@ class AttentionScale:
 
     def __init__(self) -> None:
         self.gains: dict[str, float] = {}
-        self._scores: Any = WeakTensorKeyDictionary()
+        self._scores: TensorTable[_Scores] = TensorTable()
 
     def follow(self, call: Call, outputs: list[Tensor]) -> None:
         """Note a product of queries and keys, what becomes of it, and the softmax at its end."""
@@ -53,14 +53,15 @@ class AttentionScale:
             (first, _), (second, _) = call.carriers[-2:]
             if (found := _scores(call, first, second)) is not None:
                 self._scores[outputs[0]] = found
-        elif call.carriers and self._scores:
+        elif call.carriers and self._scores.values:
             scores = self._scores.get(call.carriers[0][0])
             if scores is None:
                 return
             if call.name in _SOFTMAX:
                 self._judge(scores)
             elif (after := _after(scores, call)) is not None:
-                self._scores.update(dict.fromkeys(outputs, after))
+                for output in outputs:
+                    self._scores[output] = after
 
     def scaled(self, weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
         """The weights with the gains that were found."""

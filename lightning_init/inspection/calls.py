@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from lightning_init.inspection.signals import Signal
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of a torch operation, with the signals that its arguments carry.
 
     Args:
@@ -36,24 +34,19 @@ class Call:
     @property
     def signals(self) -> tuple[Signal, ...]:
         """Signals of the arguments, in order."""
-        return tuple(signal for _, signal in self.carriers)
+        return tuple([signal for _, signal in self.carriers])
 
     @property
     def first(self) -> Signal | None:
         """Signal of the first argument."""
         return self.signal_of(self.argument(0, "input"))
 
-    @property
-    def refuses_single_values(self) -> bool:
-        """Whether this is a norm that would refuse one position per sample in train mode."""
-        if self.name not in ("batch_norm", "instance_norm"):
-            return False
-        shape = self.args[0].shape
-        return bool(shape.numel() == shape[:2].numel())
-
     def signal_of(self, value: Any) -> Signal | None:
         """Return the signal that one argument carries, None if it carries none."""
-        return next((signal for tensor, signal in self.carriers if tensor is value), None)
+        for tensor, signal in self.carriers:
+            if tensor is value:
+                return signal
+        return None
 
     def argument(self, position: int, keyword: str, default: Any = None) -> Any:
         """Return an argument wherever it was written."""

@@ -56,6 +56,7 @@ NORMS = (
 MAX_POOLS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
 )
 POOLS = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.declared_order import tensors_behind, unwrapped
 from lightning_init.inspection.operation_names import operation_name
 from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
 
@@ -67,29 +67,49 @@ def record_layer_inputs(
         >>> round(found["0"].log_norm, 6), found["2"].origin
         (0.693147, '0')
     """
-    names: Any = WeakTensorKeyDictionary()
+    names: TensorTable[frozenset[str]] = TensorTable()
     for parameter in model.parameters():
         names[parameter] = frozenset()
     fan_in: dict[str, int] = {}
     for weight in weights:
         fan_in[weight.name] = weight.fan_in
         for parameter in tensors_behind(model, weight):
-            names[parameter] = names[parameter] | {weight.name}
+            names[parameter] = (names.get(parameter) or frozenset()) | {weight.name}
+    try:
+        mode = _watched(model, example_input, names, fan_in, gradients=False)
+    except ValueError:  # a forward may need gradients, at the price of their graph
+        mode = _watched(model, example_input, names, fan_in, gradients=True)
+    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+
+
+def _watched(
+    model: nn.Module,
+    example_input: Any,
+    names: TensorTable[frozenset[str]],
+    fan_in: Mapping[str, int],
+    *,
+    gradients: bool,
+) -> _InputMode:
     args, kwargs = arguments_of(example_input)
     mode = _InputMode(names, fan_in, tensors_in((args, kwargs)))
-    trial_run(unwrapped(model), mode, args, kwargs)
-    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+    trial_run(unwrapped(model), mode, args, kwargs, gradients=gradients)
+    return mode
 
 
 class _InputMode(TorchFunctionMode):
     """Carries the name of the last layer along every tensor that is computed from its output."""
 
-    def __init__(self, names: Any, fan_in: Mapping[str, int], inputs: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        names: TensorTable[frozenset[str]],
+        fan_in: Mapping[str, int],
+        inputs: Iterable[Tensor],
+    ) -> None:
         super().__init__()
         self.recorded: dict[str, list[LayerInput]] = {}
         self._made_of = names
         self._fan_in = fan_in
-        self._origins: Any = WeakTensorKeyDictionary()
+        self._origins: TensorTable[frozenset[str]] = TensorTable()
         for tensor in inputs:
             self._origins[tensor] = frozenset()
 
@@ -102,14 +122,14 @@ class _InputMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        given = list(tensors_in((args, kwargs)))
-        origins = [self._origins[tensor] for tensor in given if tensor in self._origins]
-        made_of = [self._made_of[tensor] for tensor in given if tensor in self._made_of]
+        given = [*map(id, tensors_in((args, kwargs) if kwargs else args))]
+        origins = [self._origins.values[one] for one in given if one in self._origins.values]
+        made_of = [self._made_of.values[one] for one in given if one in self._made_of.values]
         layers = frozenset[str]().union(*made_of)
         if name == "linear" or name in _CONVOLUTIONS:
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
-        outputs = list(tensors_in(result))
+        outputs = tensors_in(result)
         if origins or not made_of:
             origin = self._behind(name, layers, bool(made_of), origins)
             for tensor in outputs:
@@ -127,7 +147,7 @@ class _InputMode(TorchFunctionMode):
             return layers
         if parameters and (name == "linear" or name.startswith("conv")):
             return frozenset({_SEVERAL})
-        return frozenset[str]().union(*origins)
+        return origins[0] if len(origins) == 1 else frozenset[str]().union(*origins)
 
     def _record(
         self,
@@ -142,7 +162,7 @@ class _InputMode(TorchFunctionMode):
         if len(layers) != 1 or entered not in self._origins:
             return
         (layer,) = layers
-        origins = self._origins[entered]
+        origins = self._origins.values[id(entered)]
         convolution = operation in _CONVOLUTIONS
         norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
         covered = _covered(func, entered, matrix, args[3:], kwargs) if convolution else 1.0
@@ -153,11 +173,12 @@ class _InputMode(TorchFunctionMode):
 
 @torch.no_grad()
 def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
-    values = entered.detach().double()
-    axes = tuple(range(max(-dimensions, -values.dim()), 0))
-    mean_square = values.square().mean(dim=axes)
-    alive = mean_square[mean_square > 0]
-    return float((0.5 * (alive * fan_in).log()).mean()) if alive.numel() else -math.inf
+    axes = tuple(range(max(-dimensions, -entered.dim()), 0))
+    norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)
+    alive = norms[norms > 0]
+    if not alive.numel():
+        return -math.inf
+    return float(alive.log().mean()) + 0.5 * math.log(fan_in * norms.numel() / entered.numel())
 
 
 @torch.no_grad()
@@ -168,10 +189,9 @@ def _covered(
     options: tuple[Any, ...],
     kwargs: Mapping[str, Any],
 ) -> float:
-    """Share of the taps that see the input: the same convolution, all of ones."""
-    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
-    sample = entered if entered.dim() < matrix.dim() else entered[:1]
-    ones = torch.ones(sample.shape, device=sample.device)
-    kernel = torch.ones(matrix.shape, device=sample.device)
-    seen = func(ones, kernel, None, *options, **rest)
-    return float(seen.mean()) / matrix[0].numel()
+    """Share of the taps that see the input: the same convolution of one channel, all of ones."""
+    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias", "groups")}
+    places = entered.shape[2 - matrix.dim() :]
+    ones, kernel = torch.ones(1, 1, *places), torch.ones(1, 1, *matrix.shape[2:])
+    seen = func(ones, kernel, None, *options[:3], **rest)
+    return float(seen.mean()) / kernel.numel()

@@ -40,7 +40,7 @@ def fans_in_call(
     """
     if matrix.dim() < 2:
         return None
-    tensors = list(tensors_in((args, kwargs)))
+    tensors = tensors_in((args, kwargs))
     place = next((i for i, tensor in enumerate(tensors) if tensor is matrix), None)
     if place is None:
         return None

@@ -7,6 +7,7 @@ weights of a model do not show it: a bias that outweighs them makes all neighbou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,19 +16,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.calls import Call
-from lightning_init.inspection.operation_names import LAYERS, NORMS, names, operation_name
+from lightning_init.inspection.operation_names import LAYERS, MAX_POOLS, NORMS, operation_name
 from lightning_init.inspection.regions import tensors_in
 from lightning_init.inspection.signals import Signal, max_pool
 from lightning_init.theory.max_pooling import effective_draws
 
-MAX_POOLS = names(
-    """
-    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
-    max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-    adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
-    adaptive_max_pool3d_with_indices
-    """
-)
+
+class Enough(Exception):
+    """Every max pooling that was expected has been seen."""
 
 
 class PoolMode(TorchFunctionMode):
@@ -36,10 +32,14 @@ class PoolMode(TorchFunctionMode):
     `growths` has one entry for every call: the mean square of the positive part of the largest z,
     over the mean square of z itself, the output of the layer or norm in front. The largest -z
     counts as much, as if every weight were drawn with both signs.
+
+    Args:
+        calls: Where `Enough` is raised: what follows need not be run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calls: float = math.inf) -> None:
         super().__init__()
+        self._calls = calls
         self.growths: list[float] = []
         self._generator = torch.Generator().manual_seed(0)
         self._layer: Tensor | None = None
@@ -60,6 +60,8 @@ class PoolMode(TorchFunctionMode):
             self._layer = result
         elif name in MAX_POOLS:
             self.growths.append(self._growth(func, args, kwargs))
+            if len(self.growths) >= self._calls:
+                raise Enough
         return result
 
     @torch.no_grad()
@@ -73,7 +75,7 @@ class PoolMode(TorchFunctionMode):
         rest = {key: value for key, value in kwargs.items() if key != "input"}
         # Branches that are joined have been activated, and are one half of what was.
         signed = bool((z < 0).any())
-        largest = [next(tensors_in(func(one, *args[1:], **rest))) for one in (z, -z)[: 1 + signed]]
+        largest = [tensors_in(func(one, *args[1:], **rest))[0] for one in (z, -z)[: 1 + signed]]
         return sum(_mean_square(one.relu()) for one in largest) / (2.0 * _mean_square(z))
 
     def _drawn_anew(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 
+@lru_cache(maxsize=1024)
 def operation_name(operation: Any) -> str:
     """Return one name for a function, its method and its in-place twin.
 
@@ -29,14 +31,20 @@ def names(text: str) -> frozenset[str]:
 DROPOUTS = names("dropout dropout1d dropout2d dropout3d feature_dropout native_dropout")
 ALPHA_DROPOUTS = names("alpha_dropout feature_alpha_dropout")
 NORMS = names("batch_norm layer_norm group_norm instance_norm rms_norm normalize")
-POOLS = names(
+MAX_POOLS = names(
     """
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices
-    max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
-    adaptive_max_pool3d_with_indices mean nanmean amax amin max min interpolate upsample
-    upsample_nearest upsample_bilinear grid_sample
+    max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
+    adaptive_max_pool3d_with_indices fractional_max_pool2d fractional_max_pool3d
+    fractional_max_pool2d_with_indices fractional_max_pool3d_with_indices
+    """
+)
+POOLS = MAX_POOLS | names(
+    """
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    mean nanmean amax amin max min interpolate upsample upsample_nearest upsample_bilinear
+    grid_sample
     """
 )
 LAYOUTS = names(

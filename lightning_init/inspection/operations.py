@@ -7,7 +7,6 @@ An operation without an entry is never taken for harmless: behind it the rule is
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -180,7 +179,7 @@ def _choice(call: Call) -> Signal | None:
     if chosen_by is not None and not chosen_by.from_input:
         return _unknown(call)  # a hand-written activation: what is kept depends on the signal
     branches = tuple((tensor, signal) for tensor, signal in call.carriers if tensor is not mask)
-    return _join(replace(call, carriers=branches)) if branches else None
+    return _join(call._replace(carriers=branches)) if branches else None
 
 
 def _sum(call: Call) -> Signal:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
 from lightning_init.inspection.matrices import fans_in_call
 from lightning_init.inspection.recognition import computed_from
-from lightning_init.inspection.regions import Node, mapped, region_of, tensors_in
+from lightning_init.inspection.regions import Node, mapped, region_of
+from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.weights import Weight
 
 
@@ -31,8 +31,8 @@ class ParameterMatrices:
     ) -> None:
         self.found: dict[str, tuple[int, Fans]] = {}
         self.standardized: set[str] = set()
-        self._made_of: Any = WeakTensorKeyDictionary()
-        self._nodes: Any = WeakTensorKeyDictionary()
+        self._made_of: TensorTable[tuple[Weight, ...]] = TensorTable()
+        self._nodes: TensorTable[Node] = TensorTable()
         self._names: dict[Node, tuple[str, int]] = {}
         self._held: dict[Node, tuple[Weight, ...]] = {}
         for parameter, weights in parameters:
@@ -45,11 +45,11 @@ class ParameterMatrices:
 
     def any_in(self, tensors: Iterable[Any]) -> bool:
         """Whether one of these is a parameter, or made of parameters only."""
-        return any(tensor in self._made_of for tensor in tensors if isinstance(tensor, Tensor))
+        return not self._made_of.values.keys().isdisjoint(map(id, tensors))
 
-    def weights_in(self, value: Any) -> tuple[Weight, ...]:
-        """The weights that the tensors inside nested arguments are made of."""
-        found = (w for tensor in tensors_in(value) for w in self._made_of.get(tensor, ()))
+    def weights_in(self, tensors: Iterable[Any]) -> tuple[Weight, ...]:
+        """The weights that these tensors are made of."""
+        found = [w for one in tensors for w in self._made_of.values.get(id(one), ())]
         return tuple(dict.fromkeys(found))
 
     def extend(
@@ -65,7 +65,7 @@ class ParameterMatrices:
         self._made_of[tensor] = weights
 
         def leaf(value: Any) -> Any:
-            return self._nodes.get(value, value) if isinstance(value, Tensor) else value
+            return (self._nodes.get(value) or value) if isinstance(value, Tensor) else value
 
         args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
         self._nodes[tensor] = Node(
@@ -84,7 +84,7 @@ class ParameterMatrices:
         names: list[str] = []
         for tensor in call.tensors:
             node = self._nodes.get(tensor)
-            if node is None or not node.is_layout or not self._names.keys() & node.roots:
+            if node is None or not node.is_layout or self._names.keys().isdisjoint(node.roots):
                 continue
             fans = fans_in_call(call.name, call.args, call.kwargs, tensor)
             if fans is not None:

@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.operation_names import PRODUCTS, SUMS
 from lightning_init.inspection.recognition import Finding, recognize
-from lightning_init.inspection.regions import SPLITS, Node, Region, mapped, region_of
+from lightning_init.inspection.regions import PLAIN, SPLITS, Node, Region, mapped, region_of
 from lightning_init.inspection.signals import Signal, activate, scale, undecided
+from lightning_init.inspection.tensor_table import TensorTable
 
 _PLAIN = Signal().rule
+_HOLDERS = frozenset({tuple, list, dict, slice})
 _MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
 _findings: dict[Any, Finding | None] = {}
 
@@ -23,7 +24,7 @@ class RegionMemory:
     """The regions of one trace; equal regions are looked into once in a process."""
 
     def __init__(self) -> None:
-        self._nodes: Any = WeakTensorKeyDictionary()
+        self._nodes: TensorTable[Node] = TensorTable()
         self._uses: dict[str, set[Node]] = {}
         self._inside_norms: set[Node] = set()
 
@@ -40,13 +41,8 @@ class RegionMemory:
 
     def extend(self, call: Call, outputs: list[Tensor], after: Signal) -> tuple[Node, ...]:
         """One node for each result of a call that keeps to its region."""
-
-        def leaf(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return self._nodes.get(value, value.detach())
-
-        args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
+        args = tuple([self._node_or_value(value) for value in call.args])
+        kwargs = {key: self._node_or_value(value) for key, value in call.kwargs.items()}
         # A product of what is fed in may be its norm; a sum of one signal's functions, anything.
         several = len(call.carriers) > 1
         doubtful = several and (call.name in SUMS or (after.from_input and call.name in PRODUCTS))
@@ -62,7 +58,14 @@ class RegionMemory:
             )
             for pick, tensor in enumerate(outputs)
         )
-        return tuple(map(_part, nodes, outputs, [after] * len(nodes)))
+        return tuple([_part(*pair, after) for pair in zip(nodes, outputs, strict=True)])
+
+    def _node_or_value(self, value: Any) -> Any:
+        if type(value) in PLAIN:
+            return value
+        if isinstance(value, Tensor):
+            return self._nodes.get(value) or value.detach()
+        return mapped(value, self._node_or_value) if type(value) in _HOLDERS else value
 
     def share_a_root(self, carriers: Iterable[tuple[Tensor, Signal]]) -> bool:
         """Whether all these tensors are made of the same roots."""
@@ -72,7 +75,7 @@ class RegionMemory:
 
     def resolve(self, tensor: Tensor, signal: Signal) -> Signal:
         """Return the signal that a tensor carries, by its region where `signal` does not tell."""
-        node: Node | None = self._nodes.get(tensor)
+        node = self._nodes.get(tensor)
         if node is None or node.function is None or (signal.decided and not node.doubtful):
             return signal
         region = region_of(node)

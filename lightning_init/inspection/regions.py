@@ -6,9 +6,9 @@ a recorded call. Only constants are held, never the activations of the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_init.inspection.operation_names import DROPOUTS, LAYOUTS, SELECTIONS
 from lightning_init.inspection.signals import Signal
 
-_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size})
 _NARROW = frozenset({"half", "bfloat16"})  # run in single precision
 MOST_CALLS = 120  # a longer region is no activation and no norm
 SPLITS = frozenset(
@@ -26,7 +26,10 @@ SPLITS = frozenset(
 RESHAPES = LAYOUTS - SPLITS - {"expand", "expand_as", "tile", "repeat", "tril", "triu"}
 
 
-@dataclass(eq=False)
+Found = TypeVar("Found")
+
+
+@dataclass(eq=False, slots=True)
 class Node:
     """A tensor of the trace, known by how it was made.
 
@@ -63,9 +66,11 @@ class Node:
     roots: frozenset[Node] = frozenset()
 
     def __post_init__(self) -> None:
-        found = (leaf for leaf in leaves((self.args, self.kwargs)) if isinstance(leaf, Node))
-        self.inputs = tuple(dict.fromkeys(found))
-        self.roots = frozenset({self}) if self.function is None else self._roots_behind()
+        if self.function is None:
+            self.roots = frozenset({self})
+            return
+        self.inputs = tuple(dict.fromkeys(found_in((self.args, self.kwargs), Node)))
+        self.roots = self._roots_behind()
         self.doubtful = self.doubtful or any(node.doubtful for node in self.inputs)
 
     def _roots_behind(self) -> frozenset[Node]:
@@ -94,29 +99,34 @@ class Node:
         return same and len(self.inputs) == 1 and self.inputs[0].is_layout
 
 
-def leaves(value: Any) -> Iterator[Any]:
-    """Yield what nested tuples, lists, dicts and slices hold, in order."""
-    if type(value) in _PLAIN or isinstance(value, Tensor):  # nearly all there is
-        yield value
-        return
-    if isinstance(value, slice):
-        value = (value.start, value.stop, value.step)
-    # An abstract class takes longest to ask, and is asked last.
-    if not isinstance(value, (tuple, list)):
-        if not isinstance(value, (dict, Mapping)):
-            yield value
-            return
-        value = tuple(value.values())
-    for item in value:
-        if type(item) in _PLAIN or isinstance(item, Tensor):
-            yield item
-        else:
-            yield from leaves(item)
+def found_in(value: Any, kind: type[Found]) -> list[Found]:
+    """What of one kind nested tuples, lists, dicts and slices hold, in order."""
+    found: list[Found] = []
+    _collect((value,), kind, found)
+    return found
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors inside nested tuples, lists, dicts and slices, in order."""
-    return (leaf for leaf in leaves(value) if isinstance(leaf, Tensor))
+def _collect(items: Iterable[Any], kind: type[Found], found: list[Found]) -> None:
+    for item in items:
+        if type(item) in PLAIN:  # nearly all there is
+            continue
+        if isinstance(item, kind):
+            found.append(item)
+        elif isinstance(item, (tuple, list)):
+            _collect(item, kind, found)
+        elif isinstance(item, slice):
+            _collect((item.start, item.stop, item.step), kind, found)
+        elif not isinstance(item, _LEAVES) and isinstance(item, Mapping):
+            _collect(item.values(), kind, found)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors inside nested tuples, lists, dicts and slices, in order."""
+    return found_in(value, Tensor)
+
+
+# What is never looked into.
+_LEAVES = (Tensor, Node)
 
 
 def memory_of(tensor: Tensor) -> int:
@@ -126,6 +136,8 @@ def memory_of(tensor: Tensor) -> int:
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Change every leaf of nested tuples, lists, dicts and slices."""
+    if type(value) in PLAIN or isinstance(value, _LEAVES):
+        return change(value)
     if isinstance(value, Mapping):
         return {key: mapped(item, change) for key, item in value.items()}
     if isinstance(value, slice):
@@ -224,7 +236,7 @@ def _run(call: Node, found: Mapping[Node, Tensor]) -> Tensor:
     if args and isinstance(args[0], Tensor):
         args = (args[0].clone(), *args[1:])  # the call may write in place
     assert call.function is not None
-    results = list(tensors_in(call.function(*args, **kwargs)))
+    results = tensors_in(call.function(*args, **kwargs))
     return results[call.pick] if results else args[0]
 
 

@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.calls import Call
-from lightning_init.inspection.operation_names import LAYERS, MATRIX_PRODUCTS, POOLS, names
+from lightning_init.inspection.operation_names import (
+    LAYERS,
+    MATRIX_PRODUCTS,
+    MAX_POOLS,
+    POOLS,
+    names,
+)
+from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.weights import Weight
 
 _PADS = names("pad constant_pad_nd")
@@ -42,7 +48,7 @@ class SeenFans:
         self._plain: set[str] = set()
         self._counts: dict[str, list[tuple[float, float]]] = {}
         self._rows: dict[str, tuple[int, ...]] = {}
-        self._profiles: Any = WeakTensorKeyDictionary()
+        self._profiles: TensorTable[Tensor] = TensorTable()
         self._last: Tensor | None = None
 
     @torch.no_grad()
@@ -115,9 +121,11 @@ class SeenFans:
 
     def follow(self, call: Call, outputs: list[Tensor]) -> None:
         """Carry the profile of a call's input over to its results."""
-        self._counts_borders |= "max_pool" in call.name
+        self._counts_borders |= call.name in MAX_POOLS
         profile, self._last = self._last, None
         if profile is None:
+            if not self._profiles.values:
+                return
             given = (self._profiles.get(tensor) for tensor, _ in call.carriers)
             profile = next((one for one in given if one is not None), None)
             if profile is None or call.name in _ENDS:

@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.fans import Fans
-from lightning_init.inspection.max_pools import MAX_POOLS, MaxPools
+from lightning_init.inspection.max_pools import MaxPools
 from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
     LAYERS,
     MATRIX_PRODUCTS,
+    MAX_POOLS,
     NORMS,
     RANDOM,
     RECURRENT,
@@ -51,6 +50,7 @@ from lightning_init.inspection.signals import (
     pool,
     undecided,
 )
+from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.weights import Weight
 
 CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
@@ -58,8 +58,11 @@ STATE_NOTE = "the state of an LSTM or GRU has no known law: linear rule used"
 UNSEEN_NOTE = "its input is made by something that the trace cannot follow: linear rule used"
 
 # What is asked here must be known: the calls that merge signals, or end a region.
+_MAPS = LAYERS | MATRIX_PRODUCTS
 _MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
 _ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
+# Norms that refuse one position per sample in train mode.
+_REFUSING = names("batch_norm instance_norm")
 
 
 class SignalMode(TorchFunctionMode):
@@ -86,16 +89,17 @@ class SignalMode(TorchFunctionMode):
         self._used_otherwise: set[str] = set()
         self._normalized: set[str] = set()
         # Keyed by identity, held weakly: a tensor takes its record with it when it goes.
-        self._signals: Any = WeakTensorKeyDictionary()
-        self._constants: Any = WeakTensorKeyDictionary()
+        self._signals: TensorTable[Signal] = TensorTable()
+        self._constants: TensorTable[bool] = TensorTable()
         self._parameters = ParameterMatrices(parameters, candidates or {})
         self._regions = RegionMemory()
         self.fans = SeenFans()
         self.scores = AttentionScale()
         self.max_pools = MaxPools(growths)
+        given = Signal(from_input=True)
         for tensor in inputs:
-            self._signals[tensor] = Signal(from_input=True)
-            self._regions.begin(tensor, self._signals[tensor], given=True)
+            self._signals[tensor] = given
+            self._regions.begin(tensor, given, given=True)
 
     @property
     def matrices(self) -> dict[str, tuple[int, Fans]]:
@@ -123,21 +127,26 @@ class SignalMode(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        call = self._call(func, args, kwargs)
-        single = call.refuses_single_values
+        name = operation_name(func)
+        single = name in _REFUSING and _one_value_each(args[0])
         result = args[0].clone() if single else func(*args, **kwargs)
-        outputs = list(tensors_in(result)) or ([args[0]] if call.name == "setitem" else [])
+        outputs = tensors_in(result) or ([args[0]] if name == "setitem" else [])
         if outputs:
-            self._follow(call, outputs)
+            self._follow(self._call(func, name, args, kwargs), outputs)
         return result
 
     def _call(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Call:
-        tensors = tuple(tensors_in((args, kwargs)))
-        carriers = tuple((t, self._signals[t]) for t in tensors if t in self._signals)
+        tensors = tuple(tensors_in((args, kwargs) if kwargs else args))
+        signals = self._signals.values
+        carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
         has_parameters = self._parameters.any_in(tensors)
-        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters, tensors)
+        return Call(func, name, args, kwargs, carriers, has_parameters, tensors)
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
@@ -145,7 +154,7 @@ class SignalMode(TorchFunctionMode):
         apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
         if call.name in _MERGES or (apart and len(call.carriers) > 1):
             resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
-            call = replace(call, carriers=resolved)
+            call = call._replace(carriers=resolved)
         after = self._after(call, weights)
         self.fans.follow(call, outputs)
         self.scores.follow(call, outputs)
@@ -166,7 +175,7 @@ class SignalMode(TorchFunctionMode):
             if nodes:
                 self._regions.put(tensor, nodes[place])
             else:
-                product_of_weight = call.has_parameters and call.name in LAYERS | MATRIX_PRODUCTS
+                product_of_weight = call.has_parameters and call.name in _MAPS
                 given = call.name in RANDOM
                 self._regions.begin(tensor, after, given=given, from_weight=product_of_weight)
 
@@ -177,7 +186,7 @@ class SignalMode(TorchFunctionMode):
             return self._recurrent(call, weights)
         if call.name == "multi_head_attention_forward":
             return self._multi_head_attention(call)
-        if call.name in LAYERS or call.name in MATRIX_PRODUCTS:
+        if call.name in _MAPS:
             return self._linear_map(call, weights)
         if call.name in MAX_POOLS and call.carriers:
             return self.max_pools.behind(call)
@@ -185,7 +194,7 @@ class SignalMode(TorchFunctionMode):
 
     def _resolved(self, tensor: Tensor) -> Signal:
         """The signal of a tensor, by the values of what made it where the names do not tell."""
-        signal: Signal = self._signals[tensor]
+        signal = self._signals.values[id(tensor)]
         known = self._regions.resolve(tensor, signal)
         if known is not signal:
             self._signals[tensor] = known
@@ -194,13 +203,14 @@ class SignalMode(TorchFunctionMode):
     def _change_aliases(self, changed: Tensor, after: Signal) -> None:
         """Carry an in-place change over to the live tensors that share its memory."""
         memory = memory_of(changed)
-        for alias, signal in list(self._signals.items()):
+        for alias, signal in self._signals.living():
             if alias is changed or not memory or memory_of(alias) != memory:
                 continue
             rest = alias.numel() - changed.numel()
             both = (signal, after), (rest, changed.numel())
-            self._signals[alias] = concatenate(*both) if rest > 0 else after
-            self._regions.begin(alias, self._signals[alias])
+            mixed = concatenate(*both) if rest > 0 else after
+            self._signals[alias] = mixed
+            self._regions.begin(alias, mixed)
 
     def _keep(
         self,
@@ -213,7 +223,7 @@ class SignalMode(TorchFunctionMode):
         if signal is not None:
             self._signals[tensor] = signal
             return
-        self._signals.pop(tensor, None)
+        self._signals.discard(tensor)
         if call.has_parameters:
             self._parameters.extend(call, tensor, place, weights)
         elif self._is_constant(call):
@@ -225,8 +235,10 @@ class SignalMode(TorchFunctionMode):
         return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
-        used = frozenset().union(*(signal.straight_from for signal in call.signals))
+        used = frozenset().union(*[signal.straight_from for signal in call.signals])
         used -= after.straight_from if after is not None else frozenset()
+        if not used:
+            return
         if nodes:
             self._regions.note_use(used, nodes[0])
         else:
@@ -251,7 +263,7 @@ class SignalMode(TorchFunctionMode):
             return self._layer(call, weights)
         # What counts or indexes is no factor, as the offsets of grouped products.
         numbers = tuple(one for one in call.carriers if one[0].dtype.is_floating_point)
-        call = replace(call, carriers=numbers)
+        call = call._replace(carriers=numbers)
         found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
         if not call.carriers:
             return self._reach(found, Signal(from_input=True)) if self._has_constant(call) else None
@@ -308,11 +320,15 @@ class SignalMode(TorchFunctionMode):
             self._input_of(call.argument(i, k)) for i, k in enumerate(("query", "key", "value"))
         ]
         width = call.argument(3, "embed_dim_to_check")
-        for weight in self._parameters.weights_in(call.argument(5, "in_proj_weight")):
+        for weight in self._parameters.weights_in([call.argument(5, "in_proj_weight")]):
             signal = inputs[weight.rows[0] // width if weight.rows else 0]
             self._reach([weight.name], signal)
         for signal, letter in zip(inputs, "qkv", strict=True):
-            weights = self._parameters.weights_in(call.kwargs.get(f"{letter}_proj_weight"))
+            weights = self._parameters.weights_in([call.kwargs.get(f"{letter}_proj_weight")])
             self._reach([weight.name for weight in weights], signal)
-        out = self._parameters.weights_in(call.argument(11, "out_proj_weight"))
+        out = self._parameters.weights_in([call.argument(11, "out_proj_weight")])
         return self._reach([weight.name for weight in out], attention(call))
+
+
+def _one_value_each(entered: Tensor) -> bool:
+    return entered.shape.numel() == entered.shape[:2].numel()

@@ -18,6 +18,8 @@ def trial_run(
     observer: AbstractContextManager[Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    *,
+    gradients: bool = True,
 ) -> Any:
     """Call a model once, in train mode and eagerly, while `observer` is entered.
 
@@ -30,6 +32,7 @@ def trial_run(
         observer: A context manager, usually a `TorchFunctionMode`.
         args: Positional arguments, as `arguments_of` gives them.
         kwargs: Keyword arguments.
+        gradients: Whether a graph for gradients is built, which a forward may need.
 
     Returns:
         What the model returns.
@@ -45,8 +48,8 @@ def trial_run(
         >>> int(model[1].num_batches_tracked)
         0
     """
-    # As in training: a forward may need gradients, and a caller may be in inference mode.
-    with torch.inference_mode(False), torch.enable_grad():
+    # A caller may be in inference mode.
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         # Buffers are swapped for copies, so that not even their version counters move.
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         try:

@@ -139,6 +139,20 @@ def test_the_law_in_front_of_max_pooling_is_part_of_its_name(
     assert row.activation.source == ("assumed" if law == "prelu" else "traced")
 
 
+def test_fractional_max_pooling_is_max_pooling() -> None:
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.FractionalMaxPool2d(2, output_ratio=0.5))
+    first, last = drawn(nn.Sequential(*layers, nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)).rows
+    assert (last.activation.nonlinearity, last.activation.source) == ("relu_max_pool", "traced")
+    assert first.weight.fan_in < 27  # borders count, as with all max pooling
+
+
+def test_one_pooling_module_used_twice_is_measured_twice() -> None:
+    pooling = nn.MaxPool2d(2)
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), pooling, nn.Conv2d(8, 8, 3), nn.ReLU(), pooling)
+    rows = drawn(nn.Sequential(*layers, nn.Conv2d(8, 4, 1)), torch.randn(4, 3, 16, 16)).rows
+    assert [row.activation.nonlinearity for row in rows[1:]] == 2 * ["relu_max_pool"]
+
+
 def test_positions_are_counted_whatever_the_precision_and_the_defaults() -> None:
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1))
     taps = [row.weight.fan_in for row in drawn(plain, torch.randn(2, 3, 4, 4)).rows]
