@@ -107,7 +107,9 @@ def level_rows(runs: Sequence[RunRecord], reference: str, level: float) -> list[
         there = reached[row.first]
         share = f"{sum(map(math.isfinite, there))} of {len(there)}"
         both = math.isfinite(sum(there) + sum(reached[reference]))
-        shown = f"{interval if both else '-'} of {own:.0f}"
+        median = f"median {row.median_difference:+.0f}"
+        some = median if math.isfinite(row.median_difference) else "-"
+        shown = f"{interval if both else some} of {own:.0f}"
         rows.append([f"{level:.4f}", row.first, share, shown, row.verdict])
     return rows
 
