@@ -15,7 +15,9 @@ import study_batches
 import study_models
 from study_cells import cells, read_protocol
 from study_data import StudyData
+from study_peers import with_transfers
 
+from lightning_init import InitRecipe
 from lightning_init.compare.runs import RunTask, execute
 from lightning_init.compare.schemes import make_schemes
 
@@ -84,3 +86,18 @@ def test_networks_that_cannot_be_stacked_are_not() -> None:
         **dict.fromkeys("aceijlm", {True}),  # an MLP at a constant rate
         **dict.fromkeys("bdfghk", {False}),
     }
+
+
+def test_a_transfer_starts_from_the_variances_of_a_wider_run(tmp_path: Path) -> None:
+    plain = tasks(partial(study_models.MLP, widths=[784, 32, 24, 10]), 0)[0]
+    (scheme,) = with_transfers(["transfer:width=2"], plain, tmp_path)
+    assert scheme.pilot_steps == 24
+    start = study_batches.first_weights(replace(plain, scheme=scheme))
+    (found,) = tmp_path.glob("*/*1000-1.json")
+    wider = {layer.name: layer for layer in InitRecipe.load(found).layers}["net.2"]
+    assert tuple(wider.shape) == (48, 64)
+    drawn = start["net.2.weight"]
+    assert drawn.shape == (24, 32)
+    assert drawn.var().item() * 32 == pytest.approx(wider.variance * 64, rel=0.25)
+    with pytest.raises(ValueError, match="rate and width, got 'depth'"):
+        with_transfers(["transfer:depth=2"], plain, tmp_path)
