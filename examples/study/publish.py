@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 from study_cells import PROTOCOLS, Cell, cells, read_protocol
+from study_curves import paired_curves, steps_table
 from study_forest import forest
 from study_tables import scan_table, table_row, trainable_table
 
@@ -32,6 +33,9 @@ QUESTIONS = {
     "d": [("optimal", "he")],
     "e": [("optimal", "he")],
 }
+NEW = "f"  # protocols from this letter on have curves of their runs
+# A second reference, where schemes are also to be compared with another one.
+ALSO_AGAINST = dict.fromkeys("fghim", "pilot:seed=1000")
 PLOTTED = ("train_loss", "test_loss", "test_accuracy")
 
 
@@ -100,6 +104,11 @@ def metric_table(results: Sequence[CellResult], metric: str) -> list[str]:
     return lines
 
 
+def against(result: CellResult, reference: str, metrics: Mapping[str, str]) -> CellResult:
+    """The same runs compared with another scheme."""
+    return replace(result, report=summarize(result.records, metrics, reference))
+
+
 def protocol_page(name: str, size: str, results: Sequence[CellResult], images: list[str]) -> str:
     protocol = read_protocol(name)
     seeds = sorted({len({r.seed for r in result.records}) for result in results})
@@ -115,6 +124,15 @@ def protocol_page(name: str, size: str, results: Sequence[CellResult], images: l
         better = {"min": "lower", "max": "higher"}[protocol["metrics"][metric]]
         blocks.append(f"### {name}: final {metric} ({better} is better)")
         blocks.append("\n".join(metric_table(results, metric)))
+    if name in ALSO_AGAINST:
+        again = [against(result, ALSO_AGAINST[name], protocol["metrics"]) for result in results]
+        for metric in ("train_loss", "test_loss"):
+            blocks.append(f"### {name}: final {metric} against {ALSO_AGAINST[name]}")
+            blocks.append("\n".join(metric_table(again, metric)))
+    if name >= NEW:
+        cells = {r.cell.name: (r.records, r.cell.reference) for r in results}
+        if rows := steps_table(cells):
+            blocks += [f"### {name}: steps until a training loss is reached", "\n".join(rows)]
     blocks += [f"![{Path(image).stem}]({image})" for image in images]
     records = {result.cell.name: result.records for result in results}
     if "scan" in protocol:
@@ -132,6 +150,12 @@ def draw(name: str, results: Sequence[CellResult], directory: Path) -> list[str]
         for result in results:
             file = directory / f"study_{name}_{result.cell.name}.png"
             result.report.plot().savefig(file, metadata={"Software": None})
+            drawn.append(f"{directory.name}/{file.name}")
+    for result in results if name >= NEW else ():
+        title = f"{name}: {result.cell.name}"
+        if curves := paired_curves(result.records, result.cell.reference, title):
+            file = directory / f"study_{name}_{result.cell.name}_curves.png"
+            curves.savefig(file, metadata={"Software": None})
             drawn.append(f"{directory.name}/{file.name}")
     for first, second in QUESTIONS.get(name, ()):
         asked = {

@@ -30,9 +30,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("study"))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--cells", default="", help="cells whose name contains this text")
-    parser.add_argument("--seeds", type=int, default=None, help="fewer or more than the file says")
+    parser.add_argument("--seeds", type=seed_numbers, help="how many, or FIRST-LAST")
     parser.add_argument("--estimate", action="store_true")
     return parser.parse_args(argv)
+
+
+def seed_numbers(text: str) -> range:
+    """Seeds from 0, or those of a range.
+
+    >>> seed_numbers("3"), seed_numbers("20-21")
+    (range(0, 3), range(20, 22))
+    """
+    first, dash, last = text.partition("-")
+    return range(int(first), int(last) + 1) if dash else range(int(first))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,18 +73,29 @@ def print_estimate(chosen: Sequence[Cell], jobs: int) -> None:
 
 
 def run_cell(cell: Cell, protocol: dict[str, Any], options: argparse.Namespace) -> Sequence[Any]:
-    from study_peers import with_peers
+    from study_batches import can_be_stacked, keep_stacked_runs
+    from study_peers import with_peers, with_transfers
 
     from lightning_init.compare import compare
+    from lightning_init.compare.runs import RunTask
+    from lightning_init.compare.schemes import make_scheme
 
     started = time.monotonic()
+    out = options.out / options.protocol / cell.name
+    seeds = options.seeds or range(cell.seeds)
+    plain = RunTask(
+        make_scheme("default"), 0, cell.make_model(), cell.make_data(), dict(cell.trainer)
+    )
+    inits = with_transfers(with_peers(cell.inits), plain, out / "pilots")
+    if can_be_stacked(cell):
+        keep_stacked_runs(plain, inits, seeds, out)
     comparison = compare(
-        model=cell.make_model(),
-        data=cell.make_data(),
-        inits=with_peers(cell.inits),
-        seeds=options.seeds or cell.seeds,
-        out=options.out / options.protocol / cell.name,
-        trainer=dict(cell.trainer),
+        model=plain.model,
+        data=plain.data,
+        inits=inits,
+        seeds=seeds,
+        out=out,
+        trainer=plain.trainer,
         metrics=protocol["metrics"],
         reference=cell.reference,
         equal_budget=cell.equal_budget,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -11,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import study_models
 import yaml
 from study_data import StudyData
 
@@ -36,7 +36,8 @@ class Cell:
 
     def make_model(self) -> partial[Any]:
         arguments = dict(self.model)
-        return partial(getattr(study_models, arguments.pop("class")), **arguments)
+        module, _, name = f"study_models.{arguments.pop('class')}".rpartition(".")
+        return partial(pkgutil.resolve_name(f"{module.split('.')[-1]}:{name}"), **arguments)
 
     def make_data(self) -> Callable[[], StudyData]:
         return partial(StudyData, **self.data)

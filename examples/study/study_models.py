@@ -26,7 +26,8 @@ def activation_module(activation: str, slope: float = 0.01) -> nn.Module:
 class StudyModule(LightningModule):
     """Cross-entropy training with one optimizer, nothing logged per step.
 
-    Logs `epoch_train_loss` during training, `val_loss` and `val_accuracy` after each epoch. The
+    Logs `epoch_train_loss` during training, `val_loss` and `val_accuracy` after each epoch, and
+    with the last of them the `loss_by_step` of the whole run. The
     test loop is given training samples and test samples and logs `train_loss`, `train_accuracy`,
     `test_loss`, `test_accuracy` of the trained model.
 
@@ -56,6 +57,7 @@ class StudyModule(LightningModule):
         self.weight_decay, self.log_variance_ratio = weight_decay, log_variance_ratio
         self.initial_variances: dict[str, float] = {}
         self.epoch_losses: list[Tensor] = []
+        self.step_losses: list[Tensor] = []
         self.epoch_samples = 0
 
     def weight_variances(self) -> dict[str, float]:
@@ -81,9 +83,13 @@ class StudyModule(LightningModule):
         if self.log_variance_ratio and self.global_step == 0:
             self.initial_variances = self.weight_variances()
         loss = nn.functional.cross_entropy(self(batch[0]).flatten(0, -2), batch[1].flatten())
+        self.step_losses.append(loss.detach())
         self.epoch_losses.append(loss.detach() * len(batch[0]))
         self.epoch_samples += len(batch[0])
         return loss
+
+    def on_train_start(self) -> None:
+        self.step_losses = []
 
     def on_train_epoch_start(self) -> None:
         self.epoch_losses, self.epoch_samples = [], 0
@@ -96,6 +102,8 @@ class StudyModule(LightningModule):
         if self.epoch_losses:
             mean = torch.stack(self.epoch_losses).sum() / self.epoch_samples
             self.log("epoch_train_loss", mean)
+        if self.step_losses and self.global_step == self.trainer.estimated_stepping_batches:
+            self.log_dict(loss_by_step(self.step_losses))
 
     def test_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         self.evaluate(batch, ("train", "test")[dataloader_idx])
@@ -106,7 +114,7 @@ class StudyModule(LightningModule):
             self.log(f"variance_ratio_{name}", final[name] / initial)
 
     def configure_optimizers(self) -> torch.optim.Optimizer | dict[str, object]:
-        optimizer = self._optimizer()
+        optimizer = self.make_optimizer()
         if self.schedule == "constant":
             return optimizer
         scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -117,7 +125,8 @@ class StudyModule(LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, at the constant rate or the peak of the schedule."""
         makers = {
             "sgd": lambda **more: torch.optim.SGD(self.parameters(), **more),
             "momentum": lambda **more: torch.optim.SGD(self.parameters(), momentum=0.9, **more),
@@ -129,6 +138,16 @@ class StudyModule(LightningModule):
         return makers[self.optimizer](
             lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
         )
+
+
+def loss_by_step(losses: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Training loss of up to 50 stretches of a run, by the step that each ends with."""
+    ends = torch.linspace(0, len(losses), 51).round().int().tolist()
+    return {
+        f"loss_by_step_{end}": torch.stack(list(losses[start:end])).mean(0)
+        for start, end in zip(ends, ends[1:], strict=False)
+        if end > start
+    }
 
 
 def _factor(schedule: str, steps: int, step: int) -> float:

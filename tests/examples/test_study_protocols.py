@@ -113,9 +113,9 @@ def test_a_protocol_file_says_what_is_needed(name: str, size: str) -> None:
             assert probe is None or 0 < int(probe[1]) <= cell.steps / 3
 
 
-@pytest.mark.parametrize(("names", "hours"), [("abcde", 2), ("fghij", 4)])
+@pytest.mark.parametrize(("names", "hours"), [("abcde", 2), ("fghijk", 4), ("lm", 1)])
 def test_the_published_size_fits_on_two_cores(names: str, hours: float) -> None:
-    assert set("abcdefghij") == set(NAMES)
+    assert set("abcdefghijklm") == set(NAMES)
     seconds = sum(
         cell.seconds for name in names for cell in cells(read_protocol(name), "published")
     )
