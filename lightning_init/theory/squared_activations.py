@@ -24,11 +24,6 @@ from lightning_init.theory.special import FloatArray
 class Component(Protocol):
     """One part of the mixture; frozen and hashable, so that results can be cached by law."""
 
-    @property
-    def weight(self) -> float:
-        """Probability of this part."""
-        ...
-
     def power_mean(self, power: int) -> float:
         """``w E X^power`` for power 1, 2 or 3."""
         ...
@@ -47,11 +42,6 @@ class ChiSquareMixture:
 
     scales: tuple[float, ...]
     weights: tuple[float, ...]
-
-    @property
-    def weight(self) -> float:
-        """Probability of this part."""
-        return sum(self.weights)
 
     def power_mean(self, power: int) -> float:
         """``w E X^power``: the normal moments of order 2, 4, 6 are 1, 3, 15."""
