@@ -1,7 +1,6 @@
 """Is a layer's variance stationary? Pure statistics of a series of numbers."""
 
 from lightning_init.stationarity.decision import Decision, Verdict
-from lightning_init.stationarity.detection import detect
 from lightning_init.stationarity.divergence import (
     LARGEST_FACTOR,
     LARGEST_WEIGHT,
@@ -38,7 +37,6 @@ __all__ = [
     "Verdict",
     "compare_starts",
     "decide",
-    "detect",
     "ending",
     "fewest_samples",
     "glance",

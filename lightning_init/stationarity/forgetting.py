@@ -77,26 +77,11 @@ class ProbeEnd:
         start: Realised initial variance.
         end: V at the end of the probe.
         standard_error: Of `end`.
-
-    Raises:
-        ValueError: If `start` is not positive and finite or the standard error is negative.
     """
 
     start: float
     end: float
     standard_error: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.start) and self.start > 0):
-            raise ValueError(
-                f"`start` must be a positive variance, got {self.start}; "
-                "give the sample variance of the weights before the first step."
-            )
-        if self.standard_error < 0:
-            raise ValueError(
-                f"`standard_error` must be at least 0, got {self.standard_error}; "
-                "use 0.0 when it is unknown."
-            )
 
 
 def compare_starts(
@@ -111,18 +96,15 @@ def compare_starts(
         confidence: One-sided confidence level of the verdict, in (0.5, 1).
 
     Returns:
-        `inconclusive`, with nan values, when an end is not finite and positive.
-
-    Raises:
-        ValueError: If the starts are equal or an argument is outside its range.
+        `inconclusive`, with nan values, when a start or an end is not finite and positive.
 
     Example:
         >>> met = compare_starts(ProbeEnd(0.01, 0.0202, 1e-4), ProbeEnd(0.04, 0.0208, 1e-4))
         >>> met.verdict.value, round(met.surviving_share, 3), round(met.fixed_point, 4)
         ('forgotten', 0.021, 0.0204)
     """
-    _check_arguments(first, second, tolerance, confidence)
-    if not all(math.isfinite(probe.end) and probe.end > 0 for probe in (first, second)):
+    variances = first.start, second.start, first.end, second.end
+    if not all(0 < variance < math.inf for variance in variances):
         return Forgetting(ForgettingVerdict.INCONCLUSIVE, math.nan, math.nan, math.nan, math.nan)
     distance = math.log(first.start / second.start)
     share = math.log(first.end / second.end) / distance
@@ -136,20 +118,6 @@ def compare_starts(
         fixed_point=fixed_point,
         fixed_point_standard_error=fixed_point_standard_error,
     )
-
-
-def _check_arguments(
-    first: ProbeEnd, second: ProbeEnd, tolerance: float, confidence: float
-) -> None:
-    if first.start == second.start:
-        raise ValueError(
-            f"`second` must start from another variance than `first`, got {second.start} twice; "
-            "start one probe from 4 times the variance."
-        )
-    if not tolerance > 0:
-        raise ValueError(f"`tolerance` must be positive, got {tolerance}; use 0.10.")
-    if not 0.5 < confidence < 1:
-        raise ValueError(f"`confidence` must be in (0.5, 1), got {confidence}; use 0.95.")
 
 
 def _verdict(

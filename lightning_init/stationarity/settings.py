@@ -1,11 +1,9 @@
-"""The detector's settings, checked once."""
+"""What the detector counts as stationary, and when it looks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-from lightning_init.stationarity.drift import FITTED_COEFFICIENTS
+from typing import Literal
 
 Rule = Literal["steady-end", "drift-index"]
 
@@ -28,9 +26,6 @@ class DetectorSettings:
             tolerance? "steady-end": that, and is the rate at the end of the series, read from the
             window or from a longer one, within it too? The second question tells a turning point
             from a steady state.
-
-    Raises:
-        ValueError: If an argument is outside its range.
     """
 
     tolerance: float = 0.10
@@ -43,30 +38,7 @@ class DetectorSettings:
     check_growth: float = 1.05
     rule: Rule = "steady-end"
 
-    def __post_init__(self) -> None:
-        fewest_batches = FITTED_COEFFICIENTS + 1
-        self._require("tolerance", 0 < self.tolerance < float("inf"), "positive and finite")
-        self._require("confidence", 0.5 <= self.confidence < 1, "in [0.5, 1)")
-        self._require("persistence", self.persistence >= 1, "at least 1")
-        self._require("minimum_fraction", 0 <= self.minimum_fraction <= 1, "in [0, 1]")
-        self._require("window_fraction", 0 < self.window_fraction <= 1, "in (0, 1]")
-        self._require("batches", self.batches >= fewest_batches, f"at least {fewest_batches}")
-        self._require("check_growth", 1 < self.check_growth < float("inf"), "above 1 and finite")
-        self._require("rule", self.rule in get_args(Rule), f"one of {get_args(Rule)}")
-        self._require(
-            "minimum_samples",
-            self.minimum_samples >= self.trend_samples,
-            f"at least `batches` / `window_fraction` = {self.trend_samples:g}",
-        )
-
     @property
     def trend_samples(self) -> float:
         """Samples from which a trend can be fitted: one for each batch of the window."""
         return self.batches / self.window_fraction
-
-    def _require(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            value, default = getattr(self, name), getattr(type(self), name)
-            raise ValueError(
-                f"`{name}` must be {allowed}, got {value!r}; the default is {default!r}."
-            )

@@ -82,13 +82,8 @@ def start(settings: DetectorSettings, horizon: float, budget: float | None = Non
         horizon: Samples over which V must stay put: the planned length of the real run, in
             samples. A horizon below the budget is raised to it.
         budget: Samples that the probe will take at most; None for as many as the horizon.
-
-    Raises:
-        ValueError: If `horizon` or `budget` is not positive and finite.
     """
-    _require_length("horizon", horizon)
     planned = horizon if budget is None else budget
-    _require_length("budget", planned)
     first_check = max(settings.minimum_samples, settings.minimum_fraction * planned)
     return DetectorState(
         settings=settings,
@@ -254,11 +249,3 @@ def _standard_error(estimate: float, fit: TrendFit) -> float:
     """Of the mean over the last quarter of the window."""
     batches_in_quarter = max(1, fit.window // 4) * fit.batches / fit.window
     return estimate * fit.noise / math.sqrt(batches_in_quarter)
-
-
-def _require_length(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"`{name}` must be a positive number of samples, got {value!r}; "
-            "give the planned steps divided by the steps between samples."
-        )

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-
-from lightning_init.stationarity import detect
+from whole_series import detect
 
 FloatArray = NDArray[np.float64]
 FALSE_FIRE_FACTOR = 1.5

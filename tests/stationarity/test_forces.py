@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,8 @@ from lightning_init.stationarity.forces import (
     noise_steady_state,
     split_forces,
 )
-from lightning_init.stationarity.steady_state import relaxation_steps, steady_state_variance
 
+SGD = json.loads((Path(__file__).parents[1] / "oracles" / "sgd.json").read_text())["entries"]
 STEPS = list(range(0, 1001, 10))
 DECAY = 2e-3
 
@@ -170,6 +172,24 @@ def assert_predicted(found: Forces, at_end: float, steady: float, relaxation: fl
     assert found.relaxation_steps == pytest.approx(relaxation, rel=0.05)
 
 
+def quadratic_under_sgd(
+    rate: float, curvature: float, momentum: float, decay: float
+) -> tuple[float, float]:
+    """Variance for unit gradient noise (Liu, Ziyin & Ueda 2021, arXiv 2012.03636), relaxation."""
+    stiffness = curvature + decay
+    damping = (1 - momentum) * stiffness
+    variance = rate / (damping * (2 - rate * stiffness / (1 + momentum)))
+    return variance, (1 - momentum) / (2 * rate * stiffness)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in SGD if "curvature" in entry])
+def test_the_quadratic_matches_the_oracle(entry: dict) -> None:
+    law = entry["lr"], entry["curvature"], entry["momentum"], entry["weight_decay"]
+    variance, relaxation = quadratic_under_sgd(*law)
+    assert variance * entry["noise_var"] == pytest.approx(entry["V"], rel=1e-13)
+    assert relaxation == pytest.approx(entry["relaxation_steps"], rel=1e-13)
+
+
 @every_path
 @pytest.mark.parametrize("start", [0.25, 4.0])
 @pytest.mark.parametrize(
@@ -177,8 +197,8 @@ def assert_predicted(found: Forces, at_end: float, steady: float, relaxation: fl
 )
 def test_the_quadratic(start: float, rate: float, momentum: float, decay: float, seed: int) -> None:
     size, curvature = 200_000, 1.0
-    steady = size * steady_state_variance(rate, curvature, momentum, decay)
-    relaxation = relaxation_steps(rate, curvature, momentum, decay)
+    variance, relaxation = quadratic_under_sgd(rate, curvature, momentum, decay)
+    steady = size * variance
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(size, generator=generator) * math.sqrt(start * steady / size)
     buffer, noise = torch.zeros(size), torch.empty(size)

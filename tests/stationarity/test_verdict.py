@@ -143,14 +143,6 @@ def test_a_horizon_below_the_budget_is_raised_to_it() -> None:
     assert fresh(horizon=10, budget=400).horizon == 400
 
 
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["horizon", "budget"])
-def test_refuses_a_length_that_is_none(name: str, value: float) -> None:
-    message = f"`{name}` must be a positive number of samples, got {value!r}"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        start(DetectorSettings(), **{"horizon": 100.0, "budget": 100.0, name: value})
-
-
 @pytest.mark.parametrize("noise", [Noise(0.005, 5), Noise(0.0005, 5), Noise(0.005, 20)])
 def test_noise_over_a_far_horizon_is_inconclusive(noise: Noise) -> None:
     series = variances(SCENARIOS["stationary"], 60, 400, noise, seed=4)
