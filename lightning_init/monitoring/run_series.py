@@ -69,6 +69,21 @@ class RunSeries:
         }
 
     @classmethod
+    def begin(
+        cls, layers: Sequence[str], planned_steps: float, saved: Mapping[str, Any] | None = None
+    ) -> RunSeries:
+        """The series of a resumed run, if it has the same layers; else a new one.
+
+        Args:
+            layers: Layer names.
+            planned_steps: Optimizer steps of the run, `inf` for one without end.
+            saved: `state_dict` of the run that is resumed, or None.
+        """
+        if saved is not None and list(saved["layers"]) == list(layers):
+            return cls.from_state_dict(saved)
+        return cls(layers, sampling_interval(planned_steps))
+
+    @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RunSeries:
         """What `state_dict` gave."""
         series = cls(state["layers"], state["interval"])

@@ -46,24 +46,6 @@ def fold_moments(stacked: Tensor) -> Tensor:
     return torch.stack([total, union_mean, m2.sum(0) + between], dim=-1)
 
 
-def merge_moments(a: Tensor, b: Tensor) -> Tensor:
-    """Moments of the union of two samples; see `fold_moments`.
-
-    Args:
-        a: Rows (n, mean, M2), shape (..., 3).
-        b: The same shape.
-
-    Returns:
-        Rows of the union, shape (..., 3).
-
-    Example:
-        >>> a, b = torch.tensor([1.0, 2.0]), torch.tensor([6.0])
-        >>> merge_moments(tensor_moments(a), tensor_moments(b))
-        tensor([ 3.,  3., 14.], dtype=torch.float64)
-    """
-    return fold_moments(torch.stack([a, b]))
-
-
 def without_zeros(count: float, mean: float, m2: float, zeros: int) -> float:
     """Variance of what is left when so many exact zeros are taken out of a sample.
 
@@ -80,22 +62,6 @@ def without_zeros(count: float, mean: float, m2: float, zeros: int) -> float:
     left = count - zeros
     kept_mean = mean * count / left
     return (m2 + count * mean**2 - left * kept_mean**2) / left
-
-
-def tensor_moments(tensor: Tensor) -> Tensor:
-    """Count, mean and M2 = sum of (w - mean)^2 of all elements; see `sample_moments`.
-
-    Args:
-        tensor: Real and of any shape, strides and floating dtype.
-
-    Returns:
-        (n, mean, M2), shape (3,), float64, on the CPU.
-
-    Example:
-        >>> tensor_moments(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
-        tensor([ 4.,  3., 14.], dtype=torch.float64)
-    """
-    return torch.tensor(sample_moments([tensor])[0], dtype=torch.float64)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lightning_init.inspection.parameter_walk import module_at
 from lightning_init.inspection.weights import Weight, WeightInventory, effective_weight
-from lightning_init.monitoring.weight_moments import tensor_moments, without_zeros
+from lightning_init.monitoring.weight_moments import sample_moments, without_zeros
 from lightning_init.recipes.recipe_format import UNKNOWN, VerdictWord
 from lightning_init.recipes.state_dicts import (
     Wanted,
@@ -156,7 +156,7 @@ def _chain(holder: nn.Module, attribute: str) -> nn.ModuleList:
 
 def _variance_of(weight: Weight, values: Tensor) -> float:
     """Variance about the mean, without the row of an embedding that stays zero."""
-    count, mean, m2 = tensor_moments(values).tolist()
+    ((count, mean, m2),) = sample_moments([values])
     if not math.isfinite(m2):
         raise ValueError(f"{weight.name!r} holds values that are not finite.")
     return without_zeros(count, mean, m2, weight.zeros)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
-from lightning_init.monitoring.run_watch import RunWatch, measured_variances
+from lightning_init.monitoring.run_watch import measured_variances
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.recipes.measured import MeasuredLayer
 from lightning_init.recipes.recipe import InitRecipe
@@ -53,21 +53,20 @@ class Watching:
         self._read_from = read_from
         self._inventory = inventory
         self._settings = settings
-        series = None if saved is None else RunSeries.from_state_dict(saved)
-        planned = internals.planned_steps(trainer)
-        self._watch = RunWatch(inventory.weights, planned, settings.moment, series)
+        names = [weight.name for weight in inventory.weights]
+        self._series = RunSeries.begin(names, internals.planned_steps(trainer), saved)
         self._files: RunFiles | None = None
         self._broken = False
         self._batches_to_wait = 0
         if trainer.is_global_zero:
             self._writing(self._open, trainer)
-        if not self._watch.series.steps:
+        if not self._series.steps:
             self.after_step(trainer, module)
 
     @property
     def state(self) -> dict[str, Any]:
         """The series so far, for a checkpoint."""
-        return self._watch.series.state_dict()
+        return self._series.state_dict()
 
     def after_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Take a sample if one is due; on every rank, because shards are measured together."""
@@ -78,10 +77,11 @@ class Watching:
         step = trainer.global_step
         # Without manual optimization a batch is one optimizer step at most.
         is_counted = module.automatic_optimization
-        self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
-        if not self._watch.is_due(step):
+        self._batches_to_wait = self._series.steps_to_go(step) if is_counted else 0
+        if not self._series.is_due(step):
             return
-        variances = self._watch.sample(module, step)
+        variances = self._measured(module)
+        self._series.append(step, variances)
         if self._files is not None:
             self._writing(self._files.write, step, variances)
 
@@ -94,8 +94,8 @@ class Watching:
     ) -> tuple[InitRecipe, InitReport | None]:
         """What the run ended at, as a recipe, and the probe's report in hindsight."""
         weights, step = self._inventory.weights, trainer.global_step
-        ends = measured_variances(module, weights, self._settings.moment)
-        if self._files is not None and step > self._watch.series.steps[-1]:
+        ends = self._measured(module)
+        if self._files is not None and step > self._series.steps[-1]:
             self._writing(self._files.write, step, ends)
         recipe = self._recipe(trainer, ends)
         self._writing(self._save, trainer, recipe, recipe_path)
@@ -105,6 +105,9 @@ class Watching:
         scored = in_hindsight(report.layers, by_name, self._settings.detector.tolerance)
         self._tell(score_sentence(scored), step)
         return recipe, replace(report, layers=scored)
+
+    def _measured(self, module: LightningModule) -> list[float]:
+        return measured_variances(module, self._inventory.weights, self._settings.moment)
 
     def _recipe(self, trainer: Trainer, ends: Sequence[float]) -> InitRecipe:
         verdicts = self._verdicts()
@@ -121,7 +124,7 @@ class Watching:
         return InitRecipe.from_measured(rows, self._inventory, optimizers, settings)
 
     def _verdicts(self) -> dict[str, RunVerdict]:
-        series, detector = self._watch.series, self._settings.detector
+        series, detector = self._series, self._settings.detector
         return {
             layer: run_verdict(series.variances(layer), detector.tolerance, detector.confidence)
             for layer in series.layers
@@ -147,7 +150,7 @@ class Watching:
         )
 
     def _open(self, trainer: Trainer) -> None:
-        series = self._watch.series
+        series = self._series
         self._files = RunFiles(trainer.loggers, series.layers, series.rows())
 
     def _writing(self, write: Any, *arguments: Any) -> None:

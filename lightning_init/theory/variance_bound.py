@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 GRANULARITIES = ("layer", "global", "gain")
 
 
-class SteadyState(NamedTuple):
+@dataclass(frozen=True)
+class SteadyState:
     """Steady-state weights of one layer.
 
     Attributes:
@@ -110,7 +111,7 @@ def optimal_initial_variances(
     if not layers:
         raise ValueError("`layers` must hold at least one layer, got none; check include/exclude.")
     for layer in layers:
-        for name, value in layer._asdict().items():
+        for name, value in vars(layer).items():
             _require_positive(name, value)
     if granularity == "layer":
         return tuple(layer.variance for layer in layers)

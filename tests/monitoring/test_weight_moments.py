@@ -1,9 +1,5 @@
 from __future__ import annotations
 
-import copy
-import io
-import pickle
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lightning_init.monitoring.weight_moments as implementation
-from lightning_init.monitoring.moment_metric import WeightMoments
 from lightning_init.monitoring.weight_moments import (
     CHUNK,
     fold_moments,
-    merge_moments,
     sample_moments,
-    tensor_moments,
 )
 
 LARGE = 5 * CHUNK + 123
@@ -32,6 +25,10 @@ def reference(tensor: Tensor) -> Tensor:
     values = tensor.detach().double().flatten().numpy()
     mean = values.mean()
     return torch.tensor([values.size, mean, np.square(values - mean).sum()], dtype=torch.float64)
+
+
+def tensor_moments(tensor: Tensor) -> Tensor:
+    return torch.tensor(sample_moments([tensor])[0], dtype=torch.float64)
 
 
 def normal(size: int, seed: int = 0) -> Tensor:
@@ -170,153 +167,24 @@ def test_merging_parts_gives_the_whole(parts: list[list[float]], offset: float) 
     whole = tensor_moments(torch.cat(tensors))
     merged = torch.zeros(3, dtype=torch.float64)
     for row in rows:
-        merged = merge_moments(merged, row)
+        merged = fold_moments(torch.stack([merged, row]))
     # Rounding of values near the offset limits what M2 can be known to.
     atol = 1e-9 + 1e-9 * offset
     for result in (merged, fold_moments(torch.stack(rows))):
         torch.testing.assert_close(result, whole, rtol=1e-10, atol=atol)
 
 
-def test_merge_is_commutative_and_associative_and_broadcasts_over_layers() -> None:
+def test_folding_is_commutative_and_associative_and_broadcasts_over_layers() -> None:
+    def merged(first: Tensor, second: Tensor) -> Tensor:
+        return fold_moments(torch.stack([first, second]))
+
     a, b, c = (
         torch.stack([tensor_moments(normal(9, seed)), tensor_moments(5 + normal(4, seed))])
         for seed in range(3)
     )
-    torch.testing.assert_close(merge_moments(a, b), merge_moments(b, a))
-    torch.testing.assert_close(
-        merge_moments(merge_moments(a, b), c), merge_moments(a, merge_moments(b, c))
-    )
-    torch.testing.assert_close(merge_moments(a, b)[1], merge_moments(a[1], b[1]))
-
-
-def layers(seed: int) -> list[Tensor]:
-    return [normal(50, seed).reshape(5, 10), 3 + 2 * normal(7, seed + 100)]
-
-
-def both(*seeds: int) -> list[Tensor]:
-    return [torch.cat([layers(seed)[i].flatten() for seed in seeds]) for i in range(2)]
-
-
-def assert_moments(metric: WeightMoments, tensors: list[Tensor]) -> None:
-    result = metric.compute()
-    expected = torch.stack([reference(tensor) for tensor in tensors])
-    torch.testing.assert_close(result.count, expected[:, 0])
-    torch.testing.assert_close(result.mean, expected[:, 1])
-    torch.testing.assert_close(result.variance, expected[:, 2] / expected[:, 0])
-
-
-def test_metric_accumulates_until_reset() -> None:
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    assert_moments(metric, layers(0))
-    metric.update(layers(1))
-    assert_moments(metric, both(0, 1))
-    metric.reset()
-    metric.update(layers(2))
-    assert_moments(metric, layers(2))
-
-
-def test_variance_is_the_population_variance() -> None:
-    metric = WeightMoments(1)
-    metric.update([torch.tensor([1.0, 3.0])])
-    assert metric.compute().variance.tolist() == [1.0]
-
-
-def test_one_layer_keeps_its_dimension() -> None:
-    metric = WeightMoments(1)
-    metric.update([normal(5)])
-    result = metric.compute()
-    assert result.count.shape == result.mean.shape == result.variance.shape == (1,)
-
-
-def test_forward_returns_the_batch_and_keeps_the_whole() -> None:
-    metric = WeightMoments(2)
-    for seed in range(3):
-        batch = metric(layers(seed))
-        alone = WeightMoments(2)
-        alone.update(layers(seed))
-        torch.testing.assert_close(batch.table, alone.compute().table)
-    assert_moments(metric, both(0, 1, 2))
-
-
-def test_a_result_is_not_changed_by_later_updates() -> None:
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    result = metric.compute()
-    table = result.table.clone()
-    metric.update(layers(1))
-    metric.reset()
-    assert torch.equal(result.table, table)
-
-
-def test_merge_state() -> None:
-    metric, other = WeightMoments(2), WeightMoments(2)
-    metric.update(layers(0))
-    other.update(layers(1))
-    metric.merge_state(other)
-    assert_moments(metric, both(0, 1))
-
-
-def test_clone_copy_and_pickle() -> None:
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    for twin in (metric.clone(), copy.deepcopy(metric), pickle.loads(pickle.dumps(metric))):
-        twin.update(layers(1))
-        assert_moments(twin, both(0, 1))
-    assert_moments(metric, layers(0))
-
-
-def test_state_dict_holds_nothing_unless_persistent() -> None:
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    assert metric.state_dict() == {}
-    metric.persistent(True)
-    buffer = io.BytesIO()
-    torch.save(metric.state_dict(), buffer)
-    buffer.seek(0)
-    twin = WeightMoments(2)
-    twin.load_state_dict(torch.load(buffer))
-    torch.testing.assert_close(twin.moments, metric.moments, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(
-    "cast",
-    [
-        lambda metric: metric.to(torch.bfloat16),
-        lambda metric: metric.half(),
-        lambda metric: metric.float(),
-        lambda metric: metric.bfloat16(),
-        lambda metric: metric.set_dtype(torch.float16),
-        lambda metric: nn.ModuleList([metric]).to("cpu", torch.bfloat16)[0],
-    ],
-)
-def test_the_state_stays_double(cast: object) -> None:
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    before = metric.moments.clone()
-    assert cast(metric) is metric  # type: ignore[operator]
-    assert metric.moments.dtype == torch.float64
-    assert torch.equal(metric.moments, before)
-    assert_moments(metric, layers(0))
-    metric.reset()
-    assert metric.moments.dtype == torch.float64
-    metric.update(layers(1))
-    assert_moments(metric, layers(1))
-
-
-def test_the_state_follows_the_device() -> None:
-    metric = WeightMoments(2).to("meta")
-    assert (metric.moments.device.type, metric.moments.dtype) == ("meta", torch.float64)
-
-
-def test_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=re.escape("`number_of_layers` must be at least 1, got 0")):
-        WeightMoments(0)
-    metric = WeightMoments(2)
-    metric.update(layers(0))
-    with pytest.raises(ValueError, match=re.escape("one tensor per layer, 2, got 1.")):
-        metric.update(layers(0)[:1])
-    assert_moments(metric, layers(0))
+    torch.testing.assert_close(merged(a, b), merged(b, a))
+    torch.testing.assert_close(merged(merged(a, b), c), merged(a, merged(b, c)))
+    torch.testing.assert_close(merged(a, b)[1], merged(a[1], b[1]))
 
 
 def _two_processes(rank: int, folder: str) -> None:
@@ -324,15 +192,9 @@ def _two_processes(rank: int, folder: str) -> None:
 
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    local, folded = WeightMoments(2), WeightMoments(2, sync_on_compute=True)
-    for metric in (local, folded):
-        metric.update(layers(rank))
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
     whole = normal(5 * 7).reshape(5, 7)
     results = {
-        "local": local.compute().table,
-        "folded": folded.compute().table,
-        "after": folded.moments,
         "sharded": tensor_moments(distribute_tensor(whole, mesh, [Shard(0)])),
         "uneven": tensor_moments(distribute_tensor(whole[:1], mesh, [Shard(0)])),
         "replicated": tensor_moments(distribute_tensor(whole, mesh, [Replicate()])),
@@ -346,13 +208,8 @@ def test_two_processes(tmp_path: Path) -> None:
         _two_processes, (str(tmp_path),), nprocs=2, start_method="fork"
     )
     whole = normal(5 * 7).reshape(5, 7)
-    union = torch.stack([reference(tensor) for tensor in both(0, 1)])
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
-        own = torch.stack([reference(tensor) for tensor in layers(rank)])
-        torch.testing.assert_close(results["local"], own)
-        torch.testing.assert_close(results["folded"], union)
-        torch.testing.assert_close(results["after"], own)
         torch.testing.assert_close(results["sharded"], reference(whole))
         torch.testing.assert_close(results["uneven"], reference(whole[:1]))
         torch.testing.assert_close(results["replicated"], reference(whole))

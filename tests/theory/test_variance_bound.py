@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_per_layer_optimum_is_the_second_moment(layers: list[SteadyState]) -> No
 @settings(max_examples=50, deadline=None)
 @given(layers_strategy)
 def test_shared_optima(layers: list[SteadyState]) -> None:
-    d, v, base = np.array(layers, dtype=float).T
+    d, v, base = np.array([astuple(layer) for layer in layers]).T
     mean = (d @ v) / d.sum()
     shared = optimal_initial_variances(layers, "global")
     assert shared == pytest.approx([mean] * len(layers), rel=1e-12)
@@ -106,7 +107,7 @@ def test_shared_gain_minimises_the_summed_bound() -> None:
 
     def summed(log_gain: float) -> float:
         gain = math.exp(log_gain)
-        return sum(d * float(bound(v, gain * base)) for d, v, base in layers)
+        return sum(d * float(bound(v, gain * base)) for d, v, base in map(astuple, layers))
 
     best = optimize.minimize_scalar(
         summed, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}
