@@ -17,7 +17,7 @@ from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.refusals import NothingToProbe
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
-from lightning_init.reporting import outputs
+from lightning_init.reporting import tensorboard
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.failures import (
     OnProbeFailure,
@@ -25,7 +25,7 @@ from lightning_init.search.failures import (
     skip_or_raise,
     told_if_it_fails,
 )
-from lightning_init.search.known_variances import apply_recipe, recipe_of, write_recipe
+from lightning_init.search.known_variances import apply_recipe, optimizers_of, write_recipe
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
@@ -238,7 +238,7 @@ class OptimalVarianceInit(_WatchesRun):
                         rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:
                 with told_if_it_fails("log the report"):
-                    outputs.log_probe(trainer, self.report)
+                    tensorboard.log_probe(trainer, self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
@@ -275,7 +275,7 @@ class OptimalVarianceInit(_WatchesRun):
             return
         self.report = report
         if not report.divergence:
-            self.recipe = recipe_of(report, trainer)
+            self.recipe = InitRecipe.from_report(report, optimizers_of(trainer))
             warn_of_outcome(report, self.settings)
         self._compare_batches_with(probe)
         if path is not None and self.recipe is not None:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -30,6 +31,21 @@ SERIES_BYTES = 1_200_000
 FEWEST_ROWS = 20
 ROWS_OF_TEXT = 100
 VARIANCE, DRIFT = f"{AT_A_GLANCE}/2_variance", f"{AT_A_GLANCE}/3_drift"
+
+
+def log_probe(trainer: Trainer, report: InitReport) -> None:
+    """Write the probe's own TensorBoard run, and one row for every other logger.
+
+    Args:
+        trainer: Its loggers, and the rank that writes.
+        report: What the probe found.
+    """
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        if is_tensorboard(logger):
+            write_probe_run(getattr(logger, "log_dir"), report)  # noqa: B009
+    log_outcome(trainer.loggers, report)
 
 
 def write_probe_run(log_dir: str | os.PathLike[str], report: InitReport) -> None:

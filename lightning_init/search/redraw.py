@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from types import TracebackType
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -62,12 +61,7 @@ class BorrowedWeights:
         for parameter, original in self._originals:
             parameter.copy_(original)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.give_back()
 
     def _keep_originals(self) -> None:
