@@ -15,7 +15,7 @@ from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
 from lightning_init.monitoring.run_watch import measured_variances
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.recipes.measured import MeasuredLayer
+from lightning_init.recipes.measured import measured_layer
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.run_files import RunFiles
@@ -112,7 +112,7 @@ class Watching:
     def _recipe(self, trainer: Trainer, ends: Sequence[float]) -> InitRecipe:
         verdicts = self._verdicts()
         rows = [
-            MeasuredLayer(
+            measured_layer(
                 weight,
                 variance,
                 change=_finite(verdicts[weight.name].change),
