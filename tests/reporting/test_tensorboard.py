@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from logged_tags import FRACTIONAL_MOMENT_TAGS, PROBE_TAGS
 from probe_series import report_of, series
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -29,7 +30,7 @@ from lightning_init.monitoring.history import VarianceHistory
 from lightning_init.reporting import figures
 from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, PROBE_TAGS, tag
+from lightning_init.reporting.tags import tag
 from lightning_init.reporting.tensorboard import (
     DRIFT,
     VARIANCE,
