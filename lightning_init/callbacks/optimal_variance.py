@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -161,8 +162,10 @@ class OptimalVarianceInit(_WatchesRun):
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
-        check_arguments(OPTIMAL_VARIANCE, locals())
+        given = dict(locals())
+        check_arguments(OPTIMAL_VARIANCE, given)
         super().__init__(seed)
+        own = fields(OptimalVarianceSettings)
         self.settings = OptimalVarianceSettings(
             limits=ProbeLimits(
                 max_steps=max_probe_steps,
@@ -172,16 +175,7 @@ class OptimalVarianceInit(_WatchesRun):
                 verify_steps=verify_steps,
             ),
             detector=DetectorSettings(tolerance=tolerance),
-            on_unsettled=on_unsettled,
-            horizon=horizon,
-            sample_every_n_steps=sample_every_n_steps,
-            granularity=granularity,
-            moment=moment,
-            draw=draw,
-            rounds=rounds,
-            forgetting=forgetting,
-            guard_steps=guard_steps,
-            on_probe_failure=on_probe_failure,
+            **{one.name: given[one.name] for one in own if one.name in given},
         )
         if recipe_by_width and recipe is None:
             raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")

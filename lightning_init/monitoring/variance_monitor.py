@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_init.inspection.weights import Weight, effective_weight
-from lightning_init.monitoring.force_monitor import ForceMonitor, LayerForces
+from lightning_init.monitoring.force_monitor import ForceMonitor
 from lightning_init.monitoring.history import VarianceHistory
 from lightning_init.monitoring.sampling import sample_steps
 from lightning_init.monitoring.weight_moments import Moments, sample_moments
@@ -160,17 +161,17 @@ class VarianceMonitor:
         """The verdict on each layer."""
         return [decide(state) for state in self._states]
 
-    def layer_forces(self, index: int) -> LayerForces:
-        """What moves a layer's variance, from all samples since the series began."""
+    def layer_forces(self, index: int) -> dict[str, Any]:
+        """What moves a layer's variance, as `LayerReport` names it, from all samples so far."""
         found = self._forces.forces(index)
         present = self._variances[-1][index] if self._variances else math.nan
-        return LayerForces(
-            found.drive,
-            found.decay,
-            found.relaxation_steps,
-            steady_state=found.steady_ratio * present,
-            noise_steady_state=self._forces.noise_variance(index),
-        )
+        return {
+            "drive": found.drive,
+            "decay": found.decay,
+            "relaxation_steps": found.relaxation_steps,
+            "steady_state": found.steady_ratio * present,
+            "noise_steady_state": self._forces.noise_variance(index),
+        }
 
     def fired_at_step(self, decision: Decision) -> int | None:
         """Probe step at which a layer was first found stationary."""

@@ -179,7 +179,7 @@ def _row(
         learning_rate=result.rates.rate(index),
         peak_learning_rate=result.rates.peak(index),
         forgotten_share=result.rates.forgotten_share(index),
-        **result.monitor.layer_forces(index)._asdict(),
+        **result.monitor.layer_forces(index),
     )
 
 
