@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_init.reporting.tags import AT_A_GLANCE, FRACTIONAL_MOMENT, OPTIMAL_VARIANCE
+from lightning_init.reporting.tensorboard import AT_A_GLANCE, FRACTIONAL_MOMENT, OPTIMAL_VARIANCE
 
 PROBE_TAGS = (
     (f"{AT_A_GLANCE}/1_first_weights", "figure of what the first weights become"),

@@ -14,6 +14,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.model_reading import read_for_training, read_quietly, trains
+from lightning_init.initialization.fill import synchronize
 from lightning_init.initialization.model_plan import plan_of_reading, undecided_clause
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.settings import (
@@ -26,7 +27,6 @@ from lightning_init.initialization.settings import (
     Respect,
     documents_settings,
 )
-from lightning_init.initialization.synchronization import synchronize
 from lightning_init.inspection.activations import Reading
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.weights import find_weights

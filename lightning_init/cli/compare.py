@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from lightning_init.cli.parsing import model_parser
+from lightning_init.cli.commands import model_parser
 from lightning_init.compare.comparison import compare as run_comparison
 from lightning_init.compare.runs import TRAINER_DEFAULTS
 

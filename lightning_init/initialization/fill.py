@@ -249,3 +249,15 @@ def check_scale(value: float, weight: Weight) -> None:
             f"`std` of layer {weight.name!r} must be positive and finite, got {value}; "
             f"leave the layer out with exclude=[{weight.name!r}] to keep its weights."
         )
+
+
+def synchronize(module: nn.Module) -> None:
+    """Send rank zero's parameters to all: ranks on unlike machines may round differently.
+
+    Every rank holds another part of a sharded one, which was cut from rank zero's draw.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for parameter in module.parameters():
+            sharded = hasattr(parameter, "device_mesh")
+            if not (sharded or nn.parameter.is_lazy(parameter)):
+                torch.distributed.broadcast(parameter.data, src=0)

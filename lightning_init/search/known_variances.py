@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.initialization.synchronization import synchronize
+from lightning_init.initialization.fill import synchronize
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.recipes.recipe import InitRecipe

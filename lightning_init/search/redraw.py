@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_
-from lightning_init.initialization.synchronization import synchronize
+from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_, synchronize
 from lightning_init.inspection.reasons import whole_tensor
 from lightning_init.inspection.weights import Weight, effective_weight
 from lightning_init.probe.shadows import shadows_follow

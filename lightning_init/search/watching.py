@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
-from lightning_init.monitoring.run_watch import measured_variances
+from lightning_init.monitoring.weight_moments import measured_variances
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.recipes.measured import measured_layer
 from lightning_init.recipes.recipe import InitRecipe

@@ -23,8 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.inspection.weights import find_weights
-from lightning_init.monitoring.sampling import sample_steps
-from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.monitoring.variance_monitor import VarianceMonitor, sample_steps
 
 PROBE_STEPS = 1000
 RUN_STEPS = 10_000

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.monitoring.run_series import MOST_SAMPLES, RunSeries, sampling_interval
-from lightning_init.monitoring.run_watch import measured_variances
+from lightning_init.monitoring.weight_moments import measured_variances
 
 
 def filled(steps: int, interval: int = 25) -> RunSeries:

@@ -6,7 +6,7 @@ import pytest
 from torch import Tensor, nn
 
 from lightning_init.inspection.weights import find_every_weight
-from lightning_init.monitoring.run_watch import measured_variances
+from lightning_init.monitoring.weight_moments import measured_variances
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__")
 

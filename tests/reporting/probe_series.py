@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity import Decision, DetectorSettings, decide, reset, start, update
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
-from lightning_init.reporting.tags import AT_A_GLANCE
+from lightning_init.reporting.tensorboard import AT_A_GLANCE
 
 LAYERS = ("net.0", "net.2", "net.4")
 

@@ -26,17 +26,17 @@ from torch import nn
 from lightning_init import fractional_moment_init_
 from lightning_init.initialization.measurement import LayerLogNorm
 from lightning_init.initialization.plan import InitPlan
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting import figures
 from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import tag
 from lightning_init.reporting.tensorboard import (
     DRIFT,
     VARIANCE,
     divergences,
     log_outcome,
     log_plan,
+    tag,
     write_probe_run,
 )
 from lightning_init.theory.variance_bound import kl_per_weight
