@@ -1,4 +1,4 @@
-"""`python -m lightning_init plan`, `recipe` and `show`: a plan, a recipe of earlier runs, its file."""
+"""`python -m lightning_init plan`, `recipe` and `show`: plans, and recipes of earlier runs."""
 
 from __future__ import annotations
 

@@ -26,27 +26,6 @@ class ForgettingVerdict(Enum):
     REMEMBERS = "remembers"
     INCONCLUSIVE = "inconclusive"
 
-    @property
-    def sentence(self) -> str:
-        """What was found and what to do next, as a full sentence."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    ForgettingVerdict.FORGOTTEN: (
-        "Both probes ended at the same variance, whatever they started from; use it as the initial "
-        "variance."
-    ),
-    ForgettingVerdict.REMEMBERS: (
-        "The variance at the end of a probe still depends on its start; train the probe for "
-        "longer, or keep the formula's initial variance for this layer."
-    ),
-    ForgettingVerdict.INCONCLUSIVE: (
-        "The probes' variances are too noisy to tell whether they met; start them further apart, "
-        "or average more samples of each."
-    ),
-}
-
 
 @dataclass(frozen=True)
 class Forgetting:
@@ -58,15 +37,12 @@ class Forgetting:
         standard_error: Of `surviving_share`.
         fixed_point: Initial variance that would come back as itself if V is affine in it; nan
             when the slope is 1 or more, or the root is not positive.
-        fixed_point_standard_error: Of `fixed_point`; large for a layer that remembers, whose root
-            divides the probes' noise by 1 - slope.
     """
 
     verdict: ForgettingVerdict
     surviving_share: float
     standard_error: float
     fixed_point: float
-    fixed_point_standard_error: float
 
 
 @dataclass(frozen=True)
@@ -105,18 +81,16 @@ def compare_starts(
     """
     variances = first.start, second.start, first.end, second.end
     if not all(0 < variance < math.inf for variance in variances):
-        return Forgetting(ForgettingVerdict.INCONCLUSIVE, math.nan, math.nan, math.nan, math.nan)
+        return Forgetting(ForgettingVerdict.INCONCLUSIVE, math.nan, math.nan, math.nan)
     distance = math.log(first.start / second.start)
     share = math.log(first.end / second.end) / distance
     relative_errors = [probe.standard_error / probe.end for probe in (first, second)]
     standard_error = math.hypot(*relative_errors) / abs(distance)
-    fixed_point, fixed_point_standard_error = _affine_fixed_point(first, second)
     return Forgetting(
         verdict=_verdict(share, standard_error, tolerance, confidence),
         surviving_share=share,
         standard_error=standard_error,
-        fixed_point=fixed_point,
-        fixed_point_standard_error=fixed_point_standard_error,
+        fixed_point=_affine_fixed_point(first, second),
     )
 
 
@@ -132,19 +106,14 @@ def _verdict(
     return ForgettingVerdict.INCONCLUSIVE
 
 
-def _affine_fixed_point(first: ProbeEnd, second: ProbeEnd) -> tuple[float, float]:
-    """Root of V(x) = x on the line through both probes, and its standard error.
+def _affine_fixed_point(first: ProbeEnd, second: ProbeEnd) -> float:
+    """Root of V(x) = x on the line through both probes.
 
     root = (V_a b - V_b a) / ((b - a) - (V_b - V_a))
     """
     slope = (second.end - first.end) / (second.start - first.start)
     if slope >= 1:
-        return math.nan, math.nan
+        return math.nan
     gap = (second.start - first.start) * (1 - slope)
     root = (first.end * second.start - second.end * first.start) / gap
-    if root <= 0:
-        return math.nan, math.nan
-    standard_error = math.hypot(
-        (second.start - root) * first.standard_error, (first.start - root) * second.standard_error
-    )
-    return root, standard_error / abs(gap)
+    return root if root > 0 else math.nan

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -57,10 +56,9 @@ def test_fixed_point_of_simulated_weights_within_five_percent() -> None:
         probes.append(ProbeEnd(start, end, end * math.sqrt(2 / weights)))
     result = compare_starts(*probes)
     assert result.fixed_point == pytest.approx(settled, rel=0.05)
-    assert abs(result.fixed_point - settled) < 4 * result.fixed_point_standard_error
 
 
-def test_standard_errors_are_those_of_the_sampling_distribution() -> None:
+def test_the_standard_error_is_that_of_the_sampling_distribution() -> None:
     generator = np.random.default_rng(5)
     results = [
         compare_starts(
@@ -69,13 +67,9 @@ def test_standard_errors_are_those_of_the_sampling_distribution() -> None:
         )
         for _ in range(2000)
     ]
-    for value, error in (
-        ("surviving_share", "standard_error"),
-        ("fixed_point", "fixed_point_standard_error"),
-    ):
-        spread = np.std([getattr(result, value) for result in results])
-        claimed = np.mean([getattr(result, error) for result in results])
-        assert claimed == pytest.approx(spread, rel=0.08), value
+    spread = np.std([result.surviving_share for result in results])
+    claimed = np.mean([result.standard_error for result in results])
+    assert claimed == pytest.approx(spread, rel=0.08)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +112,6 @@ def test_order_of_the_probes_does_not_matter() -> None:
     assert backward.verdict is forward.verdict
     assert backward.surviving_share == pytest.approx(forward.surviving_share)
     assert backward.fixed_point == pytest.approx(forward.fixed_point)
-    assert backward.fixed_point_standard_error == pytest.approx(forward.fixed_point_standard_error)
 
 
 @pytest.mark.parametrize("ends", [(1.0, 4.0), (1.0, 6.0), (2.0, 8.0), (0.5, 3.4)])
@@ -127,7 +120,6 @@ def test_no_fixed_point_where_the_slope_is_one_or_the_root_negative(
 ) -> None:
     result = compare_starts(ProbeEnd(1.0, ends[0]), ProbeEnd(4.0, ends[1]))
     assert math.isnan(result.fixed_point)
-    assert math.isnan(result.fixed_point_standard_error)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
@@ -136,8 +128,3 @@ def test_a_bad_start_or_end_is_inconclusive(place: str, bad: float) -> None:
     result = compare_starts(replace(ProbeEnd(1.0, 1.0), **{place: bad}), ProbeEnd(4.0, 1.0))
     assert result.verdict is ForgettingVerdict.INCONCLUSIVE
     assert math.isnan(result.surviving_share)
-
-
-@pytest.mark.parametrize("verdict", ForgettingVerdict)
-def test_every_verdict_says_what_to_do_next(verdict: ForgettingVerdict) -> None:
-    assert re.fullmatch(r"(The|Both) [^.;]+; [^.;]+\.", verdict.sentence)
