@@ -38,11 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     from jsonargparse import DefaultHelpFormatter
 
+    from lightning_init.cli.commands import plan, recipe, show
     from lightning_init.cli.compare import compare
     from lightning_init.cli.info import info
-    from lightning_init.cli.plan import plan
-    from lightning_init.cli.recipe import recipe
-    from lightning_init.cli.show import show
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     commands = {"plan": plan, "show": show, "recipe": recipe, "compare": compare, "info": info}

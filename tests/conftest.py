@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from reports_by_hand import large_report as large_report
 from reports_by_hand import layer as layer
 from reports_by_hand import report as report
@@ -17,6 +18,10 @@ from reports_by_hand import report as report
 # threads that were not forked with it. One thread is also as fast on networks this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# Nor does a busy machine fail a test: how long an example takes is no property of the code.
+settings.register_profile("without a clock", deadline=None)
+settings.load_profile("without a clock")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from lightning_init.inspection.weights import LeftOut
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting.records import LayerReport
 from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity.decision import Verdict

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch import Trainer
+from logged_tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 import lightning_init
 import lightning_init.compare as lightning_init_compare
-from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

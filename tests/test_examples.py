@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from logged_tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_init import InitRecipe
-from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning_init.callbacks.arguments import FRACTIONAL_MOMENT, check_arguments
 from lightning_init.callbacks.base import _InitCallback, require_weights
 from lightning_init.callbacks.model_reading import read_for_training, read_quietly, trains
-from lightning_init.initialization.model_plan import assumption_warning, undecided_clause
-from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
+from lightning_init.initialization.fill import synchronize
+from lightning_init.initialization.model_plan import plan_of_reading, undecided_clause
+from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.settings import (
     Bias,
     ConvWidth,
@@ -26,9 +27,7 @@ from lightning_init.initialization.settings import (
     Respect,
     documents_settings,
 )
-from lightning_init.initialization.synchronization import synchronize
-from lightning_init.inspection.activation_tracing import ActivationInFront
-from lightning_init.inspection.activations import Reading, named_activations
+from lightning_init.inspection.activations import Reading
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import lightning_internals as internals
@@ -36,7 +35,7 @@ from lightning_init.probe.first_batch import first_batch, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
-from lightning_init.reporting import outputs
+from lightning_init.reporting import tensorboard
 from lightning_init.search.failures import (
     is_a_refusal,
     told_if_it_fails,
@@ -151,7 +150,7 @@ class FractionalMomentInit(_InitCallback):
         if self._to_log and self.plan is not None:
             self._to_log = False
             with told_if_it_fails("log the plan", type(self).__name__, "`callback.plan`"):
-                outputs.log_fractional_moments(trainer.loggers, self.plan)
+                tensorboard.log_plan(trainer.loggers, self.plan)
 
     def draw_late_weights(self, trainer: Trainer, module: LightningModule) -> None:
         """Draw the weights that `setup` did not see; calling it again draws nothing.
@@ -199,14 +198,10 @@ class FractionalMomentInit(_InitCallback):
         example = trainer.precision_plugin.convert_input(example)
         return move_data_to_device(example, module.device)
 
-    def _example_batch(self, trainer: Trainer, module: LightningModule) -> Any:
-        batch = first_batch(trainer, module)
-        return None if batch is None else forward_arguments(module, batch)
-
     def _materialize(self, trainer: Trainer, module: LightningModule) -> None:
         """Give lazy layers their shapes; those that cannot get one are left out with the reason."""
-        if self._example is None:
-            self._example = self._example_batch(trainer, module)
+        if self._example is None and (batch := first_batch(trainer, module)) is not None:
+            self._example = forward_arguments(module, batch)
         try:
             if self._example is not None:
                 materialize_lazy_(module, self._example)
@@ -239,29 +234,8 @@ class FractionalMomentInit(_InitCallback):
             )
         return True
 
-    def _activations(self, reading: Reading) -> dict[str, ActivationInFront]:
-        settings = self.settings
-        if settings.reads_model:
-            return reading.assumed().activations
-        return named_activations(
-            reading.inventory.weights,
-            reading.activations,
-            settings.nonlinearity,
-            settings.param,
-            settings.dropout,
-        )
-
-    def _draw(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        reading: Reading,
-    ) -> None:
-        activations = self._activations(reading)
-        plan = plan_fractional_moments(reading.inventory, activations, self.settings, module)
-        if self.settings.reads_model:
-            sentences = assumption_warning(reading.unknown, self._failure)
-            plan = replace(plan, warnings=(*sentences, *plan.warnings))
+    def _draw(self, trainer: Trainer, module: LightningModule, reading: Reading) -> None:
+        plan = plan_of_reading(reading, self.settings, module, self._failure)
         drawn = {} if self.plan is None else {row.weight.name: row for row in self.plan.rows}
         late = tuple(row for row in plan.rows if row.weight.name not in drawn)
         plan = replace(plan, rows=tuple([drawn.get(row.weight.name, row) for row in plan.rows]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -76,10 +77,12 @@ def read_for_training(
         failures.append("the training data are empty, or can be read only once")
         return TrainingReading(declared, None, None, tuple(failures))
     example = forward_arguments(module, batch)
-    for source in (_from_step, _from_forward):
+    for read in (
+        partial(_from_step, trainer, module, batch, settings),
+        partial(read_quietly, module, example, settings),
+    ):
         try:
-            reading = source(trainer, module, batch, settings)
-            return TrainingReading(reading, example, batch, ())
+            return TrainingReading(read(), example, batch, ())
         except Exception as error:
             failures.append(_line(error))
     return TrainingReading(declared, None, batch, tuple(failures))
@@ -95,12 +98,6 @@ def _from_step(
         step.module, step.inputs, step.run, settings.include, settings.exclude, partial=True
     )
     return reading_of(step.module, traced)
-
-
-def _from_forward(
-    trainer: Trainer, module: LightningModule, batch: Any, settings: FractionalMomentSettings
-) -> Reading:
-    return read_quietly(module, forward_arguments(module, batch), settings)
 
 
 def _line(error: Exception) -> str:

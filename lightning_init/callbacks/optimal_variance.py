@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
@@ -17,7 +18,7 @@ from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.refusals import NothingToProbe
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.recipes.recipe import InitRecipe
-from lightning_init.reporting import outputs
+from lightning_init.reporting import tensorboard
 from lightning_init.reporting.report import InitReport
 from lightning_init.search.failures import (
     OnProbeFailure,
@@ -25,7 +26,7 @@ from lightning_init.search.failures import (
     skip_or_raise,
     told_if_it_fails,
 )
-from lightning_init.search.known_variances import apply_recipe, recipe_of, write_recipe
+from lightning_init.search.known_variances import apply_recipe, optimizers_of, write_recipe
 from lightning_init.search.purposeful import weights_to_probe
 from lightning_init.search.redraw import redraw
 from lightning_init.search.sentences import warn_of_outcome
@@ -161,8 +162,10 @@ class OptimalVarianceInit(_WatchesRun):
         seed: int | None = None,
         verbose: bool = True,
     ) -> None:
-        check_arguments(OPTIMAL_VARIANCE, locals())
+        given = dict(locals())
+        check_arguments(OPTIMAL_VARIANCE, given)
         super().__init__(seed)
+        own = fields(OptimalVarianceSettings)
         self.settings = OptimalVarianceSettings(
             limits=ProbeLimits(
                 max_steps=max_probe_steps,
@@ -172,16 +175,7 @@ class OptimalVarianceInit(_WatchesRun):
                 verify_steps=verify_steps,
             ),
             detector=DetectorSettings(tolerance=tolerance),
-            on_unsettled=on_unsettled,
-            horizon=horizon,
-            sample_every_n_steps=sample_every_n_steps,
-            granularity=granularity,
-            moment=moment,
-            draw=draw,
-            rounds=rounds,
-            forgetting=forgetting,
-            guard_steps=guard_steps,
-            on_probe_failure=on_probe_failure,
+            **{one.name: given[one.name] for one in own if one.name in given},
         )
         if recipe_by_width and recipe is None:
             raise ValueError("`recipe_by_width` needs a `recipe`; give the file, or leave it out.")
@@ -238,7 +232,7 @@ class OptimalVarianceInit(_WatchesRun):
                         rank_zero_info(f"OptimalVarianceInit: recipe written to {str(path)!r}.")
             if self.report is not None:
                 with told_if_it_fails("log the report"):
-                    outputs.log_probe(trainer, self.report)
+                    tensorboard.log_probe(trainer, self.report)
 
     def state_dict(self) -> dict[str, Any]:
         """What was found, so that a checkpoint tells where its first weights came from."""
@@ -275,7 +269,7 @@ class OptimalVarianceInit(_WatchesRun):
             return
         self.report = report
         if not report.divergence:
-            self.recipe = recipe_of(report, trainer)
+            self.recipe = InitRecipe.from_report(report, optimizers_of(trainer))
             warn_of_outcome(report, self.settings)
         self._compare_batches_with(probe)
         if path is not None and self.recipe is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-from lightning_init.cli.parsing import model_parser
+from lightning_init.cli.commands import model_parser
 from lightning_init.compare.comparison import compare as run_comparison
 from lightning_init.compare.runs import TRAINER_DEFAULTS
 
+# What has a form of its own on the command line; all else is there as the function has it.
+_OWN_FORM: set[str | int] = {"model", "data", "inits", "trainer", "progress"}
+_AS_THEY_ARE = inspect.signature(run_comparison).parameters.keys() - _OWN_FORM
 # Set by a comparison itself, or objects that its runs would share.
 _NOT_TRAINER_ARGUMENTS: set[str | int] = {*TRAINER_DEFAULTS, "callbacks", "plugins", "profiler"}
 
@@ -35,16 +39,8 @@ def compare(arguments: Sequence[str]) -> None:
             FromConfig("model", _plain(config.model)),
             FromConfig("data", _plain(config.data)) if config.data else None,
             split_inits(config.inits),
-            config.seeds,
-            out=config.out,
             trainer=chosen,
-            metrics=config.metrics,
-            reference=config.reference,
-            equal_budget=config.equal_budget,
-            jobs=config.jobs,
-            address=config.address,
-            threads=config.threads,
-            repeat_failed=config.repeat_failed,
+            **{name: config[name] for name in _AS_THEY_ARE},
         )
     except ValueError as error:
         parser.error(str(error))
@@ -70,36 +66,7 @@ def compare_parser() -> ArgumentParser:
         " pilot:seed=...,share=...,include=a|b,start=..., or package.function of a module and a"
         " seed.",
     )
-    parser.add_argument(
-        "--seeds", type=int | list[int], default=20, help="How many, or a list: [3,4,5]."
-    )
-    parser.add_argument("--out", type=str, required=True, help="Directory of runs and report.")
-    parser.add_argument(
-        "--metrics",
-        type=dict[str, str] | None,
-        default=None,
-        help='Logged metrics and their better direction: {"val_loss": "min"}; default: all.',
-    )
-    parser.add_argument(
-        "--reference", type=str | None, default=None, help="Compare with this init, not all pairs."
-    )
-    parser.add_argument(
-        "--equal_budget",
-        type=bool,
-        default=True,
-        help="Charge a probe's steps to its run; both are shown.",
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="Runs at one time, by Dask if above 1.")
-    parser.add_argument(
-        "--address",
-        type=str | None,
-        default=None,
-        help="Of a Dask scheduler; default: a local cluster.",
-    )
-    parser.add_argument("--threads", type=int, default=1, help="Of torch, per run.")
-    parser.add_argument(
-        "--repeat_failed", type=bool, default=False, help="Make runs again that had an exception."
-    )
+    parser.add_function_arguments(run_comparison, skip=_OWN_FORM, fail_untyped=False)
     parser.add_class_arguments(
         Trainer, "trainer", skip=_NOT_TRAINER_ARGUMENTS, instantiate=False, fail_untyped=False
     )

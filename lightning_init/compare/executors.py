@@ -61,12 +61,8 @@ def run_all(
                 records = future.result()
             except distributed.KilledWorker:
                 # Dask made it again three times, each time in a process of its own.
-                records = (_lost(task),)
+                reason = "the process that made this run died again and again"
+                records = (RunRecord(task.scheme.label, task.seed, FULL, FAILED, reason),)
             # Else it would be made again when the worker that keeps its records dies.
             future.release()
             yield task, records
-
-
-def _lost(task: RunTask) -> RunRecord:
-    reason = "the process that made this run died again and again"
-    return RunRecord(task.scheme.label, task.seed, FULL, FAILED, reason)

@@ -90,7 +90,7 @@ def fill_normal_(
         rows = torch.tensor(std, dtype=draw.dtype).reshape(-1, *[1] * (draw.dim() - 1))
         _write(model, weight, draw * rows)
         return
-    check_scale("std", std, weight)
+    check_scale(std, weight)
     target = _drawn_in_place(model, weight)
     if target is None:
         _write(model, weight, _draw(model, weight, seed).mul_(std))
@@ -121,7 +121,7 @@ def _drawn_in_place(model: nn.Module, weight: Weight) -> Tensor | None:
     return target if target.numel() >= 16 and target.is_contiguous() else None
 
 
-def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 1.0) -> None:
+def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int) -> None:
     """Overwrite one weight, read as (rows, everything else), with a random orthogonal matrix.
 
     Uniform over the orthogonal matrices: the Q of a Gaussian matrix with the signs of R's diagonal
@@ -132,10 +132,6 @@ def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 
         model: The model that `weight` was found in.
         weight: The weight to fill; usually a block of kind "recurrent_hidden".
         seed: Seed of the draw; the layer's name makes its stream.
-        gain: Factor on the orthogonal matrix, positive and finite.
-
-    Raises:
-        ValueError: If `gain` is not positive and finite; nothing is written then.
 
     Example:
         >>> from lightning_init.inspection.weights import find_weights
@@ -144,13 +140,12 @@ def fill_orthogonal_(model: nn.Module, weight: Weight, seed: int, gain: float = 
         >>> bool(torch.allclose(model.weight_hh @ model.weight_hh.T, torch.eye(4), atol=1e-6))
         True
     """
-    check_scale("gain", gain, weight)
     draw = _draw(model, weight, seed)
     matrix = draw.double().reshape(draw.shape[0], -1)
     wide = matrix.shape[0] < matrix.shape[1]
     orthogonal, triangle = torch.linalg.qr(matrix.T if wide else matrix)
     orthogonal = orthogonal * triangle.diagonal().sign()
-    filled = (orthogonal.T if wide else orthogonal).reshape(draw.shape).mul(gain)
+    filled = (orthogonal.T if wide else orthogonal).reshape(draw.shape)
     _write(model, weight, filled.to(draw.dtype))
 
 
@@ -247,10 +242,22 @@ def _parameter(value: object) -> nn.Parameter:
     return value
 
 
-def check_scale(argument: str, value: float, weight: Weight) -> None:
+def check_scale(value: float, weight: Weight) -> None:
     """Refuse a scale that is not positive and finite, naming the layer."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(
-            f"`{argument}` of layer {weight.name!r} must be positive and finite, got {value}; "
+            f"`std` of layer {weight.name!r} must be positive and finite, got {value}; "
             f"leave the layer out with exclude=[{weight.name!r}] to keep its weights."
         )
+
+
+def synchronize(module: nn.Module) -> None:
+    """Send rank zero's parameters to all: ranks on unlike machines may round differently.
+
+    Every rank holds another part of a sharded one, which was cut from rank zero's draw.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        for parameter in module.parameters():
+            sharded = hasattr(parameter, "device_mesh")
+            if not (sharded or nn.parameter.is_lazy(parameter)):
+                torch.distributed.broadcast(parameter.data, src=0)

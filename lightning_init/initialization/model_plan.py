@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_init.initialization.plan import InitPlan, plan_fractional_moments
 from lightning_init.initialization.settings import FractionalMomentSettings
-from lightning_init.inspection.activations import named_activations, read_model
+from lightning_init.inspection.activations import Reading, named_activations, read_model
 from lightning_init.inspection.lazy import copy_of_lazy, has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.reasons import ON_META_DEVICE
 from lightning_init.inspection.weights import WeightInventory
@@ -39,25 +39,37 @@ def plan_model(
         model = copy_of_lazy(model)
         materialize_lazy_(model, example_input)
     reading = read_model(model, example_input, settings.include, settings.exclude, on_meta=on_meta)
+    _refuse_empty(reading.inventory)
+    if reading.unknown and settings.nonlinearity == "strict":
+        raise ValueError(
+            f"`nonlinearity` 'strict' {undecided_clause(reading.unknown)}; name it"
+            " (nonlinearity='relu'), or pass `example_input` so that one forward pass can be"
+            " traced."
+        )
+    return plan_of_reading(reading, settings, model)
+
+
+def plan_of_reading(
+    reading: Reading, settings: FractionalMomentSettings, model: nn.Module, why_unknown: str = ""
+) -> InitPlan:
+    """Plan by what is known of a model.
+
+    Args:
+        reading: Its weights, and what stands in front of them.
+        settings: What was asked for; a nonlinearity that they name replaces what was read.
+        model: The model.
+        why_unknown: A clause for the warning of layers where the linear rule is assumed.
+
+    Raises:
+        ValueError: If a law is not defined.
+    """
     inventory = reading.inventory
-    _refuse_empty(inventory)
     if settings.reads_model:
-        if reading.unknown and settings.nonlinearity == "strict":
-            raise ValueError(
-                f"`nonlinearity` 'strict' {undecided_clause(reading.unknown)}; name it"
-                " (nonlinearity='relu'), or pass `example_input` so that one forward pass can be"
-                " traced."
-            )
-        warning = assumption_warning(reading.unknown)
         plan = plan_fractional_moments(inventory, reading.assumed().activations, settings, model)
-        return replace(plan, warnings=(*warning, *plan.warnings))
-    activations = named_activations(
-        inventory.weights,
-        reading.activations,
-        settings.nonlinearity,
-        settings.param,
-        settings.dropout,
-    )
+        warnings = assumption_warning(reading.unknown, why_unknown)
+        return replace(plan, warnings=(*warnings, *plan.warnings))
+    named = settings.nonlinearity, settings.param, settings.dropout
+    activations = named_activations(inventory.weights, reading.activations, *named)
     return plan_fractional_moments(inventory, activations, settings, model)
 
 

@@ -104,7 +104,7 @@ class InitPlan(Readable):
         drawn, generator = [row for row in self.rows if row.treatment != "keep"], Generator()
         for row in drawn:  # before the first is written
             for std in (row.std, *row.row_stds) if row.treatment == "normal" else ():
-                fill.check_scale("std", std, row.weight)
+                fill.check_scale(std, row.weight)
         with Rollback(model, [row.weight for row in drawn]) as before:
             for row in drawn:
                 before.keep(row.weight)

@@ -14,7 +14,6 @@ from torch.nn.parameter import is_lazy
 
 from lightning_init.inspection.declared_order import (
     declared_activations,
-    listed,
     tensors_behind,
     unwrapped,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "ActivationInFront",
     "Traced",
     "declared_activations",
-    "trace_activations",
     "trace_model",
     "trace_run",
 ]
@@ -52,55 +50,6 @@ class Traced(NamedTuple):
     activations: dict[str, ActivationInFront]
 
 
-def trace_activations(
-    model: nn.Module, weights: WeightInventory | Iterable[Weight], example_input: Any
-) -> dict[str, ActivationInFront]:
-    """Run the model once and see which activation and dropout feed each of some weights.
-
-    The forward pass runs in train mode, where dropout acts, and eagerly even under `torch.compile`.
-    Afterwards the model is what it was: buffers, modes, attributes, gradients and the random state
-    of Python and torch, also when the forward pass fails.
-
-    Args:
-        model: The model; a forward pass on `example_input` must be possible on its device.
-        weights: The weights to look for, as found by `find_weights`.
-        example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
-            arguments.
-
-    Returns:
-        One record per weight, by weight name, in the order of `weights`. What could not be decided
-        has the source "assumed" and a note that says why and which rule stands in.
-
-    Raises:
-        ValueError: If the forward pass fails on `example_input`, or a lazy layer has no shape yet.
-
-    Example:
-        >>> import torch
-        >>> from lightning_init.inspection.weights import find_weights
-        >>> class Network(nn.Module):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.hidden, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
-        ...
-        ...     def forward(self, x):
-        ...         return self.head(self.hidden(x).relu())
-        >>> model = Network()
-        >>> found = trace_activations(model, find_weights(model), torch.zeros(1, 4))
-        >>> found["head"].nonlinearity, found["head"].source, found["hidden"].first_layer
-        ('relu', 'traced', True)
-    """
-    wanted = listed(weights)
-    args, kwargs = arguments_of(example_input)
-
-    def run(mode: SignalMode) -> Any:
-        return trial_run(unwrapped(model), mode, args, kwargs)
-
-    mode, outputs = _followed(model, _parameters(model, wanted), (args, kwargs), run)
-    found = _activations(mode, wanted, outputs)
-    missing = in_front(NOT_REACHED, "assumed", scale_free=False)
-    return {weight.name: found.get(weight.name, missing) for weight in wanted}
-
-
 def trace_model(
     model: nn.Module,
     example_input: Any,
@@ -111,15 +60,21 @@ def trace_model(
 ) -> Traced:
     """Run the model once: its weights, whatever class holds them, and what feeds each.
 
+    The forward pass runs in train mode, where dropout acts, and eagerly even under `torch.compile`.
+    Afterwards the model is what it was: buffers, modes, attributes, gradients and the random state
+    of Python and torch, also when the forward pass fails.
+
     Args:
-        model: As for `trace_activations`.
-        example_input: Likewise.
+        model: The model; a forward pass on `example_input` must be possible on its device.
+        example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
+            arguments.
         include: Glob patterns, as in `find_weights`.
         exclude: Likewise.
         on_meta: Likewise; the example is then on the meta device too.
 
     Raises:
-        ValueError: As `trace_activations`, and as `find_weights`.
+        ValueError: If the forward pass fails on `example_input`, a lazy layer has no shape yet, and
+            as `find_weights`.
 
     Example:
         >>> import torch

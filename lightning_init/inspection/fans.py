@@ -8,8 +8,6 @@ projection, each with its own `Fans`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from math import prod
 from operator import truediv
 from typing import NamedTuple
@@ -89,25 +87,16 @@ def bilinear_fans(module: nn.Bilinear) -> Fans:
     return Fans(module.in1_features * module.in2_features, module.out_features)
 
 
-def convolution_fans(module: Convolution, input_size: Sequence[int] | None = None) -> Fans:
+def convolution_fans(module: Convolution) -> Fans:
     """Fans of a convolution; one output channel sees only the input channels of its own group.
 
-    Args:
-        module: The layer.
-        input_size: Size of its input without batch and channels: `fan_in` is then the mean over all
-            outputs, of which those at a border of zeros see fewer positions. None counts those of
-            an inner output.
+    Counted for an inner output: those at a border of zeros see fewer positions.
 
     Example:
         >>> convolution_fans(nn.Conv2d(8, 16, 3, groups=4))
         Fans(fan_in=18, fan_out=36, taps=9)
-        >>> convolution_fans(nn.Conv2d(8, 16, 3, padding=1), input_size=(2, 2))
-        Fans(fan_in=32, fan_out=144, taps=4)
     """
-    taps: float = prod(module.kernel_size)
-    if input_size is not None and module.padding_mode == "zeros":
-        taps = prod(map(partial(_convolved_taps, module), range(len(input_size)), input_size))
-    return _convolution_fans(module, taps)
+    return _convolution_fans(module, prod(module.kernel_size))
 
 
 def _convolution_fans(module: Convolution | TransposedConvolution, taps: float) -> Fans:
@@ -116,65 +105,18 @@ def _convolution_fans(module: Convolution | TransposedConvolution, taps: float) 
     return Fans(max(1, round(fan_in)), fan_out, max(1, round(taps)))
 
 
-def transposed_convolution_fans(
-    module: TransposedConvolution, input_size: Sequence[int] | None = None
-) -> Fans:
+def transposed_convolution_fans(module: TransposedConvolution) -> Fans:
     """Fans of a transposed convolution, stored as (in_channels, out_channels / groups, *kernel).
 
     A stride s leaves each output kernel / s of the kernel positions in each dimension: the mean
-    over its s phases, which see different numbers of them unless s divides the kernel. With the
-    size of the input, the mean is over all outputs, those at the border included: from a single
-    pixel without padding every output sees one position only. `torch.nn.init` reads the two channel
-    dimensions the other way round and counts every position.
-
-    Args:
-        module: The layer.
-        input_size: Size of its input without batch and channels; None is an endless input.
+    over its s phases, which see different numbers of them unless s divides the kernel.
+    `torch.nn.init` reads the two channel dimensions the other way round and counts every position.
 
     Example:
         >>> transposed_convolution_fans(nn.ConvTranspose2d(8, 4, 4, stride=2))
         Fans(fan_in=32, fan_out=64, taps=4)
-        >>> transposed_convolution_fans(nn.ConvTranspose2d(8, 4, 4), input_size=(1, 1))
-        Fans(fan_in=8, fan_out=64, taps=1)
     """
-    if input_size is None:
-        taps = prod(map(truediv, module.kernel_size, module.stride))
-    else:
-        taps = prod(map(partial(_transposed_taps, module), range(len(input_size)), input_size))
-    return _convolution_fans(module, taps)
-
-
-def _convolved_taps(module: Convolution, dimension: int, size: int) -> float:
-    """Mean number of kernel positions per output that lie inside the input, in one dimension."""
-    kernel, stride = module.kernel_size[dimension], module.stride[dimension]
-    dilation = module.dilation[dimension]
-    reach = dilation * (kernel - 1)
-    if isinstance(module.padding, str):  # "same" puts the odd zero behind
-        before, both = (reach // 2, reach) if module.padding == "same" else (0, 0)
-    else:
-        before, both = module.padding[dimension], 2 * module.padding[dimension]
-    outputs = (size + both - reach - 1) // stride + 1
-    return _products(outputs, size, kernel, stride, dilation, before) / outputs
-
-
-def _transposed_taps(module: TransposedConvolution, dimension: int, size: int) -> float:
-    """Mean number of products that land on one output of a transposed convolution."""
-    kernel, stride = module.kernel_size[dimension], module.stride[dimension]
-    padding, dilation = int(module.padding[dimension]), module.dilation[dimension]
-    margin = module.output_padding[dimension]
-    outputs = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + margin + 1
-    return _products(size, outputs, kernel, stride, dilation, padding) / outputs
-
-
-def _products(
-    places: int, bound: int, kernel: int, stride: int, dilation: int, padding: int
-) -> int:
-    """Pairs of a place and a tap with 0 <= place * stride + tap * dilation - padding < bound."""
-    count = 0
-    for shift in range(-padding, dilation * kernel - padding, dilation):
-        first, behind = max(0, -(shift // stride)), -(-(bound - shift) // stride)
-        count += max(0, min(places, behind) - first)
-    return count
+    return _convolution_fans(module, prod(map(truediv, module.kernel_size, module.stride)))
 
 
 def attention_blocks(module: nn.MultiheadAttention) -> tuple[WeightBlock, ...]:

@@ -78,7 +78,6 @@ def factor(signals: list[Signal]) -> Signal:
     """Return what a weight matrix is multiplied by: one signal, or the product of several."""
     if len(signals) == 1:
         return signals[0]
-    marks = frozenset().union(*(signal.marks for signal in signals))
-    merged = Signal(marks=marks, from_input=all(signal.from_input for signal in signals))
-    plain = all(signal.rule == merged.rule and signal.decided for signal in signals)
-    return merged if plain else undecided(merged, PRODUCT_NOTE)
+    one = merged(tuple(signals))
+    plain = all(signal.rule == one.rule and signal.decided for signal in signals)
+    return one if plain else undecided(one, PRODUCT_NOTE)

@@ -88,25 +88,6 @@ def _averaging(group: dict[str, Any]) -> float:
     return float(named) if 0 <= float(named or 0.0) < 1 else 0.0
 
 
-class LayerForces(NamedTuple):
-    """What moves the variance of one layer; nan where it is not known.
-
-    Args:
-        drive: What the optimizer adds to |w|^2 per step, relative to it.
-        decay: What weight decay takes per step, relative to it.
-        relaxation_steps: Steps in which a distance from the steady state falls by 1/e; inf where
-            nothing pulls back.
-        steady_state: V at which the two balance.
-        noise_steady_state: V that AdamW's steps of pure noise would keep.
-    """
-
-    drive: float
-    decay: float
-    relaxation_steps: float
-    steady_state: float
-    noise_steady_state: float
-
-
 class ForceMonitor:
     """One series of squared weights per layer, with the rule of its group at every sample.
 

@@ -1,8 +1,9 @@
-"""V of every layer along a real run: kept at a bounded length, carried through checkpoints."""
+"""V of every layer along a probe, and along a real run, whose series passes through checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 # A run of unknown length is sampled at this interval; when so many samples are there, every second
@@ -11,6 +12,31 @@ INTERVAL = 50
 MOST_SAMPLES = 400
 # Shorter runs are sampled more often, or a verdict on them would rest on nothing.
 FEWEST_SAMPLES = 40
+
+
+@dataclass(frozen=True)
+class VarianceHistory:
+    """The series behind a report: one row of numbers per layer, one column per sample.
+
+    Args:
+        steps: Probe step of each sample, increasing; 0 is before the first optimizer step.
+        layers: Layer names.
+        variances: Per layer, V at each of `steps`.
+        drifts: Per layer, the drift index at each of `steps`; nan where it was not computed.
+    """
+
+    steps: tuple[int, ...] = ()
+    layers: tuple[str, ...] = ()
+    variances: tuple[tuple[float, ...], ...] = ()
+    drifts: tuple[tuple[float, ...], ...] = ()
+
+    def variance(self, layer: str) -> tuple[float, ...]:
+        """Return the variances of one layer."""
+        return self.variances[self.layers.index(layer)]
+
+    def drift(self, layer: str) -> tuple[float, ...]:
+        """Return the drift indices of one layer."""
+        return self.drifts[self.layers.index(layer)]
 
 
 class RunSeries:
@@ -67,6 +93,21 @@ class RunSeries:
             "steps": list(self.steps),
             "rows": [list(row) for row in self._rows],
         }
+
+    @classmethod
+    def begin(
+        cls, layers: Sequence[str], planned_steps: float, saved: Mapping[str, Any] | None = None
+    ) -> RunSeries:
+        """The series of a resumed run, if it has the same layers; else a new one.
+
+        Args:
+            layers: Layer names.
+            planned_steps: Optimizer steps of the run, `inf` for one without end.
+            saved: `state_dict` of the run that is resumed, or None.
+        """
+        if saved is not None and list(saved["layers"]) == list(layers):
+            return cls.from_state_dict(saved)
+        return cls(layers, sampling_interval(planned_steps))
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> RunSeries:

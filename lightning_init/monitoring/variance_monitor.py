@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_init.inspection.weights import Weight, effective_weight
-from lightning_init.monitoring.force_monitor import ForceMonitor, LayerForces
-from lightning_init.monitoring.history import VarianceHistory
-from lightning_init.monitoring.sampling import sample_steps
+from lightning_init.monitoring.force_monitor import ForceMonitor
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.monitoring.weight_moments import Moments, sample_moments
 from lightning_init.stationarity import (
     Decision,
@@ -28,6 +28,9 @@ from lightning_init.stationarity import (
 
 # Entries kept of each weight: a histogram of 60 bins does not profit from more.
 _ENTRIES = 1024
+# The first tenth shows early what will come of it: two samples there for every later one.
+DENSE_SHARE = 0.1
+DENSER = 2
 
 
 class VarianceMonitor:
@@ -160,17 +163,17 @@ class VarianceMonitor:
         """The verdict on each layer."""
         return [decide(state) for state in self._states]
 
-    def layer_forces(self, index: int) -> LayerForces:
-        """What moves a layer's variance, from all samples since the series began."""
+    def layer_forces(self, index: int) -> dict[str, Any]:
+        """What moves a layer's variance, as `LayerReport` names it, from all samples so far."""
         found = self._forces.forces(index)
         present = self._variances[-1][index] if self._variances else math.nan
-        return LayerForces(
-            found.drive,
-            found.decay,
-            found.relaxation_steps,
-            steady_state=found.steady_ratio * present,
-            noise_steady_state=self._forces.noise_variance(index),
-        )
+        return {
+            "drive": found.drive,
+            "decay": found.decay,
+            "relaxation_steps": found.relaxation_steps,
+            "steady_state": found.steady_ratio * present,
+            "noise_steady_state": self._forces.noise_variance(index),
+        }
 
     def fired_at_step(self, decision: Decision) -> int | None:
         """Probe step at which a layer was first found stationary."""
@@ -210,3 +213,21 @@ def _some_entries(values: Tensor) -> Tensor:
     flat = values.detach().reshape(-1)
     stride = max(1, -(-flat.numel() // _ENTRIES))
     return flat[::stride].to("cpu", torch.float32, copy=True)
+
+
+def sample_steps(budget: int, interval: int) -> tuple[int, ...]:
+    """Steps at which to sample: every `interval`, and twice as often in the first tenth.
+
+    The multiples of `interval` among them are evenly spaced, as a detector needs them.
+
+    Args:
+        budget: Optimizer steps to be looked at.
+        interval: Steps between two samples after the first tenth.
+
+    Example:
+        >>> sample_steps(100, 6)[:10]
+        (3, 6, 9, 12, 18, 24, 30, 36, 42, 48)
+    """
+    early = range(0, int(DENSE_SHARE * budget) + 1, max(1, interval // DENSER))
+    usual = range(0, budget + 1, interval)
+    return tuple(sorted({*early, *usual} - {0}))

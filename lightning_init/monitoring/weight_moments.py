@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from lightning_init.inspection.weights import Weight, effective_weight
 
 # Large enough that the overhead of a call is small beside its arithmetic, small enough that a chunk
 # in double precision stays in the cache. An accelerator wants few, large kernels.
@@ -221,3 +223,23 @@ def _sharded_moments(tensor: Any) -> Tensor:
             torch.distributed.all_gather(parts, moments, group=group)
             moments = fold_moments(torch.stack(parts))
     return moments
+
+
+def measured_variances(
+    module: nn.Module, weights: Sequence[Weight], moment: str = "central"
+) -> list[float]:
+    """V of each weight of ``module``, in float64; padding rows, which stay zero, do not count.
+
+    Args:
+        module: The module that the weights were found in.
+        weights: What to measure.
+        moment: "central", about the layer's mean, or "raw", about 0.
+    """
+    moments = sample_moments([effective_weight(module, weight) for weight in weights])
+    found = []
+    for weight, (count, mean, m2) in zip(weights, moments, strict=True):
+        if moment == "raw":
+            found.append((m2 + count * mean**2) / (count - weight.zeros))
+        else:
+            found.append(without_zeros(count, mean, m2, weight.zeros))
+    return found

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # Puts contents back; True if they changed and could not be.
-PutBack = Callable[[], bool]
+PutBack = Callable[[], bool | None]
 
 # Larger arrays are not copied, nor is more than this in total; a checksum tells whether they
 # changed, of all bytes up to a budget, then of evenly spaced blocks.
@@ -83,10 +83,9 @@ class Contents:
         self._copied += data.numel()
         saved = data.clone()
 
-        def put_back() -> bool:
+        def put_back() -> None:
             if not torch.equal(data, saved):
                 data.copy_(saved)
-            return False
 
         return put_back
 
@@ -102,10 +101,9 @@ class Contents:
 def _keep_buffer(item: Any) -> PutBack:
     saved = item[:]
 
-    def put_back() -> bool:
+    def put_back() -> None:
         if item != saved:
             item[:] = saved
-        return False
 
     return put_back
 
@@ -116,9 +114,8 @@ def _keep_shared(item: Any) -> PutBack | None:
         return None
     saved = bytes(memoryview(item).cast("B"))
 
-    def put_back() -> bool:
+    def put_back() -> None:
         ctypes.memmove(ctypes.addressof(item), saved, size)
-        return False
 
     return put_back
 
@@ -128,10 +125,9 @@ def _keep_objects(values: np.ndarray[Any, Any]) -> PutBack | None:
         return None
     saved = values.copy()
 
-    def put_back() -> bool:
+    def put_back() -> None:
         if any(a is not b for a, b in zip(values.flat, saved.flat, strict=True)):
             np.copyto(values, saved)
-        return False
 
     return put_back
 
@@ -163,9 +159,8 @@ def keep_table(item: Any) -> PutBack:
     original = vars(item)["_mgr"]
     vars(item)["_mgr"] = vars(item.copy(deep=True))["_mgr"]
 
-    def put_back() -> bool:
+    def put_back() -> None:
         vars(item)["_mgr"] = original
-        return False
 
     return put_back
 

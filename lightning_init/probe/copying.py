@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -236,33 +235,3 @@ def _non_leaf_tensors(module: nn.Module) -> Iterator[Tensor]:
         for value in vars(submodule).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 yield value
-
-
-def rebind_closures(original: nn.Module, copied: nn.Module) -> None:
-    """Let functions planted on a copied module, as wrappers of `forward` are, mean the copy.
-
-    Copying a function shares it, so that a closure over the original would run the original.
-    """
-    twins = {id(one): two for one, two in zip(original.modules(), copied.modules(), strict=False)}
-    for module in copied.modules():
-        for name, value in list(vars(module).items()):
-            bound = _rebound(value, twins)
-            if bound is not value:
-                vars(module)[name] = bound
-
-
-def _rebound(value: Any, twins: dict[int, nn.Module]) -> Any:
-    if isinstance(value, types.MethodType) and id(value.__self__) in twins:
-        return types.MethodType(value.__func__, twins[id(value.__self__)])
-    if not isinstance(value, types.FunctionType) or not value.__closure__:
-        return value
-    held = [cell.cell_contents for cell in value.__closure__]
-    changed = [twins.get(id(one)) or _rebound(one, twins) for one in held]
-    if all(new is old for new, old in zip(changed, held, strict=True)):
-        return value
-    cells = tuple(types.CellType(one) for one in changed)
-    function = types.FunctionType(
-        value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
-    )
-    function.__kwdefaults__ = value.__kwdefaults__
-    return function

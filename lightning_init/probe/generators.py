@@ -12,12 +12,11 @@ import torch
 from lightning_init.probe.contents import PutBack
 
 
-def _torch(item: torch.Generator) -> PutBack:
+def _with_state(item: Any) -> PutBack:
     state = item.get_state()
 
-    def put_back() -> bool:
+    def put_back() -> None:
         item.set_state(state)
-        return False
 
     return put_back
 
@@ -38,16 +37,6 @@ def _spawned(source: Any) -> int | None:
     return getattr(sequence, "n_children_spawned", None)
 
 
-def _numpy_legacy(item: np.random.RandomState) -> PutBack:
-    state = item.get_state()
-
-    def put_back() -> bool:
-        item.set_state(state)
-        return False
-
-    return put_back
-
-
 def _python_random(item: random.Random) -> PutBack | None:
     try:
         state = item.getstate()
@@ -55,18 +44,17 @@ def _python_random(item: random.Random) -> PutBack | None:
         return None
     attributes = dict(vars(item))
 
-    def put_back() -> bool:
+    def put_back() -> None:
         vars(item).update(attributes)
         item.setstate(state)
-        return False
 
     return put_back
 
 
 _KINDS: tuple[tuple[type, Any], ...] = (
-    (torch.Generator, _torch),
+    (torch.Generator, _with_state),
     (np.random.Generator, _numpy),
-    (np.random.RandomState, _numpy_legacy),
+    (np.random.RandomState, _with_state),
     (random.Random, _python_random),
 )
 

@@ -128,7 +128,8 @@ def watch_queue(item: Any) -> PutBack | None:
 def keep_position(file: Any) -> PutBack | None:
     """Goes back to where a readable file stood."""
     if isinstance(file, (io.BytesIO, io.StringIO)):
-        return functools.partial(_set_memory_file, file, _memory_state(file))
+        memory: Any = file  # of which typeshed does not say that it can be pickled
+        return functools.partial(memory.__setstate__, memory.__getstate__())
     if file.closed or not (file.readable() and file.seekable()):
         return None
     try:
@@ -144,15 +145,6 @@ def _seek(file: Any, position: int) -> bool:
     return False
 
 
-def _memory_state(file: Any) -> Any:
-    return file.__getstate__()
-
-
-def _set_memory_file(file: Any, state: Any) -> bool:
-    file.__setstate__(state)
-    return False
-
-
 def _keep_text_position(file: Any) -> PutBack:
     """How many characters were read, from what is left of the file."""
     if os.fstat(file.fileno()).st_size > MOST_REREAD:
@@ -161,10 +153,9 @@ def _keep_text_position(file: Any) -> PutBack:
     file.seek(0)
     read = len(file.read()) - left
 
-    def put_back() -> bool:
+    def put_back() -> None:
         file.seek(0)
         file.read(read)
-        return False
 
     put_back()
     return put_back

@@ -62,7 +62,7 @@ def keepers_of(kind: Any) -> tuple[Keep, ...]:
         if issubclass(kind, parents):
             return (keep,)
     if is_table(kind):
-        return (_table,)
+        return (lambda item, _: keep_table(item),)
     keepers = [keep for parents, keep in _PARTS if issubclass(kind, parents)]
     if hasattr(kind, "__next__") or kind.__module__ in QUEUES:
         keepers.append(_iterator)
@@ -79,12 +79,11 @@ def _dict(item: Any, keeping: Keeping) -> PutBack:
         for place, copied in keeping.stand_ins(values):
             base.__setitem__(item, keys[place], copied)
 
-    def put_back() -> bool:
+    def put_back() -> None:
         if not (_same(base.values(item), values) and _same(base.keys(item), keys)):
             base.clear(item)
             for key, value in zip(keys, values, strict=True):
                 base.__setitem__(item, key, value)
-        return False
 
     return put_back
 
@@ -100,11 +99,10 @@ def _list(item: list[Any], keeping: Keeping) -> PutBack:
         for place, copied in keeping.stand_ins(values):
             list.__setitem__(item, place, copied)
 
-    def put_back() -> bool:
+    def put_back() -> None:
         now = list.__getitem__(item, slice(None))
         if not _same(now, values):
             list.__setitem__(item, slice(None), values)
-        return False
 
     return put_back
 
@@ -113,11 +111,10 @@ def _set(item: set[Any], _: Keeping) -> PutBack:
     saved = set.copy(item)
     order = list(set.__iter__(item))
 
-    def put_back() -> bool:
+    def put_back() -> None:
         if not _same(list(set.__iter__(item)), order):
             set.clear(item)
             set.update(item, saved)
-        return False
 
     return put_back
 
@@ -125,11 +122,10 @@ def _set(item: set[Any], _: Keeping) -> PutBack:
 def _deque(item: deque[Any], _: Keeping) -> PutBack:
     saved = list(deque.__iter__(item))
 
-    def put_back() -> bool:
+    def put_back() -> None:
         if not _same(list(deque.__iter__(item)), saved):
             deque.clear(item)
             deque.extend(item, saved)
-        return False
 
     return put_back
 
@@ -160,7 +156,7 @@ def _slots(item: Any, keeping: Keeping) -> PutBack:
     for place, copied in keeping.stand_ins(value for _, _, value in filled):
         filled[place][1].__set__(item, copied)
 
-    def put_back() -> bool:
+    def put_back() -> None:
         for name, descriptor, value in slot_values(item):
             if name not in saved:
                 descriptor.__delete__(item)
@@ -170,7 +166,6 @@ def _slots(item: Any, keeping: Keeping) -> PutBack:
         for name, descriptor in slots_of(kind):
             if name in saved and name not in left:
                 descriptor.__set__(item, saved[name])
-        return False
 
     return put_back
 
@@ -183,9 +178,8 @@ def _cell(item: types.CellType, keeping: Keeping) -> PutBack | None:
     for _, copied in keeping.stand_ins([saved]):
         item.cell_contents = copied
 
-    def put_back() -> bool:
+    def put_back() -> None:
         item.cell_contents = saved
-        return False
 
     return put_back
 
@@ -199,14 +193,13 @@ def _globals(item: types.FunctionType, keeping: Keeping) -> PutBack | None:
     for place, copied in keeping.stand_ins(saved.values()):
         held[list(saved)[place]] = copied
 
-    def put_back() -> bool:
+    def put_back() -> None:
         for name, value in saved.items():
             if held.get(name) is not value:
                 held[name] = value
         for name in (names & held.keys()) - saved.keys():
             if not isinstance(held[name], types.ModuleType):
                 del held[name]
-        return False
 
     return put_back
 
@@ -218,14 +211,13 @@ def _class(item: type, keeping: Keeping) -> PutBack | None:
     for place, copied in keeping.stand_ins(saved.values()):
         type.__setattr__(item, list(saved)[place], copied)
 
-    def put_back() -> bool:
+    def put_back() -> None:
         now = _class_attributes(item)
         for name, value in saved.items():
             if name not in now or now[name] is not value:
                 type.__setattr__(item, name, value)
         for name in now.keys() - saved.keys():
             type.__delattr__(item, name)
-        return False
 
     return put_back
 
@@ -244,9 +236,8 @@ def _gradient(item: Tensor, _: Keeping) -> PutBack | None:
         return None
     saved = item.grad
 
-    def put_back() -> bool:
+    def put_back() -> None:
         item.grad = saved
-        return False
 
     return put_back
 
@@ -265,22 +256,14 @@ def _cache(item: Any, _: Keeping) -> PutBack:
     return put_back
 
 
-def _position(item: Any, _: Keeping) -> PutBack | None:
-    return keep_position(item)
-
-
 def _iterator(item: Any, _: Keeping) -> PutBack | None:
     return watch_iterator(item) or watch_queue(item)
-
-
-def _table(item: Any, _: Keeping) -> PutBack | None:
-    return keep_table(item)
 
 
 # Kinds of which one capture is enough, and parts that an object may have several of.
 _WHOLE: tuple[tuple[Any, Keep], ...] = (
     (GENERATORS, lambda item, _: keep_generator(item)),
-    (io.IOBase, _position),
+    (io.IOBase, lambda item, _: keep_position(item)),
     (types.CellType, _cell),
     (type, _class),
     (CData, _contents),

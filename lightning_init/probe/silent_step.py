@@ -15,7 +15,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor, nn
 
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.copying import copy_training, rebind_closures
+from lightning_init.probe.copying import copy_training
 from lightning_init.probe.data_state import data_held_by
 from lightning_init.probe.snapshot import preserved_random_state
 
@@ -44,7 +44,6 @@ class SilentStep:
         self.batch = batch
         self.module = copy_training(trainer, module, [], [], data_held_by(module)).module
         internals.uncompile(self.module)
-        rebind_closures(module, self.module)
         self._trainer = trainer
         silent = _SilentTrainer(trainer, self.module)
         for submodule in self.module.modules():

@@ -7,7 +7,6 @@ data (:mod:`.object_state`) - is captured by value and restored.
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -88,9 +87,9 @@ def capture_optimizers(optimizers: Iterable[Optimizer]) -> Restore:
                 group.update(saved)
 
         restores.append(restore)
-    return functools.partial(_run_all, restores)
 
+    def restore_all() -> None:
+        for restore in restores:
+            restore()
 
-def _run_all(restores: list[Callable[[], object]]) -> None:
-    for restore in restores:
-        restore()
+    return restore_all

@@ -8,15 +8,20 @@ import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.parameter_walk import module_at
 from lightning_init.inspection.weights import Weight, WeightInventory, effective_weight
-from lightning_init.monitoring.weight_moments import tensor_moments, without_zeros
-from lightning_init.recipes.recipe_format import UNKNOWN, VerdictWord
+from lightning_init.monitoring.weight_moments import sample_moments, without_zeros
+from lightning_init.recipes.recipe_format import (
+    LARGEST_VARIANCE,
+    SMALLEST_VARIANCE,
+    UNKNOWN,
+    RecipeLayer,
+    VerdictWord,
+)
 from lightning_init.recipes.state_dicts import (
     Wanted,
     listed,
@@ -26,8 +31,14 @@ from lightning_init.recipes.state_dicts import (
 )
 
 
-class MeasuredLayer(NamedTuple):
-    """V of one layer.
+def measured_layer(
+    weight: Weight,
+    variance: float,
+    spread: float | None = None,
+    change: float | None = None,
+    verdict: VerdictWord = UNKNOWN,
+) -> RecipeLayer:
+    """A layer of a recipe that draws what was measured, if that can be drawn.
 
     Args:
         weight: The layer.
@@ -37,29 +48,35 @@ class MeasuredLayer(NamedTuple):
             once and not followed.
         verdict: What is known of V: "unknown" where it was measured once and not followed.
     """
+    return RecipeLayer(
+        name=weight.name,
+        shape=weight.shape,
+        fan_in=weight.fan_in if weight.knows_fan_in else None,
+        sigma0_squared=variance,
+        action="redrawn" if SMALLEST_VARIANCE <= variance <= LARGEST_VARIANCE else "kept",
+        verdict=verdict,
+        variance=variance,
+        standard_error=None,
+        spread=spread,
+        change=change,
+    )
 
-    weight: Weight
-    variance: float
-    spread: float | None = None
-    change: float | None = None
-    verdict: VerdictWord = UNKNOWN
 
-
-def measure_module(module: nn.Module, inventory: WeightInventory) -> list[MeasuredLayer]:
+def measure_module(module: nn.Module, inventory: WeightInventory) -> list[RecipeLayer]:
     """Measure every weight of an inventory.
 
     Raises:
         ValueError: A weight holds values that are not finite.
     """
     return [
-        MeasuredLayer(weight, _variance_of(weight, effective_weight(module, weight)))
+        measured_layer(weight, _variance_of(weight, effective_weight(module, weight)))
         for weight in inventory.weights
     ]
 
 
 def measure_checkpoints(
     paths: Sequence[str | os.PathLike[str]], module: nn.Module, inventory: WeightInventory
-) -> list[MeasuredLayer]:
+) -> list[RecipeLayer]:
     """Measure the weights that checkpoints hold for a module, which stays as it is.
 
     Args:
@@ -75,23 +92,22 @@ def measure_checkpoints(
     if not paths:
         raise ValueError("`paths` must name at least one checkpoint, got none.")
     columns = [_measure_file(path, module, inventory) for path in paths]
-    return [_averaged(list(row)) for row in zip(*columns, strict=True)]
+    rows = zip(inventory.weights, *columns, strict=True)
+    return [_averaged(weight, variances) for weight, *variances in rows]
 
 
 def _measure_file(
     path: str | os.PathLike[str], module: nn.Module, inventory: WeightInventory
-) -> list[MeasuredLayer]:
+) -> list[float]:
     tensors = read_state_dict(path)
     try:
         held = match_names(_wanted(module, inventory), tensors)
-        rows = [
-            MeasuredLayer(weight, _variance_of(weight, _values(module, weight, held)))
-            for weight in inventory.weights
-        ]
+        weights = inventory.weights
+        variances = [_variance_of(weight, _values(module, weight, held)) for weight in weights]
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
     _warn_of_what_is_lost(os.fspath(path), module, tensors, held)
-    return rows
+    return variances
 
 
 def _warn_of_what_is_lost(
@@ -156,19 +172,17 @@ def _chain(holder: nn.Module, attribute: str) -> nn.ModuleList:
 
 def _variance_of(weight: Weight, values: Tensor) -> float:
     """Variance about the mean, without the row of an embedding that stays zero."""
-    count, mean, m2 = tensor_moments(values).tolist()
+    ((count, mean, m2),) = sample_moments([values])
     if not math.isfinite(m2):
         raise ValueError(f"{weight.name!r} holds values that are not finite.")
     return without_zeros(count, mean, m2, weight.zeros)
 
 
-def _averaged(rows: Sequence[MeasuredLayer]) -> MeasuredLayer:
-    if len(rows) == 1:
-        return rows[0]
-    if any(row.variance <= 0 for row in rows):
-        return MeasuredLayer(rows[0].weight, 0.0)
-    logs = [math.log(row.variance) for row in rows]
-    return MeasuredLayer(rows[0].weight, math.exp(fmean(logs)), stdev(logs))
+def _averaged(weight: Weight, variances: Sequence[float]) -> RecipeLayer:
+    if len(variances) == 1 or min(variances) <= 0:
+        return measured_layer(weight, min(variances))
+    logs = [math.log(variance) for variance in variances]
+    return measured_layer(weight, math.exp(fmean(logs)), stdev(logs))
 
 
 def _join(prefix: str, name: str) -> str:

@@ -7,11 +7,11 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -19,16 +19,12 @@ from lightning_init.initialization.fill import fill_normal_
 from lightning_init.inspection.weights import Weight, WeightInventory, find_every_weight
 from lightning_init.recipes import recipe_format
 from lightning_init.recipes.fitting import fitting_layers, refuse_what_no_weight_can_hold
-from lightning_init.recipes.measured import MeasuredLayer, measure_checkpoints, measure_module
-from lightning_init.recipes.recipe_format import (
-    FORMAT_VERSION,
-    LARGEST_VARIANCE,
-    SMALLEST_VARIANCE,
-    RecipeLayer,
-)
+from lightning_init.recipes.measured import measure_checkpoints, measure_module
+from lightning_init.recipes.recipe_format import FORMAT_VERSION, Action, RecipeLayer
 from lightning_init.recipes.recipe_page import ReadableRecipe
 from lightning_init.reporting.rendering import plain
 from lightning_init.reporting.report import InitReport
+from lightning_init.validation import checked
 
 _LIBRARIES = ("lightning", "lightning_init", "torch")
 
@@ -71,30 +67,22 @@ class InitRecipe(ReadableRecipe):
         Raises:
             ValueError: The report holds what a recipe may not, e.g. a variance that is not finite.
         """
-        content = {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": recipe_format.fingerprint(
-                (layer.name, layer.shape) for layer in report.layers
-            ),
-            "layers": [
-                {
-                    "name": layer.name,
-                    "shape": list(layer.shape),
-                    "fan_in": layer.fan_in or None,
-                    "sigma0_squared": layer.sigma0**2,
-                    "action": layer.action,
-                    "verdict": layer.verdict.value,
-                    "variance": plain(layer.variance),
-                    "standard_error": plain(layer.standard_error),
-                }
-                for layer in report.layers
-            ],
-            "left_out": [left.name for left in report.left_out],
-            "settings": {name: _storable(value) for name, value in report.settings},
-            "optimizers": [{"name": name, "learning_rate": float(lr)} for name, lr in optimizers],
-            "library_versions": _library_versions(),
-        }
-        return cls(*recipe_format.parse(content))
+        layers = [
+            RecipeLayer(
+                name=layer.name,
+                shape=layer.shape,
+                fan_in=layer.fan_in or None,
+                sigma0_squared=layer.sigma0**2,
+                action=cast(Action, layer.action),
+                verdict=layer.verdict.value,
+                variance=plain(layer.variance),
+                standard_error=plain(layer.standard_error),
+            )
+            for layer in report.layers
+        ]
+        left_out = [left.name for left in report.left_out]
+        recipe = cls._made(layers, left_out, optimizers, report.settings)
+        return cls(*recipe_format.parse(_content(recipe)))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], module: nn.Module) -> InitRecipe:
@@ -145,7 +133,7 @@ class InitRecipe(ReadableRecipe):
     @classmethod
     def from_measured(
         cls,
-        rows: Sequence[MeasuredLayer],
+        rows: Sequence[RecipeLayer],
         inventory: WeightInventory,
         optimizers: Sequence[tuple[str, float]] = (),
         settings: Sequence[tuple[str, Any]] = (),
@@ -158,10 +146,20 @@ class InitRecipe(ReadableRecipe):
             optimizers: Optimizer class and learning rate, one pair per parameter group.
             settings: Pairs of setting and value of the callback, for the reader.
         """
+        return cls._made(rows, [left.name for left in inventory.left_out], optimizers, settings)
+
+    @classmethod
+    def _made(
+        cls,
+        layers: Sequence[RecipeLayer],
+        left_out: Sequence[str],
+        optimizers: Sequence[tuple[str, float]],
+        settings: Sequence[tuple[str, Any]],
+    ) -> InitRecipe:
         return cls(
+            layers=tuple(layers),
+            left_out=tuple(left_out),
             settings=tuple(sorted((name, _storable(value)) for name, value in settings)),
-            layers=tuple(_measured_layer(row) for row in rows),
-            left_out=tuple(left.name for left in inventory.left_out),
             optimizers=tuple((name, float(rate)) for name, rate in optimizers),
             library_versions=tuple(sorted(_library_versions().items())),
         )
@@ -190,16 +188,7 @@ class InitRecipe(ReadableRecipe):
 
     def to_json(self) -> str:
         """Write as JSON text, indented and with sorted keys."""
-        content = {
-            "format_version": FORMAT_VERSION,
-            "fingerprint": self.fingerprint,
-            "layers": [plain(layer) for layer in self.layers],
-            "left_out": list(self.left_out),
-            "settings": dict(self.settings),
-            "optimizers": [{"name": name, "learning_rate": lr} for name, lr in self.optimizers],
-            "library_versions": dict(self.library_versions),
-        }
-        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        return json.dumps(_content(self), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a file at once or not at all: a crash leaves the old file or the new one.
@@ -266,35 +255,31 @@ class InitRecipe(ReadableRecipe):
         return [weight.name for weight, _ in draws]
 
 
-def _measured_layer(row: MeasuredLayer) -> RecipeLayer:
-    drawable = SMALLEST_VARIANCE <= row.variance <= LARGEST_VARIANCE
-    return RecipeLayer(
-        name=row.weight.name,
-        shape=row.weight.shape,
-        fan_in=row.weight.fan_in if row.weight.knows_fan_in else None,
-        sigma0_squared=row.variance,
-        action="redrawn" if drawable else "kept",
-        verdict=row.verdict,
-        variance=row.variance,
-        standard_error=None,
-        spread=row.spread,
-        change=row.change,
-    )
+def _content(recipe: InitRecipe) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": recipe.fingerprint,
+        "layers": [dict(vars(layer)) for layer in recipe.layers],
+        "left_out": recipe.left_out,
+        "settings": dict(recipe.settings),
+        "optimizers": [{"name": name, "learning_rate": lr} for name, lr in recipe.optimizers],
+        "library_versions": dict(recipe.library_versions),
+    }
 
 
 def _storable(value: Any) -> Any:
     """Return a setting as the file can hold it: settings are for the reader, so text will do."""
     value = plain(value)
     try:
-        recipe_format.setting(value, "setting")
+        checked(value, recipe_format.Setting, "setting")
     except ValueError:
         return str(value)[:1000]
     return value
 
 
-def _library_versions(libraries: Iterable[str] = _LIBRARIES) -> dict[str, str]:
+def _library_versions() -> dict[str, str]:
     versions = {}
-    for library in libraries:
+    for library in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
     return versions

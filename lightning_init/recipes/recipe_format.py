@@ -129,10 +129,6 @@ class _Recipe:
     settings: Annotated[dict[str, Any], Meta(description="an object")]
 
 
-_FIELDS = tuple(field.name for field in fields(_Recipe))
-_LAYER_FIELDS = tuple(field.name for field in fields(RecipeLayer))
-
-
 def fingerprint(layers: Iterable[tuple[str, tuple[int, ...]]]) -> str:
     """Digest names and shapes.
 
@@ -206,15 +202,6 @@ def parse(content: Any) -> Parsed:
         tuple((optimizer.name, optimizer.learning_rate) for optimizer in optimizers),
         _items(recipe.library_versions, "library_versions", Text),
     )
-
-
-def setting(value: Any, where: str) -> Any:
-    """Check the value of one setting: scalars, and lists of them that become tuples.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    return checked(value, Setting, where)
 
 
 def _layer(value: Any, where: str) -> RecipeLayer:

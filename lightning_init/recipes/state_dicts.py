@@ -85,9 +85,7 @@ def _load_torch(path: Path, mapped: bool) -> Any:
             f"holds objects that only an unsafe load would read{named}; save `state_dict()` alone."
         ) from None
     except Exception as error:
-        raise ValueError(
-            f"cannot be read ({type(error).__name__}): cut short or damaged."
-        ) from None
+        raise ValueError(_DAMAGED.format(type(error).__name__)) from None
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
@@ -105,9 +103,7 @@ def _load_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:
-        raise ValueError(
-            f"cannot be read ({type(error).__name__}): cut short or damaged."
-        ) from None
+        raise ValueError(_DAMAGED.format(type(error).__name__)) from None
 
 
 def _named_tensors(content: Any) -> dict[str, Tensor]:

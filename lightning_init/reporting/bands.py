@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,58 +23,53 @@ from lightning_init.stationarity.student import student_t_quantile
 LARGEST_DIFFERENCE = 0.01
 
 
-@dataclass(frozen=True)
-class BandPoint:
+class BandPoint(NamedTuple):
     """One layer at one probe step.
 
     Attributes:
         step: Probe step.
-        fitted: V at this step by the fit to the window that ends here.
-        fitted_lower: Lower confidence limit of `fitted`.
-        fitted_upper: Upper confidence limit of `fitted`.
-        drift: Drift index at the last check, as it is in the report's history.
-        drift_lower: Lower confidence limit of `drift`.
-        drift_upper: Upper confidence limit of `drift`.
+        fitted_lower: Lower confidence limit of V by the fit to the window that ends here.
+        fitted_upper: Upper confidence limit of the same.
+        drift_lower: Lower confidence limit of the drift index at the last check.
+        drift_upper: Upper confidence limit of the same.
     """
 
     step: int
-    fitted: float
     fitted_lower: float
     fitted_upper: float
-    drift: float
     drift_lower: float
     drift_upper: float
 
 
 def confidence_bands(
-    report: ProbeRecord, layer: str, steps: Collection[int] | None = None
+    report: ProbeRecord, layer: str, steps: Collection[int]
 ) -> tuple[BandPoint, ...]:
     """Fit again what the detector fitted, and keep the limits that a history does not hold.
 
-    Every limit is one-sided at the report's `confidence`.
+    Every limit is one-sided at the detector's confidence.
 
     Args:
         report: What a probe found.
         layer: Name of one of its layers.
-        steps: Probe steps to give points for; None for all.
+        steps: Probe steps to give points for.
 
     Returns:
         One point per sample at these steps, from the first check on. None at all if the history
         does not tell: V was not finite and positive throughout, or the series began again on the
         way (a learning rate changed), so that the drift indices do not come out as recorded.
     """
-    settings = _detector(report)
+    settings = DetectorSettings()
     steps_taken, values, drifts = _detected(report, layer)
     if not (np.isfinite(values).all() and (values > 0).all()):
         return ()
     points: list[BandPoint] = []
     index: DriftIndex | None = None
-    wanted = None if steps is None else set(steps)
+    wanted = set(steps)
     for i, drift in enumerate(drifts):
         if not math.isfinite(drift) or i + 1 < settings.minimum_samples:
             continue
         step, checked = steps_taken[i], index is None or drift != drifts[i - 1]
-        if not (checked or wanted is None or step in wanted):
+        if not (checked or step in wanted):
             continue
         now = _index(np.log(values[: i + 1]), report, settings)
         if index is None or checked:
@@ -82,8 +77,8 @@ def confidence_bands(
             index = now
             if not math.isclose(drift, now.drift_index, rel_tol=LARGEST_DIFFERENCE, abs_tol=1e-6):
                 return ()
-        if wanted is None or step in wanted:
-            points.append(_point(step, drift, index, now, settings.confidence))
+        if step in wanted:
+            points.append(_point(step, index, now, settings.confidence))
     return tuple(points)
 
 
@@ -95,32 +90,19 @@ def _detected(report: ProbeRecord, layer: str) -> tuple[list[int], FloatArray, l
     return [row[0] for row in seen], np.array([row[1] for row in seen]), [row[2] for row in seen]
 
 
-def _detector(report: ProbeRecord) -> DetectorSettings:
-    given = dict(report.settings)
-    default = DetectorSettings()
-    return DetectorSettings(
-        tolerance=given.get("tolerance", default.tolerance),
-        confidence=given.get("confidence", default.confidence),
-    )
-
-
 def _index(log_values: FloatArray, report: ProbeRecord, settings: DetectorSettings) -> DriftIndex:
     window = window_length(len(log_values), settings.window_fraction, settings.batches)
     fit = fit_trend(log_values[-window:], settings.batches)
     return drift_index(fit, report.horizon_steps / report.sample_interval, settings.confidence)
 
 
-def _point(
-    step: int, drift: float, checked: DriftIndex, now: DriftIndex, confidence: float
-) -> BandPoint:
+def _point(step: int, checked: DriftIndex, now: DriftIndex, confidence: float) -> BandPoint:
     quantile = student_t_quantile(confidence, now.fit.degrees_of_freedom)
     margin = quantile * now.fit.end_level_standard_error
     return BandPoint(
         step=step,
-        fitted=math.exp(now.fit.end_level),
         fitted_lower=math.exp(now.fit.end_level - margin),
         fitted_upper=math.exp(now.fit.end_level + margin),
-        drift=drift,
         drift_lower=checked.lower,
         drift_upper=checked.upper,
     )

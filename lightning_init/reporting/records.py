@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lightning_init.inspection.weights import LeftOut
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.stationarity.decision import Verdict
 from lightning_init.stationarity.forgetting import ForgettingVerdict
 

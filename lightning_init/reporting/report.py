@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+import typing
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from lightning_init.pages import MOST_ROWS, Page, Readable
 from lightning_init.reporting import rendering
 from lightning_init.reporting.figures import record_trajectories
 from lightning_init.reporting.records import LayerReport, ProbeRecord
-from lightning_init.reporting.restoring import record_from_dict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,8 +74,13 @@ class InitReport(Readable, ProbeRecord):
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> InitReport:
-        """Make a report from what `to_dict` returned, as a checkpoint keeps it."""
-        return record_from_dict(cls, content)
+        """Make a report from what `to_dict` returned, as a checkpoint keeps it.
+
+        None stands for nan among numbers; fields that are not there keep their defaults, and there
+        may be others.
+        """
+        settings = tuple(content.get("settings", {}).items())
+        return typing.cast(InitReport, _made(cls, {**content, "settings": settings}))
 
     def plot(self) -> Figure:
         """Draw the trajectory of every layer's variance, with the steps where it became stationary.
@@ -87,3 +95,23 @@ def _words(layer: LayerReport) -> dict[str, str | None]:
     """The fields that hold an enum, as plain words."""
     named = {"verdict": layer.verdict, "forgetting": layer.forgetting}
     return {name: None if found is None else found.value for name, found in named.items()}
+
+
+def _made(hint: Any, value: Any) -> Any:
+    """``value`` as the type ``hint`` says."""
+    kind, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return None if value is None else _made(arguments[0], value)
+    if kind is tuple:
+        each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(_made(one, item) for one, item in zip(each, value, strict=True))
+    if hint is float:
+        return math.nan if value is None else float(value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        names = [field.name for field in dataclasses.fields(hint) if field.name in value]
+        make: Any = hint
+        return make(**{name: _made(hints[name], value[name]) for name in names})
+    return value

@@ -11,8 +11,12 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from lightning_init.reporting.tags import OPTIMAL_VARIANCE, tag
-from lightning_init.reporting.tensorboard import is_tensorboard, write_scalars
+from lightning_init.reporting.tensorboard import (
+    OPTIMAL_VARIANCE,
+    is_tensorboard,
+    tag,
+    write_scalars,
+)
 
 SERIES_FILE = "run_variance.csv"
 # Values of one sample that go to TensorBoard; of larger models every k-th sample goes there.

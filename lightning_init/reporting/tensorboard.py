@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -22,14 +23,33 @@ from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting import figures
 from lightning_init.reporting.plan_figures import plan_images
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import AT_A_GLANCE, FRACTIONAL_MOMENT, OPTIMAL_VARIANCE, tag
 
+OPTIMAL_VARIANCE = "OptimalVarianceInit"
+FRACTIONAL_MOMENT = "FractionalMomentInit"
+
+# The page to open: figures, and curves of the layers to look at first in runs of their own.
+AT_A_GLANCE = f"{OPTIMAL_VARIANCE}/at_a_glance"
 # The series of a probe stay below this, but for the first 20 rows: half a second of work, because
 # tensorboard computes its checksums in Python.
 SERIES_BYTES = 1_200_000
 FEWEST_ROWS = 20
 ROWS_OF_TEXT = 100
 VARIANCE, DRIFT = f"{AT_A_GLANCE}/2_variance", f"{AT_A_GLANCE}/3_drift"
+
+
+def log_probe(trainer: Trainer, report: InitReport) -> None:
+    """Write the probe's own TensorBoard run, and one row for every other logger.
+
+    Args:
+        trainer: Its loggers, and the rank that writes.
+        report: What the probe found.
+    """
+    if not trainer.is_global_zero:
+        return
+    for logger in trainer.loggers:
+        if is_tensorboard(logger):
+            write_probe_run(getattr(logger, "log_dir"), report)  # noqa: B009
+    log_outcome(trainer.loggers, report)
 
 
 def write_probe_run(log_dir: str | os.PathLike[str], report: InitReport) -> None:
@@ -218,3 +238,14 @@ def _free_directory(log_dir: str) -> str:
     while os.path.exists(path):
         path, number = os.path.join(log_dir, f"probe_{number}"), number + 1
     return path
+
+
+def tag(prefix: str, quantity: str, layer: str) -> str:
+    """Name a series in the alphabet that every logger accepts: ASCII letters, digits, `_-./`.
+
+    >>> tag("OptimalVarianceInit", "variance", "net.0")
+    'OptimalVarianceInit/variance/net.0'
+    >>> tag("OptimalVarianceInit", "variance", "block[0] σ")
+    'OptimalVarianceInit/variance/block_0___'
+    """
+    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{prefix}/{quantity}/{layer}")

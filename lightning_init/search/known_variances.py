@@ -7,19 +7,13 @@ from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lightning_init.initialization.synchronization import synchronize
+from lightning_init.initialization.fill import synchronize
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.probe.shadows import shadows_follow
 from lightning_init.recipes.recipe import InitRecipe
-from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.run_files import local_directory
 
 RECIPE_FILE = "init_recipe.json"
-
-
-def recipe_of(report: InitReport, trainer: Trainer) -> InitRecipe:
-    """What a probe found, with the optimizers that it holds for."""
-    return InitRecipe.from_report(report, optimizers_of(trainer))
 
 
 def optimizers_of(trainer: Trainer) -> list[tuple[str, float]]:

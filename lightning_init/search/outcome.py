@@ -120,7 +120,7 @@ def _share(
         SteadyState(math.prod(weight.shape), variance, base_variance=2.0 / max(1, weight.fan_in))
         for weight, variance in taken
     ]
-    optimum = iter(optimal_initial_variances(states, granularity).variances)
+    optimum = iter(optimal_initial_variances(states, granularity))
     return [
         target if target is None or not share else next(optimum)
         for target, share in zip(targets, shares, strict=True)
@@ -179,7 +179,7 @@ def _row(
         learning_rate=result.rates.rate(index),
         peak_learning_rate=result.rates.peak(index),
         forgotten_share=result.rates.forgotten_share(index),
-        **result.monitor.layer_forces(index)._asdict(),
+        **result.monitor.layer_forces(index),
     )
 
 

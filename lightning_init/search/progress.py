@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -49,11 +48,6 @@ class ProbeProgress:
             self._bar.set_postfix_str(remark, refresh=False)
             self._bar.update(step - self._bar.n)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from types import TracebackType
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_
-from lightning_init.initialization.synchronization import synchronize
+from lightning_init.initialization.fill import fill_normal_, parameters_of, scale_, synchronize
 from lightning_init.inspection.reasons import whole_tensor
 from lightning_init.inspection.weights import Weight, effective_weight
 from lightning_init.probe.shadows import shadows_follow
@@ -62,12 +60,7 @@ class BorrowedWeights:
         for parameter, original in self._originals:
             parameter.copy_(original)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.give_back()
 
     def _keep_originals(self) -> None:

@@ -136,10 +136,7 @@ def difference_of_batches(batch: int, trainer: Trainer) -> str:
 
 def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> None:
     """Warn of layers whose variance had not settled, and of those whose mean is not small."""
-    if report.divergence:
-        return
-    unsettled = [row for row in report.layers if _is_open(row)]
-    if unsettled:
+    if unsettled := report.unsettled:
         warn_user(
             f"OptimalVarianceInit: {len(unsettled)} of {len(report.layers)} layers had not"
             f" settled after {report.probe_steps} probe steps"
@@ -154,10 +151,6 @@ def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> No
             f" {len(off_centre)} of {len(report.layers)} layers ({_shown(off_centre)}); the bound"
             " is stated for the moment about 0: consider moment='raw'."
         )
-
-
-def _is_open(row: LayerReport) -> bool:
-    return row.verdict is not Verdict.STATIONARY and row.action != "unchanged"
 
 
 def _numbers(values: Sequence[float]) -> str:

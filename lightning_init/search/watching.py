@@ -14,10 +14,10 @@ from torch import Tensor
 
 from lightning_init.inspection.weights import WeightInventory
 from lightning_init.monitoring.run_series import RunSeries
-from lightning_init.monitoring.run_watch import RunWatch, measured_variances
+from lightning_init.monitoring.weight_moments import measured_variances
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.observer import loss_of
-from lightning_init.recipes.measured import MeasuredLayer
+from lightning_init.recipes.measured import measured_layer
 from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.reporting.report import InitReport
 from lightning_init.reporting.run_files import RunFiles
@@ -55,22 +55,21 @@ class Watching:
         self._read_from = read_from
         self._inventory = inventory
         self._settings = settings
-        series = None if saved is None else RunSeries.from_state_dict(saved)
-        planned = internals.planned_steps(trainer)
-        self._watch = RunWatch(inventory.weights, planned, settings.moment, series)
+        names = [weight.name for weight in inventory.weights]
+        self._series = RunSeries.begin(names, internals.planned_steps(trainer), saved)
         self._files: RunFiles | None = None
         self._broken = False
         self._batches_to_wait = 0
         self._loss: Tensor | None = None
         if trainer.is_global_zero:
             self._writing(self._open, trainer)
-        if not self._watch.series.steps:
+        if not self._series.steps:
             self.after_step(trainer, module)
 
     @property
     def state(self) -> dict[str, Any]:
         """The series so far, for a checkpoint."""
-        return self._watch.series.state_dict()
+        return self._series.state_dict()
 
     def after_step(
         self, trainer: Trainer, module: LightningModule, outputs_of_step: Any = None
@@ -85,13 +84,14 @@ class Watching:
         step = trainer.global_step
         # Without manual optimization a batch is one optimizer step at most.
         is_counted = module.automatic_optimization
-        self._batches_to_wait = self._watch.series.steps_to_go(step) if is_counted else 0
-        if not self._watch.is_due(step):
+        self._batches_to_wait = self._series.steps_to_go(step) if is_counted else 0
+        if not self._series.is_due(step):
             return
         self._writing(self._sample, module, step)
 
     def _sample(self, module: LightningModule, step: int) -> None:
-        variances = self._watch.sample(module, step)
+        variances = self._measured(module)
+        self._series.append(step, variances)
         if self._files is not None:
             self._files.write(step, variances)
 
@@ -107,8 +107,8 @@ class Watching:
         There is no recipe of a run that diverged.
         """
         weights, step = self._inventory.weights, trainer.global_step
-        ends = measured_variances(module, weights, self._settings.moment)
-        if self._files is not None and step > self._watch.series.steps[-1]:
+        ends = self._measured(module)
+        if self._files is not None and step > self._series.steps[-1]:
             self._writing(self._files.write, step, ends)
         recipe = None
         if lost := self._lost(ends):
@@ -126,6 +126,9 @@ class Watching:
         self._tell(score_sentence(scored), step)
         return recipe, replace(report, layers=scored)
 
+    def _measured(self, module: LightningModule) -> list[float]:
+        return measured_variances(module, self._inventory.weights, self._settings.moment)
+
     def _lost(self, ends: Sequence[float]) -> str:
         """What is not finite at the end of the run; empty if all is."""
         if self._loss is not None and not self._loss.isfinite().all():
@@ -138,7 +141,7 @@ class Watching:
     def _recipe(self, trainer: Trainer, ends: Sequence[float]) -> InitRecipe:
         verdicts = self._verdicts()
         rows = [
-            MeasuredLayer(
+            measured_layer(
                 weight,
                 variance,
                 change=_finite(verdicts[weight.name].change),
@@ -150,7 +153,7 @@ class Watching:
         return InitRecipe.from_measured(rows, self._inventory, optimizers, settings)
 
     def _verdicts(self) -> dict[str, RunVerdict]:
-        series, detector = self._watch.series, self._settings.detector
+        series, detector = self._series, self._settings.detector
         return {
             layer: run_verdict(series.variances(layer), detector.tolerance, detector.confidence)
             for layer in series.layers
@@ -176,7 +179,7 @@ class Watching:
         )
 
     def _open(self, trainer: Trainer) -> None:
-        series = self._watch.series
+        series = self._series
         self._files = RunFiles(trainer.loggers, series.layers, series.rows())
 
     def _writing(self, write: Any, *arguments: Any) -> None:

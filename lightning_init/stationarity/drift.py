@@ -31,7 +31,6 @@ class TrendFit(NamedTuple):
     lag-one autocorrelation that is left between batch means.
 
     Attributes:
-        level: Mean of log V over the window.
         slope: Change of log V per window length.
         curvature: Coefficient of x^2 - mean(x^2).
         noise: Standard deviation of one batch mean, inflated for autocorrelation.
@@ -43,7 +42,6 @@ class TrendFit(NamedTuple):
         batches: Batch means in the window.
     """
 
-    level: float
     slope: float
     curvature: float
     noise: float
@@ -115,7 +113,6 @@ def fit_trend(log_values: FloatArray, batches: int) -> TrendFit:
     slope, curvature = coefficients.tolist()
     slope_variance, curvature_variance = (variance / row_squares).tolist()
     return TrendFit(
-        level=level,
         slope=slope,
         curvature=curvature,
         noise=math.sqrt(variance),

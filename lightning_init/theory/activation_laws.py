@@ -30,12 +30,7 @@ from lightning_init.theory.elementwise import ELEMENTWISE, registered
 from lightning_init.theory.function_table import ElementwiseFunction, function_table
 from lightning_init.theory.slopes import NO_SLOPE, slope_law
 from lightning_init.theory.special import FloatArray
-from lightning_init.theory.squared_activations import (
-    ChiSquareMixture,
-    Component,
-    FixedSquare,
-    UniformSlope,
-)
+from lightning_init.theory.squared_activations import ChiSquareMixture, Component, FixedSquare
 from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
 
 HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
@@ -50,7 +45,7 @@ class ActivationLaw:
         nonlinearity: Canonical name.
         param: Slopes, bounds or other parameters; empty for none or the defaults of a built-in.
         dropout: Probability of the inverted dropout behind the activation, in [0, 1).
-        components: The parts of the law that are not the dead atom.
+        component: The part of the law that is not the dead atom.
         alive_probability: P(X > 0), exactly 1 for a law without dead atom.
         homogeneous: Whether phi(c z) = c phi(z) for c > 0: the preservation is then exact.
         scale_exponent: chi = d log E phi(sqrt(q) z)^2 / d log q at q = 1; exactly 1 if homogeneous.
@@ -59,7 +54,7 @@ class ActivationLaw:
     nonlinearity: str
     param: tuple[float, ...]
     dropout: float
-    components: tuple[Component, ...]
+    component: Component
     alive_probability: float
     homogeneous: bool
     scale_exponent: float
@@ -72,7 +67,7 @@ class ActivationLaw:
     @cached_property
     def mean(self) -> float:
         """E X: the second moment of phi(z) with dropout."""
-        return sum(component.power_mean(1) for component in self.components)
+        return self.component.power_mean(1)
 
     @cached_property
     def c2(self) -> float:
@@ -94,8 +89,7 @@ class ActivationLaw:
         return math.log1p(-math.exp(log_dead))
 
     def _relative_power(self, power: int) -> float:
-        total = sum(component.power_mean(power) for component in self.components)
-        return total / self.mean**power
+        return self.component.power_mean(power) / self.mean**power
 
     def laplace(self, t: FloatArray) -> FloatArray:
         """Transform of the part with X > 0 at increasing t > 0.
@@ -104,10 +98,7 @@ class ActivationLaw:
             Shape (4, len(t)): P(X > 0) - E[e^{-tX}; X > 0], E[e^{-tX}; X > 0], t E[X e^{-tX}] and
             t^2 E[X^2 e^{-tX}].
         """
-        rows = self.components[0].laplace(t)
-        for component in self.components[1:]:
-            rows = rows + component.laplace(t)
-        return rows
+        return self.component.laplace(t)
 
 
 def activation_law(
@@ -234,7 +225,7 @@ def _tabulated_law(
         nonlinearity=name,
         param=param,
         dropout=dropout,
-        components=(component,),
+        component=component,
         alive_probability=component.weight,
         homogeneous=degree == 1,
         scale_exponent=component.scale_exponent if degree is None else float(degree),
@@ -251,7 +242,7 @@ def _normalized_law(param: tuple[float, ...], dropout: float) -> ActivationLaw:
         nonlinearity=NORMALIZED,
         param=(),
         dropout=dropout,
-        components=(FixedSquare(keep**-2, keep),),
+        component=FixedSquare(keep**-2, keep),
         alive_probability=keep,
         homogeneous=False,
         scale_exponent=0.0,
@@ -262,19 +253,18 @@ def _normalized_law(param: tuple[float, ...], dropout: float) -> ActivationLaw:
 def _homogeneous_law(name: str, param: tuple[float, ...], dropout: float) -> ActivationLaw:
     keep = 1.0 - dropout
     gain = keep**-2
-    slopes, ranges = slope_law(name, param)
+    slopes = slope_law(name, param)
     alive = [(slope, weight) for slope, weight in slopes if abs(slope) >= NO_SLOPE]
     fixed = ChiSquareMixture(
         tuple(gain * (slope * slope) for slope, _ in alive),
         tuple(keep * weight for _, weight in alive),
     )
-    random = (UniformSlope(low, high, gain, keep * weight) for low, high, weight in ranges)
     dead = sum(weight for slope, weight in slopes if abs(slope) < NO_SLOPE)
     return ActivationLaw(
         nonlinearity=name,
         param=param,
         dropout=dropout,
-        components=(fixed, *random),
+        component=fixed,
         alive_probability=keep * (1.0 - dead),
         homogeneous=True,
         scale_exponent=1.0,

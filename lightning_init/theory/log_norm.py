@@ -14,15 +14,11 @@ this is the step at unit scale only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
-
-import numpy as np
 
 from lightning_init.theory.activation_laws import ActivationLaw
 from lightning_init.theory.fractional_moments import log_scale_correction
-from lightning_init.theory.special import FloatArray, normal_cdf
+from lightning_init.theory.special import normal_cdf
 from lightning_init.theory.squared_norm import check_order, squared_norm_moments
 
 
@@ -131,23 +127,3 @@ def log_norm_law(
         raise ValueError(f"`std` must be positive, got {std}; a zero weight has no log-norm.")
     drift = log_scale + 0.5 * moments.mean_log
     return LogNormLaw(drift, 0.25 * moments.variance_log, moments.dead_probability)
-
-
-def log_norm_path(steps: Iterable[LogNormLaw]) -> tuple[LogNormLaw, ...]:
-    """The law after each layer of a stack, unequal widths allowed."""
-    return tuple(accumulate(steps))
-
-
-def log_norm_bands(steps: Iterable[LogNormLaw]) -> tuple[FloatArray, FloatArray]:
-    """Mean and standard deviation of log||x_k|| - log||x_0||, k = 0 .. depth, for a fan chart.
-
-    Returns:
-        Two arrays of shape (depth + 1,), in nats; both start at 0.
-
-    Example:
-        >>> mean, sd = log_norm_bands([LogNormLaw(-0.5, 4.0)] * 4)
-        >>> mean.tolist(), sd.tolist()[-1]
-        ([0.0, -0.5, -1.0, -1.5, -2.0], 4.0)
-    """
-    path = (LogNormLaw(0.0, 0.0), *log_norm_path(steps))
-    return np.array([law.drift for law in path]), np.array([law.sd for law in path])

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from lightning_init.theory.activation_laws import ActivationLaw, activation_law
 from lightning_init.theory.composed_activations import SAMPLED
 from lightning_init.theory.elementwise import ELEMENTWISE, elementwise_function
 from lightning_init.theory.special import FloatArray
@@ -32,7 +31,9 @@ def rule_of_values(values: npt.ArrayLike) -> _Rule:
 
     A named activation is told up to 1e-5 (1 + |value|): all of `elementwise` at their defaults,
     linear, ReLU and abs, and leaky ReLU, ELU, hardtanh and sine with their parameters. Any other
-    function becomes a "sampled" one, whose parameters are the values themselves.
+    function becomes a "sampled" one, whose parameters are the values themselves. The law of a
+    smooth one, kinks included, gives the scale to about 1e-9 of its closed law; computed in
+    float32, to 1e-8. A jump is known to the grid's spacing of 0.01 only.
 
     Args:
         values: phi at `SAMPLING_POINTS`, shape (2001,), float64 unless the function is computed
@@ -45,6 +46,7 @@ def rule_of_values(values: npt.ArrayLike) -> _Rule:
         ValueError: If the shape is another one, or a value is not finite.
 
     Example:
+        >>> from lightning_init.theory.activation_laws import activation_law
         >>> x = SAMPLING_POINTS
         >>> rule_of_values(x / (1.0 + np.exp(-x)))
         ('silu', None)
@@ -68,20 +70,6 @@ def rule_of_values(values: npt.ArrayLike) -> _Rule:
             return name, None if not param else param[0] if len(param) == 1 else param
     ends = float(SAMPLING_POINTS[0]), float(SAMPLING_POINTS[-1])
     return SAMPLED, (*ends, *sampled.tolist())
-
-
-def activation_law_from_values(values: npt.ArrayLike, dropout: float = 0.0) -> ActivationLaw:
-    """The law of a function known by its values at `SAMPLING_POINTS`; see `rule_of_values`.
-
-    A smooth function, kinks included, gives the scale to about 1e-9 of its closed law; computed in
-    float32, to 1e-8. A jump is known to the grid's spacing of 0.01 only.
-
-    Example:
-        >>> law = activation_law_from_values(np.maximum(SAMPLING_POINTS, 0.0))
-        >>> law is activation_law("relu")
-        True
-    """
-    return activation_law(*rule_of_values(values), dropout)
 
 
 def _candidates(values: FloatArray) -> Iterator[tuple[str, tuple[float, ...]]]:

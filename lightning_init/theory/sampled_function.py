@@ -83,7 +83,8 @@ class SampledFunction:
         kinks: list[float] = []
         nodes = len(self.values)
         left_node = 0
-        for low, high, place in [*map(self._placed, _kinks(self._array)), _end(nodes)]:
+        end = nodes - 1, nodes - 1, math.inf
+        for low, high, place in [*map(self._placed, _kinks(self._array)), end]:
             cells = np.arange(left_node, low)
             edges += (self.left + self._step * cells).tolist()
             starts += np.clip(cells - 1, left_node, low - _STENCIL + 1).tolist()
@@ -145,10 +146,6 @@ def _kinks(values: FloatArray) -> list[tuple[int, int]]:
         found.append((low, high))
         last = high
     return found
-
-
-def _end(nodes: int) -> tuple[int, int, float]:
-    return nodes - 1, nodes - 1, math.inf
 
 
 def _bent(values: FloatArray) -> np.ndarray:

@@ -59,7 +59,7 @@ def material_depth(
     """
     check_order(order)
     m = check_fan_in(width)
-    component = law.components[0]
+    component = law.component
     if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, _COMPONENTS):
         return None
     log_gain, variance = _log_scale_step(component, m)

@@ -10,14 +10,13 @@ from lightning_init.theory.special import gauss_legendre
 NO_SLOPE = 1e-120  # below, the square underflows: the negative side is dead, as in ReLU
 _LARGEST_SLOPE = 1e30  # above, the sixth power overflows together with dropout
 
-FixedSlopes = list[tuple[float, float]]  # (slope, probability)
-SlopeRanges = list[
-    tuple[float, float, float]
-]  # (lower, upper, probability), 0 <= lower < upper / 10
+_DECADES = 24  # of a range that reaches 0: what is below them has a probability of 1e-24
+
+Slopes = list[tuple[float, float]]  # (slope, probability)
 
 
-def slope_law(name: str, param: tuple[float, ...]) -> tuple[FixedSlopes, SlopeRanges]:
-    """Fixed slopes and uniform slope ranges of a homogeneous activation, with their probabilities.
+def slope_law(name: str, param: tuple[float, ...]) -> Slopes:
+    """Slopes of a homogeneous activation with their probabilities; those that stand for a range.
 
     Args:
         name: "linear", "abs", "relu", "leaky_relu", "prelu" or "rrelu".
@@ -28,23 +27,22 @@ def slope_law(name: str, param: tuple[float, ...]) -> tuple[FixedSlopes, SlopeRa
 
     Example:
         >>> slope_law("leaky_relu", (0.2,))
-        ([(1.0, 0.5), (0.2, 0.5)], [])
+        [(1.0, 0.5), (0.2, 0.5)]
     """
     if any(abs(slope) > _LARGEST_SLOPE for slope in param):
         raise ValueError(f"slopes of {name!r} must not exceed {_LARGEST_SLOPE:g}, got {param}.")
     if name in ("linear", "abs", "relu") and param:
         raise ValueError(f"{name!r} takes no `param`, got {param}; pass None.")
     if name in ("linear", "abs"):
-        return [(1.0, 1.0)], []
+        return [(1.0, 1.0)]
     if name == "relu":
-        return [(1.0, 0.5), (0.0, 0.5)], []
+        return [(1.0, 0.5), (0.0, 0.5)]
     if name == "rrelu":
-        fixed, ranges = _uniform_slope(*_bounds(param))
-        return [(1.0, 0.5), *fixed], ranges
-    return [(1.0, 0.5), *_channel_slopes(name, param)], []
+        return [(1.0, 0.5), *_uniform_slopes(*_bounds(param))]
+    return [(1.0, 0.5), *_channel_slopes(name, param)]
 
 
-def _channel_slopes(name: str, param: tuple[float, ...]) -> FixedSlopes:
+def _channel_slopes(name: str, param: tuple[float, ...]) -> Slopes:
     slopes = param or ((0.01,) if name == "leaky_relu" else (0.25,))
     if name == "leaky_relu" and len(slopes) != 1:
         raise ValueError(f"`param` of 'leaky_relu' must be one slope, got {param}; use 'prelu'.")
@@ -59,28 +57,31 @@ def _bounds(param: tuple[float, ...]) -> tuple[float, float]:
     return lower, upper
 
 
-def _uniform_slope(lower: float, upper: float) -> tuple[FixedSlopes, SlopeRanges]:
+def _uniform_slopes(lower: float, upper: float) -> Slopes:
     """The negative half of RReLU; only |A| matters, so a range around 0 folds into two."""
     if lower == upper:
-        return [(abs(lower), 0.5)], []
+        return [(abs(lower), 0.5)]
     if lower < 0.0 < upper:
-        parts = [(0.0, side, 0.5 * side / (upper - lower)) for side in (-lower, upper)]
-    else:
-        low, high = sorted((abs(lower), abs(upper)))
-        parts = [(low, high, 0.5)]
-    fixed: FixedSlopes = []
-    ranges: SlopeRanges = []
-    for low, high, share in parts:
-        if high < NO_SLOPE:
-            fixed.append((0.0, share))
-        elif low < 0.1 * high:
-            ranges.append((low, high, share))
-        else:
-            fixed += _quadrature_slopes(low, high, share)
-    return fixed, ranges
+        sides = ((side, 0.5 * side / (upper - lower)) for side in (-lower, upper))
+        return [slope for side, share in sides for slope in _range_slopes(0.0, side, share)]
+    low, high = sorted((abs(lower), abs(upper)))
+    return _range_slopes(low, high, 0.5)
 
 
-def _quadrature_slopes(lower: float, upper: float, share: float) -> FixedSlopes:
+def _range_slopes(lower: float, upper: float, share: float) -> Slopes:
+    """Slopes that stand for U[lower, upper], decade by decade from the upper end down."""
+    slopes: Slopes = []
+    density, top = share / (upper - lower), upper
+    for _ in range(_DECADES):
+        bottom = max(lower, 0.1 * top)
+        slopes += _quadrature_slopes(bottom, top, density * (top - bottom))
+        if bottom == lower:
+            break
+        top = bottom
+    return slopes
+
+
+def _quadrature_slopes(lower: float, upper: float, share: float) -> Slopes:
     """Gauss-Legendre slopes that stand for U[lower, upper] to 4e-18.
 
     As a function of A the transform (1 + 2 A^2 t)^(-1/2) is analytic off the imaginary axis, so n

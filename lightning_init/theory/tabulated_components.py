@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from lightning_init.theory.elementwise import linear, relu
 from lightning_init.theory.function_table import (
     ElementwiseFunction,
     FunctionTable,
@@ -28,11 +26,6 @@ from lightning_init.theory.special import FloatArray
 _LINEAR = 1e-8
 _VANISHED = 700.0
 _BLOCK = 16
-
-# Trapezoid rule in log |a|: the integrands are analytic for |Im log a| < pi / 4, so that this step
-# leaves e^(-2 pi (pi / 4) / 0.13) = 3e-17; the lower end cuts 1e-20 of the mass.
-_LOG_STEP = 0.13
-_LOG_NODES = np.arange(-45.0, math.log(12.0), _LOG_STEP)
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class GatedProduct:
     @property
     def weight(self) -> float:
         """Probability of this part: kept by dropout and outside the dead zone of phi."""
-        return self.keep * (1.0 - _gate_table(self.function).dead_probability)
+        return self.keep * (1.0 - function_table(self.function).dead_probability)
 
     @property
     def scale_exponent(self) -> float:
@@ -91,7 +84,7 @@ class GatedProduct:
 
     def power_mean(self, power: int) -> float:
         """``w E X^power``: the normal moments of b of order 2, 4, 6 are 1, 3, 15."""
-        table = _gate_table(self.function)
+        table = function_table(self.function)
         of_gate = float(table.weights @ table.squares**power)
         return (1.0, 3.0, 15.0)[power - 1] * self.keep * self.gain**power * of_gate
 
@@ -102,18 +95,9 @@ class GatedProduct:
 
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
-        return self.keep * _transforms(_gate_table(self.function), self.gain * t, _chi_square, 1.5)
-
-
-@lru_cache(maxsize=256)
-def _gate_table(function: ElementwiseFunction) -> FunctionTable:
-    """The table of the gate; the two homogeneous gates have one of few nodes."""
-    if function.function not in (linear, relu):
-        return function_table(function)
-    nodes = np.exp(_LOG_NODES)
-    weights = nodes * np.exp(-0.5 * nodes**2)
-    dead = 0.5 if function.function is relu else 0.0
-    return FunctionTable(nodes, nodes**2, (1.0 - dead) * weights / weights.sum(), dead)
+        return self.keep * _transforms(
+            function_table(self.function), self.gain * t, _chi_square, 1.5
+        )
 
 
 def _exponential(x: FloatArray) -> FloatArray:

@@ -7,9 +7,8 @@ reads, with d weights,
     E_qs[L] <= T { (d/2) log(2 pi sigma0^2) + d V / (2 sigma0^2) - log Z },    V = E_qs||W||^2 / d,
 
 least at sigma0^2 = V (Horii & Has, arXiv 2508.12834; derivation rebuilt from its abstract). V is
-the raw second moment because the initial mean is 0; ``moment="central"`` leaves the layer mean
-out. The bound is minimized, not the loss: for a fixed basin its left side does not depend on
-sigma0.
+the raw second moment because the initial mean is 0; the caller may leave the layer's mean out. The
+bound is minimized, not the loss: for a fixed basin its left side does not depend on sigma0.
 """
 
 from __future__ import annotations
@@ -18,13 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from lightning_init.theory.special import FloatArray
-
 GRANULARITIES = ("layer", "global", "gain")
-MOMENTS = ("raw", "central")
 
 
 @dataclass(frozen=True)
@@ -33,36 +26,14 @@ class SteadyState:
 
     Attributes:
         count: Number of weights d.
-        variance: Centred variance over the weights of the layer.
-        mean: Mean of the weights.
+        variance: V, the moment of the weights that the initial variance is compared with.
         base_variance: The layer's variance in the one-parameter family of granularity "gain"; 2 /
             fan_in keeps He's ratios between the layers.
     """
 
     count: int
     variance: float
-    mean: float = 0.0
     base_variance: float = 1.0
-
-    def second_moment(self, moment: str) -> float:
-        """V: variance + mean^2 ("raw") or the variance alone ("central")."""
-        if moment not in MOMENTS:
-            raise ValueError(f"`moment` must be one of {', '.join(MOMENTS)}, got {moment!r}.")
-        return self.variance + (self.mean**2 if moment == "raw" else 0.0)
-
-
-@dataclass(frozen=True)
-class VarianceOptimum:
-    """Initial variances that minimize the bound under one granularity.
-
-    Attributes:
-        variances: sigma0^2 per layer.
-        bound_loss: How much the bound exceeds its per-layer minimum, in units of T (nats); 0 for
-            "layer".
-    """
-
-    variances: tuple[float, ...]
-    bound_loss: float
 
 
 def kl_per_weight(variance: float, initial_variance: float, mean: float = 0.0) -> float:
@@ -112,37 +83,9 @@ def excess_kl_per_weight(initial_variance: float, optimum: float) -> float:
     return kl_per_weight(optimum, initial_variance)
 
 
-def bound_curve(second_moment: float, initial_variances: npt.ArrayLike) -> FloatArray:
-    """The bound per weight, 1/2 [log(2 pi sigma0^2) + V / sigma0^2], in units of T without log Z.
-
-    It behaves as V / sigma0^2 for small and as log sigma0^2 for large initial variances.
-
-    Args:
-        second_moment: V > 0.
-        initial_variances: sigma0^2 > 0, any shape.
-
-    Returns:
-        Array of the same shape, in nats.
-
-    Raises:
-        ValueError: If V or an initial variance is not positive and finite.
-
-    Example:
-        >>> curve = bound_curve(1.0, [0.5, 1.0, 2.0])
-        >>> int(curve.argmin())
-        1
-    """
-    _require_positive("second_moment", second_moment)
-    initial = np.asarray(initial_variances, dtype=np.float64)
-    for value in initial.ravel():
-        _require_positive("initial_variances", float(value))
-    curve: FloatArray = 0.5 * (np.log(2.0 * math.pi * initial) + second_moment / initial)
-    return curve
-
-
 def optimal_initial_variances(
-    layers: Sequence[SteadyState], granularity: str = "layer", moment: str = "raw"
-) -> VarianceOptimum:
+    layers: Sequence[SteadyState], granularity: str = "layer"
+) -> tuple[float, ...]:
     """Initial variances that minimize the bound, per layer or under one shared parameter.
 
     The bound separates over layers, so "layer" sets sigma_l^2 = V_l; "global" shares one variance,
@@ -152,14 +95,13 @@ def optimal_initial_variances(
     Args:
         layers: At least one layer.
         granularity: "layer", "global" or "gain".
-        moment: "raw" (V includes the squared mean) or "central".
 
     Raises:
-        ValueError: If a name is unknown, there is no layer, or a count or variance is not positive.
+        ValueError: If the granularity is unknown, there is no layer, or a number is not positive.
 
     Example:
         >>> layers = [SteadyState(count=100, variance=1.0), SteadyState(count=300, variance=3.0)]
-        >>> optimal_initial_variances(layers, "global").variances
+        >>> optimal_initial_variances(layers, "global")
         (2.5, 2.5)
     """
     if granularity not in GRANULARITIES:
@@ -168,22 +110,16 @@ def optimal_initial_variances(
         )
     if not layers:
         raise ValueError("`layers` must hold at least one layer, got none; check include/exclude.")
-    targets = [layer.second_moment(moment) for layer in layers]
-    for layer, target in zip(layers, targets, strict=True):
-        _require_positive("variance", target)
-        _require_positive("base_variance", layer.base_variance)
-        _require_positive("count", layer.count)
+    for layer in layers:
+        for name, value in vars(layer).items():
+            _require_positive(name, value)
     if granularity == "layer":
-        return VarianceOptimum(tuple(targets), 0.0)
+        return tuple(layer.variance for layer in layers)
     bases = [layer.base_variance if granularity == "gain" else 1.0 for layer in layers]
-    counts = [layer.count for layer in layers]
-    ratios = [target / base for target, base in zip(targets, bases, strict=True)]
-    gain = math.fsum(d * ratio for d, ratio in zip(counts, ratios, strict=True)) / sum(counts)
-    # With the shared gain at its optimum the V / sigma0^2 terms sum to sum d_l, but layer by layer
-    # the excess stays free of cancellation.
-    excess = (excess_kl_per_weight(gain, ratio) for ratio in ratios)
-    loss = math.fsum(d * value for d, value in zip(counts, excess, strict=True))
-    return VarianceOptimum(tuple(gain * base for base in bases), loss)
+    pairs = zip(layers, bases, strict=True)
+    total = math.fsum(layer.count * (layer.variance / base) for layer, base in pairs)
+    gain = total / sum(layer.count for layer in layers)
+    return tuple(gain * base for base in bases)
 
 
 def _excess_over_log1p(x: float) -> float:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.callbacks import optimal_variance
-from lightning_init.reporting import outputs
+from lightning_init.reporting import tensorboard
 
 WIDTH, DEPTH, PROBE_STEPS = 64, 500, 1000  # as many probe steps as by default
 
@@ -60,7 +60,7 @@ def test_logging_costs_less_than_2_per_cent_of_a_probe_of_500_layers(
 
         return run
 
-    monkeypatch.setattr(outputs, "log_probe", timed("logging", outputs.log_probe))
+    monkeypatch.setattr(tensorboard, "log_probe", timed("logging", tensorboard.log_probe))
     monkeypatch.setattr(optimal_variance, "search", timed("probe", optimal_variance.search))
     logger = TensorBoardLogger(tmp_path)
     trainer = Trainer(

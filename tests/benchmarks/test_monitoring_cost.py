@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import OptimalVarianceInit
 from lightning_init.inspection.weights import find_weights
-from lightning_init.monitoring.sampling import sample_steps
-from lightning_init.monitoring.variance_monitor import VarianceMonitor
+from lightning_init.monitoring.variance_monitor import VarianceMonitor, sample_steps
 from lightning_init.stationarity import ending, looked_at, start, update
 
 PROBE_STEPS = 1000

@@ -330,7 +330,7 @@ class TestUnforeseenErrors:
     @pytest.fixture(params=["planning", "writing", "synchronizing"])
     def broken(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         if request.param == "planning":
-            monkeypatch.setattr(fractional_moment, "plan_fractional_moments", breaks)
+            monkeypatch.setattr(fractional_moment, "plan_of_reading", breaks)
         elif request.param == "synchronizing":
             monkeypatch.setattr(fractional_moment, "synchronize", breaks)
         else:
@@ -370,7 +370,7 @@ class TestUnforeseenErrors:
 
     @pytest.mark.parametrize(
         ("owner", "name"),
-        [(Page, "show"), (fractional_moment.outputs, "log_fractional_moments")],
+        [(Page, "show"), (fractional_moment.tensorboard, "log_plan")],
         ids=["show", "log"],
     )
     def test_a_plan_that_cannot_be_shown_is_drawn(

@@ -219,7 +219,7 @@ class TestReporting:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(optimal_variance.outputs, "log_probe", full)
+        monkeypatch.setattr(optimal_variance.tensorboard, "log_probe", full)
         callback = OptimalVarianceInit(8, verbose=False)
         with pytest.warns(UserWarning, match="could not log the report.*No space left"):
             fit(Regression(), callback, logger=TensorBoardLogger(tmp_path), log_every_n_steps=4)

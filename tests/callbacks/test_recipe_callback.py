@@ -23,7 +23,7 @@ from models import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_init import InitRecipe, OptimalVarianceInit
-from lightning_init.monitoring.run_watch import RunWatch
+from lightning_init.monitoring.run_series import RunSeries
 from lightning_init.reporting.run_files import RunFiles
 
 pytestmark = [
@@ -391,9 +391,10 @@ def test_a_second_fit_opens_the_board_again(tmp_path: Path) -> None:
     assert steps == list(range(17))
 
 
-@pytest.mark.parametrize("where", ["write", "sample"])
-def test_a_watch_that_fails_ends_no_training(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind: Any = RunFiles if where == "write" else RunWatch
+@pytest.mark.parametrize(("kind", "where"), [(RunFiles, "write"), (RunSeries, "append")])
+def test_a_watch_that_fails_ends_no_training(
+    kind: Any, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain, calls = getattr(kind, where), []
 
     def fails(*arguments: Any) -> Any:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_init.inspection.activation_tracing import (
+    NOT_REACHED,
     ActivationInFront,
     declared_activations,
-    trace_activations,
+    trace_model,
 )
+from lightning_init.inspection.signals import in_front
 from lightning_init.inspection.weights import find_weights
 
 
@@ -21,7 +23,10 @@ def declared(model: nn.Module) -> dict[str, ActivationInFront]:
 
 
 def traced(model: nn.Module, example_input: Any) -> dict[str, ActivationInFront]:
-    return trace_activations(model, find_weights(model), example_input)
+    """What feeds each weight of a known kind of layer, in the order of the weights."""
+    found = trace_model(model, example_input).activations
+    missing = in_front(NOT_REACHED, "assumed", scale_free=False)
+    return {one.name: found.get(one.name, missing) for one in find_weights(model).weights}
 
 
 class Between(nn.Module):

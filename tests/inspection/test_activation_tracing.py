@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from small_models import Between, declared, traced
 from torch import Tensor, nn
 
-from lightning_init.inspection.activation_tracing import trace_activations
-
 
 class Attending(nn.Module):
     def __init__(self, width: int) -> None:
@@ -194,7 +192,7 @@ def test_a_lazy_layer_is_refused_before_anything_runs() -> None:
     model = nn.Sequential(nn.LazyLinear(3))
     message = "Parameter '0.weight' is lazy and has no shape yet; run one forward pass on a batch"
     with pytest.raises(ValueError, match=re.escape(message)):
-        trace_activations(model, (), torch.zeros(2, 4))
+        traced(model, torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"x": x}])

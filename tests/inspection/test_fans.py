@@ -2,14 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from lightning_init.inspection.fans import (
     Fans,
-    convolution_fans,
-    transposed_convolution_fans,
     weight_blocks,
 )
 
@@ -156,47 +152,3 @@ class _MyLinear(nn.Linear):
 )
 def test_known_kinds_are_told_by_isinstance(module: nn.Module, count: int) -> None:
     assert len(weight_blocks(module)) == count
-
-
-sizes = st.integers(1, 6)
-
-
-@given(
-    st.booleans(),
-    st.integers(1, 5),
-    st.integers(1, 3),
-    st.integers(0, 2),
-    st.integers(1, 2),
-    st.tuples(sizes, sizes),
-)
-@settings(max_examples=60, deadline=None)
-def test_fan_in_on_a_given_input_is_the_mean_number_of_products(
-    transposed: bool,
-    kernel: int,
-    stride: int,
-    padding: int,
-    dilation: int,
-    size: tuple[int, int],
-) -> None:
-    """With all weights and inputs one, an output is the number of its products."""
-    kind = nn.ConvTranspose2d if transposed else nn.Conv2d
-    module = kind(1000, 1, kernel, stride, padding, dilation=dilation, bias=False)
-    nn.init.ones_(module.weight)
-    reach = dilation * (kernel - 1)
-    for one in size:
-        extent = (one - 1) * stride - 2 * padding + reach + 1 if transposed else one + 2 * padding
-        assume(extent > (0 if transposed else reach))
-    with torch.no_grad():
-        mean = float(module(torch.ones(1, 1000, *size)).double().mean())
-    fans = (transposed_convolution_fans if transposed else convolution_fans)(module, size)
-    assert fans.fan_in == max(1, round(mean))
-    assert fans.fan_out == kernel**2
-
-
-def test_same_padding_and_reflection_have_their_borders() -> None:
-    same = nn.Conv1d(10, 1, 4, padding="same")
-    assert convolution_fans(same, (5,)).fan_in == 10 * (3 + 4 + 4 + 3 + 2) // 5
-    valid = nn.Conv1d(10, 1, 4, padding="valid")
-    assert convolution_fans(valid, (5,)).fan_in == 40
-    reflected = nn.Conv1d(10, 1, 3, padding=1, padding_mode="reflect")
-    assert convolution_fans(reflected, (2,)).fan_in == 30

@@ -11,12 +11,12 @@ from ast import literal_eval
 
 import pytest
 import torch
+from small_models import traced
 from zoo import ZOO
 
 from lightning_init.inspection.activation_tracing import (
     ActivationInFront,
     declared_activations,
-    trace_activations,
 )
 from lightning_init.inspection.weights import find_weights
 
@@ -229,7 +229,7 @@ def row(found: ActivationInFront, fan_in: int) -> Row:
 def test_every_weight_agrees_with_the_hand_written_table(kind: str) -> None:
     model = ZOO[kind].build()
     inventory = find_weights(model)
-    found = trace_activations(model, inventory, ZOO[kind].example())
+    found = traced(model, ZOO[kind].example())
     table = {weight.name: row(found[weight.name], weight.fan_in) for weight in inventory.weights}
     assert table == hand_written(TABLES[kind])
     assert list(found) == [weight.name for weight in inventory.weights]
@@ -238,7 +238,7 @@ def test_every_weight_agrees_with_the_hand_written_table(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(ZOO))
 def test_a_note_says_what_was_assumed(kind: str) -> None:
     model = ZOO[kind].build()
-    found = trace_activations(model, find_weights(model), ZOO[kind].example())
+    found = traced(model, ZOO[kind].example())
     for name, activation in found.items():
         if activation.source == "assumed":
             assert "rule" in activation.note, name
@@ -268,17 +268,17 @@ def test_what_is_declared_agrees_with_what_is_traced(kind: str) -> None:
     model = ZOO[kind].build()
     inventory = find_weights(model)
     declared = declared_activations(model, inventory)
-    traced = trace_activations(model, inventory, ZOO[kind].example())
+    seen_in_run = traced(model, ZOO[kind].example())
     assert sorted(declared) == sorted(DECLARED[kind])
     for name, activation in declared.items():
-        seen = row(traced[name], 0)
+        seen = row(seen_in_run[name], 0)
         if seen[0] == "relu_max_pool":  # only a run tells how much the largest of a window is
             assert activation.source == "assumed"
             seen = ("relu", *seen[1:])
         else:
             assert activation.source == "declared"
         assert row(activation, 0)[:4] == seen[:4]
-        assert activation.marks == traced[name].marks
+        assert activation.marks == seen_in_run[name].marks
 
 
 @pytest.mark.parametrize("kind", sorted(ZOO))
@@ -287,7 +287,7 @@ def test_tracing_leaves_every_model_as_it_was(kind: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random_state = torch.get_rng_state()
-    trace_activations(model, find_weights(model), ZOO[kind].example())
+    traced(model, ZOO[kind].example())
     after = model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert before.keys() == after.keys()

@@ -186,4 +186,4 @@ class TestOnARun:
                     monitor.sample(module, step, [1e-3], [optimizer])
         for one, other in zip(plain.parameters(), watched.parameters(), strict=True):
             assert torch.equal(one, other)
-        assert all(math.isfinite(monitor.layer_forces(i).drive) for i in range(len(weights)))
+        assert all(math.isfinite(monitor.layer_forces(i)["drive"]) for i in range(len(weights)))

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.monitoring.run_series import MOST_SAMPLES, RunSeries, sampling_interval
-from lightning_init.monitoring.run_watch import RunWatch, measured_variances
+from lightning_init.monitoring.weight_moments import measured_variances
 
 
 def filled(steps: int, interval: int = 25) -> RunSeries:
@@ -43,10 +43,11 @@ def test_short_runs_are_sampled_more_often(planned: float) -> None:
 
 
 def test_other_layers_begin_a_series_of_their_own() -> None:
-    weights = find_every_weight(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))).weights
-    watch = RunWatch(weights, 1000, series=filled(500))
-    assert watch.series.layers == ("0", "1")
-    assert watch.series.steps == []
+    saved = filled(500).state_dict()
+    assert RunSeries.begin(("a", "b"), 1000, saved).state_dict() == saved
+    series = RunSeries.begin(("0", "1"), 1000, saved)
+    assert series.layers == ("0", "1")
+    assert series.steps == []
 
 
 def test_padding_rows_do_not_count() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import Regression, fit
 
 from lightning_init import OptimalVarianceInit
-from lightning_init.monitoring.sampling import sample_steps
+from lightning_init.monitoring.variance_monitor import sample_steps
 
 
 @given(st.integers(1, 3000), st.integers(1, 50))

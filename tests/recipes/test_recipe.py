@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from lightning_init.recipes.recipe import InitRecipe
 from lightning_init.recipes.recipe_format import RecipeLayer
 from lightning_init.reporting.records import LayerReport
 from lightning_init.reporting.report import InitReport
+
+FIELDS = [one.name for kind in (recipe_format._Recipe, RecipeLayer) for one in fields(kind)]
 
 
 class Net(nn.Module):
@@ -377,12 +379,7 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.text(max_size=9),
-        lambda inner: (
-            st.lists(inner, max_size=4)
-            | st.dictionaries(
-                st.sampled_from((*recipe_format._FIELDS, *recipe_format._LAYER_FIELDS)), inner
-            )
-        ),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(FIELDS), inner),
         max_leaves=12,
     )
 )

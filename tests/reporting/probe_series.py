@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting.report import InitReport
 from lightning_init.stationarity import Decision, DetectorSettings, decide, reset, start, update
 
 INTERVAL = 5
 HORIZON_STEPS = 4000
-SETTINGS = DetectorSettings(tolerance=0.2, confidence=0.9)
+SETTINGS = DetectorSettings(tolerance=0.2)
 
 
 def series(
@@ -55,11 +55,7 @@ def report_of(
         variances=tuple((0.02, *v) for v in values.values()),
         drifts=tuple(tuple(followed(v, reset_at)[0]) for v in values.values()),
     )
-    settings = (
-        ("tolerance", SETTINGS.tolerance),
-        ("confidence", SETTINGS.confidence),
-        ("seed", None),
-    )
+    settings = (("tolerance", SETTINGS.tolerance), ("seed", None))
     return replace(
         report,
         history=history,

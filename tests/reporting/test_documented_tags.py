@@ -9,18 +9,13 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from logged_tags import FRACTIONAL_MOMENT_TAGS, OPTIMAL_VARIANCE_TAGS, PROBE_TAGS, RUN_TAGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
-from lightning_init.reporting.tags import (
-    AT_A_GLANCE,
-    FRACTIONAL_MOMENT_TAGS,
-    OPTIMAL_VARIANCE_TAGS,
-    PROBE_TAGS,
-    RUN_TAGS,
-)
+from lightning_init.reporting.tensorboard import AT_A_GLANCE
 
 LAYERS = ("net.0", "net.2", "net.4")
 

@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgb
 from probe_series import report_of, series
 
 from lightning_init.figure_style import scale_figure
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting import figures
 from lightning_init.reporting.figures import render
 from lightning_init.reporting.plan_figures import log_norm_fan

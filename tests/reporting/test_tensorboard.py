@@ -14,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
+from logged_tags import FRACTIONAL_MOMENT_TAGS, PROBE_TAGS
 from probe_series import report_of, series
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
@@ -25,17 +26,17 @@ from torch import nn
 from lightning_init import fractional_moment_init_
 from lightning_init.initialization.measurement import LayerLogNorm
 from lightning_init.initialization.plan import InitPlan
-from lightning_init.monitoring.history import VarianceHistory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.reporting import figures
 from lightning_init.reporting.records import WeightSample
 from lightning_init.reporting.report import InitReport
-from lightning_init.reporting.tags import FRACTIONAL_MOMENT_TAGS, PROBE_TAGS, tag
 from lightning_init.reporting.tensorboard import (
     DRIFT,
     VARIANCE,
     divergences,
     log_outcome,
     log_plan,
+    tag,
     write_probe_run,
 )
 from lightning_init.theory.variance_bound import kl_per_weight

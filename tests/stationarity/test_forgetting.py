@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,10 +56,9 @@ def test_fixed_point_of_simulated_weights_within_five_percent() -> None:
         probes.append(ProbeEnd(start, end, end * math.sqrt(2 / weights)))
     result = compare_starts(*probes)
     assert result.fixed_point == pytest.approx(settled, rel=0.05)
-    assert abs(result.fixed_point - settled) < 4 * result.fixed_point_standard_error
 
 
-def test_standard_errors_are_those_of_the_sampling_distribution() -> None:
+def test_the_standard_error_is_that_of_the_sampling_distribution() -> None:
     generator = np.random.default_rng(5)
     results = [
         compare_starts(
@@ -68,13 +67,9 @@ def test_standard_errors_are_those_of_the_sampling_distribution() -> None:
         )
         for _ in range(2000)
     ]
-    for value, error in (
-        ("surviving_share", "standard_error"),
-        ("fixed_point", "fixed_point_standard_error"),
-    ):
-        spread = np.std([getattr(result, value) for result in results])
-        claimed = np.mean([getattr(result, error) for result in results])
-        assert claimed == pytest.approx(spread, rel=0.08), value
+    spread = np.std([result.surviving_share for result in results])
+    claimed = np.mean([result.standard_error for result in results])
+    assert claimed == pytest.approx(spread, rel=0.08)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,6 @@ def test_order_of_the_probes_does_not_matter() -> None:
     assert backward.verdict is forward.verdict
     assert backward.surviving_share == pytest.approx(forward.surviving_share)
     assert backward.fixed_point == pytest.approx(forward.fixed_point)
-    assert backward.fixed_point_standard_error == pytest.approx(forward.fixed_point_standard_error)
 
 
 @pytest.mark.parametrize("ends", [(1.0, 4.0), (1.0, 6.0), (2.0, 8.0), (0.5, 3.4)])
@@ -126,41 +120,11 @@ def test_no_fixed_point_where_the_slope_is_one_or_the_root_negative(
 ) -> None:
     result = compare_starts(ProbeEnd(1.0, ends[0]), ProbeEnd(4.0, ends[1]))
     assert math.isnan(result.fixed_point)
-    assert math.isnan(result.fixed_point_standard_error)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0.0, -1.0])
-def test_a_bad_end_is_inconclusive(bad: float) -> None:
-    result = compare_starts(ProbeEnd(1.0, bad), ProbeEnd(4.0, 1.0))
+@pytest.mark.parametrize("place", ["start", "end"])
+def test_a_bad_start_or_end_is_inconclusive(place: str, bad: float) -> None:
+    result = compare_starts(replace(ProbeEnd(1.0, 1.0), **{place: bad}), ProbeEnd(4.0, 1.0))
     assert result.verdict is ForgettingVerdict.INCONCLUSIVE
     assert math.isnan(result.surviving_share)
-
-
-@pytest.mark.parametrize("verdict", ForgettingVerdict)
-def test_every_verdict_says_what_to_do_next(verdict: ForgettingVerdict) -> None:
-    assert re.fullmatch(r"(The|Both) [^.;]+; [^.;]+\.", verdict.sentence)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: ProbeEnd(0.0, 1.0), "`start` must be a positive variance, got 0.0"),
-        (lambda: ProbeEnd(math.nan, 1.0), "`start` must be a positive variance, got nan"),
-        (lambda: ProbeEnd(1.0, 1.0, -1.0), "`standard_error` must be at least 0, got -1.0"),
-        (
-            lambda: compare_starts(ProbeEnd(1.0, 1.0), ProbeEnd(1.0, 2.0)),
-            "`second` must start from another variance than `first`, got 1.0 twice",
-        ),
-        (
-            lambda: compare_starts(ProbeEnd(1.0, 1.0), ProbeEnd(2.0, 2.0), tolerance=0.0),
-            "`tolerance` must be positive, got 0.0; use 0.10.",
-        ),
-        (
-            lambda: compare_starts(ProbeEnd(1.0, 1.0), ProbeEnd(2.0, 2.0), confidence=0.5),
-            "`confidence` must be in (0.5, 1), got 0.5; use 0.95.",
-        ),
-    ],
-)
-def test_bad_arguments_are_errors(call: object, message: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(message)):
-        call()  # type: ignore[operator]

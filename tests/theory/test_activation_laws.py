@@ -171,10 +171,10 @@ def test_laws_are_frozen() -> None:
 
 def test_aliases_and_defaults() -> None:
     assert activation_law("identity") is activation_law("linear")
-    assert activation_law("leaky_relu").components == activation_law("leaky_relu", 0.01).components
-    assert activation_law("prelu").components == activation_law("prelu", 0.25).components
-    default = activation_law("rrelu").components
-    assert default == activation_law("rrelu", (1 / 8, 1 / 3)).components
+    assert activation_law("leaky_relu").component == activation_law("leaky_relu", 0.01).component
+    assert activation_law("prelu").component == activation_law("prelu", 0.25).component
+    default = activation_law("rrelu").component
+    assert default == activation_law("rrelu", (1 / 8, 1 / 3)).component
 
 
 def test_a_registered_relu_is_the_exact_relu() -> None:

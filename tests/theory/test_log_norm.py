@@ -14,9 +14,7 @@ from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.fractional_moments import moment_preserving_std
 from lightning_init.theory.log_norm import (
     LogNormLaw,
-    log_norm_bands,
     log_norm_law,
-    log_norm_path,
 )
 from lightning_init.theory.squared_norm import squared_norm_moments
 
@@ -101,13 +99,9 @@ def test_unequal_widths_and_laws(fan_in: int, width: int, order: float) -> None:
 def test_depth_accumulates() -> None:
     law = activation_law("relu")
     steps = [log_norm_law(law, width, 1.0, fan_in=fan_in) for fan_in, width in ((8, 4), (4, 16))]
-    path = log_norm_path(steps)
-    assert path[0] == steps[0]
-    assert path[1].drift == steps[0].drift + steps[1].drift
-    assert path[1].dead_probability == pytest.approx(1 - (1 - 2**-4) * (1 - 2**-16), rel=1e-12)
-    mean, sd = log_norm_bands(steps)
-    assert mean.tolist() == [0.0, path[0].drift, path[1].drift]
-    assert sd.tolist() == [0.0, path[0].sd, path[1].sd]
+    both = steps[0] + steps[1]
+    assert both.drift == steps[0].drift + steps[1].drift
+    assert both.dead_probability == pytest.approx(1 - (1 - 2**-4) * (1 - 2**-16), rel=1e-12)
     repeated = steps[0].repeated(3)
     added = steps[0] + steps[0] + steps[0]
     assert repeated.drift == pytest.approx(added.drift, rel=1e-14)

@@ -12,11 +12,7 @@ from hypothesis import strategies as st
 from lightning_init.theory.activation_laws import activation_law
 from lightning_init.theory.elementwise import ELEMENTWISE, FIXED_SLOPE, elementwise_function
 from lightning_init.theory.fractional_moments import moment_preserving_std
-from lightning_init.theory.recognition import (
-    SAMPLING_POINTS,
-    activation_law_from_values,
-    rule_of_values,
-)
+from lightning_init.theory.recognition import SAMPLING_POINTS, rule_of_values
 from lightning_init.theory.sampled_function import SampledFunction
 
 NAMES = (*FIXED_SLOPE, *ELEMENTWISE)
@@ -133,7 +129,7 @@ def test_other_functions_are_sampled(function: Callable[[np.ndarray], np.ndarray
 
 
 def test_a_multiple_of_relu_has_its_factor_in_the_law() -> None:
-    law = activation_law_from_values(1.7 * np.maximum(SAMPLING_POINTS, 0.0), dropout=0.1)
+    law = activation_law(*rule_of_values(1.7 * np.maximum(SAMPLING_POINTS, 0.0)), dropout=0.1)
     expected = moment_preserving_std(activation_law("relu", dropout=0.1), 16, 1.0) / 1.7
     assert moment_preserving_std(law, 16, 1.0) == pytest.approx(expected, rel=1e-9)
     assert law.scale_exponent == pytest.approx(1.0, abs=1e-9)
@@ -151,10 +147,10 @@ def test_sampled_functions_gate_and_are_pooled() -> None:
 
 def test_laws_of_values_are_equal_by_value() -> None:
     values = np.arctan(SAMPLING_POINTS)
-    law = activation_law_from_values(values)
-    assert activation_law_from_values(values.copy()) is law
+    law = activation_law(*rule_of_values(values))
+    assert activation_law(*rule_of_values(values.copy())) is law
     assert pickle.loads(pickle.dumps(law)) == law
-    assert activation_law_from_values(np.nextafter(values, 9.0)) != law
+    assert activation_law(*rule_of_values(np.nextafter(values, 9.0))) != law
 
 
 @pytest.mark.parametrize(
@@ -176,4 +172,4 @@ def test_values_are_checked() -> None:
     with pytest.raises(ValueError, match="must be 2001 finite numbers"):
         rule_of_values(np.full(2001, np.inf))
     with pytest.raises(ValueError, match="is zero everywhere"):
-        activation_law_from_values(np.zeros(2001))
+        activation_law(*rule_of_values(np.zeros(2001)))

@@ -55,7 +55,7 @@ def test_dropout_shortens_the_depth() -> None:
 def test_depth_agrees_with_real_draws(name: str, order: float) -> None:
     """Given the input the outputs are independent normals, so they are drawn without a matrix."""
     law = activation_law(name)
-    function = law.components[0].function  # type: ignore[attr-defined]
+    function = law.component.function  # type: ignore[attr-defined]
     std = moment_preserving_std(law, 64, order)
     rng = np.random.default_rng(3)
     scale = np.ones(12_000)

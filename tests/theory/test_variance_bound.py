@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import astuple
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from scipy import integrate, optimize, stats
 
 from lightning_init.theory.variance_bound import (
     SteadyState,
-    bound_curve,
     excess_kl_per_weight,
     kl_per_weight,
     optimal_initial_variances,
@@ -24,7 +24,6 @@ layers_strategy = st.lists(
         SteadyState,
         count=st.integers(1, 10**6),
         variance=positive,
-        mean=st.floats(-1, 1),
         base_variance=positive,
     ),
     min_size=1,
@@ -72,74 +71,49 @@ def test_is_scale_free_and_least_at_equality(v: float, initial: float, factor: f
     assert kl_per_weight(v, v) == 0.0
 
 
+def bound(second_moment: float, initial: np.ndarray | float) -> np.ndarray | float:
+    """The bound per weight in units of T, without log Z."""
+    return 0.5 * (np.log(2 * math.pi * initial) + second_moment / initial)
+
+
 @given(positive)
-def test_bound_curve_is_least_at_the_second_moment(v: float) -> None:
+def test_the_excess_is_that_of_the_bound_over_its_least_value(v: float) -> None:
     grid = v * np.geomspace(0.1, 10, 201)
-    curve = bound_curve(v, grid)
+    curve = bound(v, grid)
     assert int(curve.argmin()) == 100
-    # Gaussian maximum entropy: the least value is 1/2 log(2 pi e V).
-    assert curve[100] == pytest.approx(0.5 * math.log(2 * math.pi * math.e * v), rel=1e-9, abs=1e-9)
     excess = [excess_kl_per_weight(float(value), v) for value in grid]
     np.testing.assert_allclose(curve - curve[100], excess, atol=1e-9)
 
 
-def test_bound_curve_limits() -> None:
-    small, large = 1e-8, 1e12
-    assert bound_curve(1.0, small) * 2 * small == pytest.approx(1.0, rel=1e-5)
-    assert float(bound_curve(1.0, large)) == pytest.approx(0.5 * math.log(2 * math.pi * large))
-
-
 @given(layers_strategy)
 def test_per_layer_optimum_is_the_second_moment(layers: list[SteadyState]) -> None:
-    raw = optimal_initial_variances(layers)
-    assert raw.bound_loss == 0.0
-    assert raw.variances == tuple(layer.variance + layer.mean**2 for layer in layers)
-    central = optimal_initial_variances(layers, moment="central")
-    assert central.variances == tuple(layer.variance for layer in layers)
+    assert optimal_initial_variances(layers) == tuple(layer.variance for layer in layers)
 
 
 @settings(max_examples=50, deadline=None)
-@given(layers_strategy, st.sampled_from(["raw", "central"]))
-def test_shared_optima_and_their_losses(layers: list[SteadyState], moment: str) -> None:
-    d = np.array([layer.count for layer in layers], dtype=float)
-    v = np.array([layer.second_moment(moment) for layer in layers])
-    base = np.array([layer.base_variance for layer in layers])
-    shared = optimal_initial_variances(layers, "global", moment)
+@given(layers_strategy)
+def test_shared_optima(layers: list[SteadyState]) -> None:
+    d, v, base = np.array([astuple(layer) for layer in layers]).T
     mean = (d @ v) / d.sum()
-    assert shared.variances == pytest.approx([mean] * len(layers), rel=1e-12)
-    expected = float(0.5 * d @ np.log(mean / v))
-    assert shared.bound_loss == pytest.approx(expected, rel=1e-9, abs=1e-12 * d.sum())
-    gain = optimal_initial_variances(layers, "gain", moment)
+    shared = optimal_initial_variances(layers, "global")
+    assert shared == pytest.approx([mean] * len(layers), rel=1e-12)
+    gain = optimal_initial_variances(layers, "gain")
     g = (d @ (v / base)) / d.sum()
-    assert gain.variances == pytest.approx((g * base).tolist(), rel=1e-12)
-    assert shared.bound_loss >= 0
-    assert gain.bound_loss >= 0
+    assert gain == pytest.approx((g * base).tolist(), rel=1e-12)
 
 
 def test_shared_gain_minimises_the_summed_bound() -> None:
-    layers = [SteadyState(40, 0.3, 0.1, 2 / 16), SteadyState(200, 0.02, 0.0, 2 / 64)]
+    layers = [SteadyState(40, 0.31, 2 / 16), SteadyState(200, 0.02, 2 / 64)]
 
-    def bound(log_gain: float) -> float:
-        return sum(
-            layer.count
-            * float(
-                bound_curve(layer.second_moment("raw"), math.exp(log_gain) * layer.base_variance)
-            )
-            for layer in layers
-        )
+    def summed(log_gain: float) -> float:
+        gain = math.exp(log_gain)
+        return sum(d * float(bound(v, gain * base)) for d, v, base in map(astuple, layers))
 
     best = optimize.minimize_scalar(
-        bound, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}
+        summed, bounds=(-5, 5), method="bounded", options={"xatol": 1e-9}
     )
     optimum = optimal_initial_variances(layers, "gain")
-    assert optimum.variances[0] / layers[0].base_variance == pytest.approx(
-        math.exp(best.x), rel=1e-5
-    )
-    per_layer = sum(
-        layer.count * float(bound_curve(layer.second_moment("raw"), layer.second_moment("raw")))
-        for layer in layers
-    )
-    assert optimum.bound_loss == pytest.approx(best.fun - per_layer, rel=1e-6)
+    assert optimum[0] / layers[0].base_variance == pytest.approx(math.exp(best.x), rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
@@ -148,7 +122,6 @@ def test_variances_are_checked(value: float) -> None:
     for call in (
         lambda: kl_per_weight(value, 1.0),
         lambda: kl_per_weight(1.0, value),
-        lambda: bound_curve(1.0, [1.0, value]),
         lambda: optimal_initial_variances([SteadyState(1, value)]),
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -161,7 +134,5 @@ def test_names_are_checked() -> None:
         ValueError, match="`granularity` must be one of layer, global, gain, got 'net'"
     ):
         optimal_initial_variances(layers, "net")
-    with pytest.raises(ValueError, match="`moment` must be one of raw, central, got 'third'"):
-        optimal_initial_variances(layers, moment="third")
     with pytest.raises(ValueError, match="`layers` must hold at least one layer, got none"):
         optimal_initial_variances([])

@@ -1,16 +1,9 @@
-"""The names under which results are logged."""
+"""Every tag that is ever written, with its meaning: what docstrings and pages are held against."""
 
 from __future__ import annotations
 
-import re
+from lightning_init.reporting.tensorboard import AT_A_GLANCE, FRACTIONAL_MOMENT, OPTIMAL_VARIANCE
 
-OPTIMAL_VARIANCE = "OptimalVarianceInit"
-FRACTIONAL_MOMENT = "FractionalMomentInit"
-
-# The page to open: figures, and curves of the layers to look at first in runs of their own.
-AT_A_GLANCE = f"{OPTIMAL_VARIANCE}/at_a_glance"
-
-# Every tag that is ever written, with its meaning; the callbacks' docstrings are tested on these.
 PROBE_TAGS = (
     (f"{AT_A_GLANCE}/1_first_weights", "figure of what the first weights become"),
     (f"{AT_A_GLANCE}/2_variance", "figure, and curves of V over V before"),
@@ -31,14 +24,3 @@ FRACTIONAL_MOMENT_TAGS = (
     (f"{FRACTIONAL_MOMENT}/figure/log_norm", "predicted and measured log-norm through the depth"),
     (f"{FRACTIONAL_MOMENT}/plan/text_summary", "the plan as a table"),
 )
-
-
-def tag(prefix: str, quantity: str, layer: str) -> str:
-    """Name a series in the alphabet that every logger accepts: ASCII letters, digits, `_-./`.
-
-    >>> tag("OptimalVarianceInit", "variance", "net.0")
-    'OptimalVarianceInit/variance/net.0'
-    >>> tag("OptimalVarianceInit", "variance", "block[0] σ")
-    'OptimalVarianceInit/variance/block_0___'
-    """
-    return re.sub(r"[^A-Za-z0-9_./-]", "_", f"{prefix}/{quantity}/{layer}")
