@@ -46,7 +46,8 @@ def plan(arguments: Sequence[str]) -> None:
     Raises:
         SystemExit: With status 2 and one line, if an argument is wrong or the model has no plan.
     """
-    parser = plan_parser()
+    parser = model_parser("plan", "Print what FractionalMomentInit would draw, and change nothing.")
+    parser.add_class_arguments(FractionalMomentSettings)
     config = parser.parse_args(list(arguments))
     model: LightningModule = parser.instantiate_classes(config).model
     model.configure_model()
@@ -59,20 +60,21 @@ def plan(arguments: Sequence[str]) -> None:
         parser.error(str(error))
 
 
-def plan_parser() -> ArgumentParser:
-    """The arguments of `plan`: the model, and every setting as a flag."""
-    parser = model_parser("plan", "Print what FractionalMomentInit would draw, and change nothing.")
-    parser.add_class_arguments(FractionalMomentSettings)
-    return parser
-
-
 def recipe(arguments: Sequence[str]) -> None:
     """Write the variances that checkpoints hold to a file, and print them.
 
     Raises:
         SystemExit: With status 2 and one line, if a file cannot be read or does not fit the model.
     """
-    parser = recipe_parser()
+    parser = model_parser("recipe", "Take V(W) from the checkpoints of earlier runs.")
+    parser.add_argument(
+        "--checkpoint",
+        type=str,
+        action="append",
+        required=True,
+        help="A checkpoint; given several times: seeds, or epochs of one run.",
+    )
+    parser.add_argument("--out", type=str, default=RECIPE_FILE, help="Where to write the recipe.")
     config = parser.parse_args(list(arguments))
     model: LightningModule = parser.instantiate_classes(config).model
     model.configure_model()
@@ -84,20 +86,6 @@ def recipe(arguments: Sequence[str]) -> None:
     start = f"OptimalVarianceInit(recipe={config.out!r})"
     sys.stdout.write(f"{found}\n")
     sys.stdout.write(f"Written: {config.out}; start the next run from it with {start}.\n")
-
-
-def recipe_parser() -> ArgumentParser:
-    """The arguments of `recipe`: the model, checkpoints, and where to write."""
-    parser = model_parser("recipe", "Take V(W) from the checkpoints of earlier runs.")
-    parser.add_argument(
-        "--checkpoint",
-        type=str,
-        action="append",
-        required=True,
-        help="A checkpoint; given several times: seeds, or epochs of one run.",
-    )
-    parser.add_argument("--out", type=str, default=RECIPE_FILE, help="Where to write the recipe.")
-    return parser
 
 
 def show(arguments: Sequence[str]) -> None:

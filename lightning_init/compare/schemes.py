@@ -188,6 +188,10 @@ def _options(given: str, text: str) -> dict[str, Any]:
     return options
 
 
+def _default(seed: int, first_batch: FirstBatch) -> list[Callback]:
+    return []
+
+
 def _apply(function: Initialize, seed: int, first_batch: FirstBatch) -> list[Callback]:
     return [ApplyInitialization(function, seed)]
 
@@ -226,7 +230,7 @@ def _optimal(
 
 
 SCHEMES: dict[str, Callable[..., list[Callback]]] = {
-    "default": lambda seed, first_batch: [],
+    "default": _default,
     "he": partial(_fractional, **HE),
     "he_uniform": partial(_after_he, draws.make_uniform_),
     "scaled_he": _scaled_he,

@@ -53,13 +53,9 @@ class PlannedWeight(NamedTuple):
 
     @property
     def law(self) -> ActivationLaw:
-        """The law of the activation in front."""
-        return law_of(self.activation)
-
-
-def law_of(activation: ActivationInFront) -> ActivationLaw:
-    """The law that an activation in front of a weight obeys; equal ones give the same object."""
-    return activation_law(activation.nonlinearity, activation.param, activation.dropout)
+        """The law of the activation in front; equal ones give the same object."""
+        one = self.activation
+        return activation_law(one.nonlinearity, one.param, one.dropout)
 
 
 def law_words(activation: ActivationInFront) -> str:

@@ -80,8 +80,8 @@ class InitRecipe(ReadableRecipe):
             )
             for layer in report.layers
         ]
-        left_out = [left.name for left in report.left_out]
-        recipe = cls._made(layers, left_out, optimizers, report.settings)
+        inventory = WeightInventory((), report.left_out)
+        recipe = cls.from_measured(layers, inventory, optimizers, report.settings)
         return cls(*recipe_format.parse(_content(recipe)))
 
     @classmethod
@@ -146,19 +146,9 @@ class InitRecipe(ReadableRecipe):
             optimizers: Optimizer class and learning rate, one pair per parameter group.
             settings: Pairs of setting and value of the callback, for the reader.
         """
-        return cls._made(rows, [left.name for left in inventory.left_out], optimizers, settings)
-
-    @classmethod
-    def _made(
-        cls,
-        layers: Sequence[RecipeLayer],
-        left_out: Sequence[str],
-        optimizers: Sequence[tuple[str, float]],
-        settings: Sequence[tuple[str, Any]],
-    ) -> InitRecipe:
         return cls(
-            layers=tuple(layers),
-            left_out=tuple(left_out),
+            layers=tuple(rows),
+            left_out=tuple(left.name for left in inventory.left_out),
             settings=tuple(sorted((name, _storable(value)) for name, value in settings)),
             optimizers=tuple((name, float(rate)) for name, rate in optimizers),
             library_versions=tuple(sorted(_library_versions().items())),

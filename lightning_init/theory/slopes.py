@@ -70,6 +70,8 @@ def _uniform_slopes(lower: float, upper: float) -> Slopes:
 
 def _range_slopes(lower: float, upper: float, share: float) -> Slopes:
     """Slopes that stand for U[lower, upper], decade by decade from the upper end down."""
+    if upper < NO_SLOPE:
+        return [(0.0, share)]
     slopes: Slopes = []
     density, top = share / (upper - lower), upper
     for _ in range(_DECADES):
@@ -93,6 +95,6 @@ def _quadrature_slopes(lower: float, upper: float, share: float) -> Slopes:
     nodes, weights = gauss_legendre(math.ceil(40.0 / (2.0 * math.log(rho))))
     middle, half = (upper + lower) / 2.0, (upper - lower) / 2.0
     return [
-        (middle + half * node, 0.5 * share * weight)
+        (max(middle + half * node, NO_SLOPE), 0.5 * share * weight)
         for node, weight in zip(nodes.tolist(), weights.tolist(), strict=True)
     ]

@@ -257,3 +257,15 @@ def test_registration_is_checked() -> None:
         register_activation("pole", lambda z: np.where(z > 1.0, np.inf, z))
     with pytest.raises(ValueError, match="add it with register_activation"):
         activation_law("nothing")
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 5e-324), (-1e-200, 1e-300), (-5e-324, 0.0)])
+def test_rrelu_of_slopes_that_vanish_is_relu(bounds: tuple[float, float]) -> None:
+    law, relu = activation_law("rrelu", bounds), activation_law("relu")
+    assert law.dead_probability == relu.dead_probability
+    assert law.c3 == pytest.approx(relu.c3, rel=1e-14)
+
+
+@pytest.mark.parametrize("bounds", [(-5e-324, 1.0), (0.0, 1e-110), (1e-300, 1e-3)])
+def test_rrelu_with_slopes_next_to_none_is_never_dead(bounds: tuple[float, float]) -> None:
+    assert activation_law("rrelu", bounds).alive_probability == 1.0
