@@ -150,7 +150,7 @@ def _row(
     weight = result.monitor.weights[index]
     mean, variance = result.means[index], decision.estimate
     known = 0 < variance < math.inf
-    mean_share = mean**2 / variance if known else math.nan
+    mean_share = mean**2 / variance if known and not result.divergence else math.nan
     is_raw = result.monitor.moment == "raw"
     # Where the probe began from another round's draw, that this is unchanged says nothing.
     action = _action(target, initial, result.endings[index] if owned else None)

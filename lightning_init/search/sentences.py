@@ -57,7 +57,9 @@ def _counted(result: ProbeResult) -> str:
 def model_notes(
     trainer: Trainer, result: ProbeResult, settings: OptimalVarianceSettings
 ) -> tuple[str, ...]:
-    """What concerns every layer."""
+    """What concerns every layer; nothing of a probe that diverged, whose reason says it all."""
+    if result.divergence:
+        return ()
     notes = [_rate_note(result, settings)]
     kinds = {type(optimizer).__name__ for optimizer in trainer.optimizers}
     if kinds - {"SGD"}:

@@ -70,6 +70,23 @@ add(
 )
 
 
+add(
+    "warmup_from_zero",
+    model=scheduled(lambda o, _: schedules.LambdaLR(o, lambda step: min(1.0, step / 5)), "step"),
+)
+
+
+def _per_group(module: LightningModule) -> Any:
+    sizes = [[p for p in module.parameters() if (p.ndim > 1) is wide] for wide in (True, False)]
+    optimizer = SGD([{"params": each} for each in sizes], lr=0.05, momentum=0.9)
+    factors = [lambda step: min(1.0, step / 5), lambda step: 0.9**step]
+    config = {"scheduler": schedules.LambdaLR(optimizer, factors), "interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+add("schedule_per_group", model=net(_per_group))
+
+
 def _plateau(optimizer: Any, _: Any) -> Any:
     return schedules.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
 

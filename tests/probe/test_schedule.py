@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,11 @@ def cosine_after_warm_up(o: Optimizer) -> Any:
     return schedules.SequentialLR(o, parts, [5])
 
 
+def per_group(o: Optimizer) -> Any:
+    o.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    return schedules.LambdaLR(o, [lambda step: min(1.0, step / 5), lambda step: 0.9**step])
+
+
 MAKERS: dict[str, Make] = {
     "constant": lambda o: schedules.ConstantLR(o, 1.0),
     "warm_up": warm_up,
@@ -43,6 +49,7 @@ MAKERS: dict[str, Make] = {
         [schedules.LinearLR(o, 0.2, total_iters=6), schedules.ExponentialLR(o, 0.97)]
     ),
     "restarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 7),
+    "per_group": per_group,
 }
 
 
@@ -90,16 +97,18 @@ def test_the_rates_of_a_real_run_are_foreseen(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", MAKERS)
-def test_the_originals_are_not_touched(name: str) -> None:
-    optimizers, configs = parts(MAKERS[name], count=2, interval="step")
+@pytest.mark.parametrize("unforeseen", ["", "manual code"])
+@pytest.mark.parametrize("name", [*MAKERS, "plateau"])
+def test_the_originals_are_not_touched(name: str, unforeseen: str) -> None:
+    make = MAKERS.get(name, schedules.ReduceLROnPlateau)
+    optimizers, configs = parts(make, 2, interval="step", reduce_on_plateau=name == "plateau")
     for optimizer in optimizers:  # a state, as after some steps
         optimizer.step(lambda: torch.tensor(0.0))  # type: ignore[arg-type]
     kept = [o.param_groups[0] for o in optimizers]
     stateful = [*optimizers, *(config.scheduler for config in configs)]
-    before = repr([one.state_dict() for one in stateful])
-    foresee(optimizers, configs, StepPlan(STEPS, PER_EPOCH))
-    assert repr([one.state_dict() for one in stateful]) == before
+    before = pickle.dumps([one.state_dict() for one in stateful])
+    foresee(optimizers, configs, StepPlan(STEPS, PER_EPOCH), unforeseen=unforeseen)
+    assert pickle.dumps([one.state_dict() for one in stateful]) == before
     assert all(o.param_groups[0] is group for o, group in zip(optimizers, kept, strict=True))
 
 

@@ -111,6 +111,9 @@ def test_a_learning_rate_far_too_high_changes_nothing(lr: float) -> None:
     assert {row.verdict for row in report.layers} == {Verdict.INVALID}
     assert report.probe_steps < 100
     assert "the probe diverged, all 3 layers keep their weights" in report.table()
+    assert report.notes == ()
+    assert report.table().count("why: ") == 1
+    assert "note: " not in report.table()
 
 
 def test_a_layer_that_decay_takes_away_is_not_blamed_on_the_learning_rate() -> None:
