@@ -49,10 +49,12 @@ def check_arguments(declared: Mapping[str, Any], given: Mapping[str, Any]) -> No
 
 def _plain(value: Any, kind: Any) -> Any:
     """Numbers of numpy as those of Python, paths as text where one may stand, sets as lists."""
+    if isinstance(value, bool):
+        return value
     with suppress(Exception):  # what cannot be converted is refused as it is
-        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        if isinstance(value, numbers.Integral):
             return int(value)
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if isinstance(value, numbers.Real):
             return float(value)
         if isinstance(value, (set, frozenset)):
             return list(value)
@@ -81,8 +83,8 @@ _PATTERNS = described(
     list[Annotated[str, Meta(description="a glob pattern")]] | None,
     "a list of glob patterns or None",
 )
+_Number = Annotated[float, Meta(description="a number")]
 _PATH = described(Annotated[str, Meta(pattern="^[^\\0]+$")] | None, "a path or None")
-_NUMBER = described(float, "a number")
 _SEED = described(int | None, "an integer or None")
 _SHARE = Annotated[float, Meta(gt=0, lt=1, description="a number between 0 and 1")]
 _ABOVE_0 = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
@@ -128,7 +130,7 @@ FRACTIONAL_MOMENT: dict[str, Any] = {
     "order": Annotated[float, Meta(ge=0, le=2, description="in [0, 2]")],
     "nonlinearity": described(str, "the name of an activation, or 'auto'"),
     "param": described(
-        float | tuple[_NUMBER, _NUMBER] | None, "a number, a pair of numbers or None"
+        float | tuple[_Number, _Number] | None, "a number, a pair of numbers or None"
     ),
     "dropout": Annotated[float, Meta(ge=0, lt=1, description="in [0, 1)")],
     "bias": one_of(Bias),
