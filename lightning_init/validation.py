@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import suppress
 from types import UnionType
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -40,6 +41,8 @@ def checked(value: Any, kind: Any, where: str) -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise ValueError(_one_line(str(error), value, kind, where)) from None
+    except UnicodeError:  # text that holds half a character
+        raise ValueError(_must_be(where, _description(kind) or "other text", value)) from None
 
 
 def refuse(where: str, expected: str, value: Any) -> NoReturn:
@@ -65,7 +68,10 @@ def _one_line(error: str, value: Any, kind: Any, where: str) -> str:
 
 def _must_be(where: str, expected: str, value: Any) -> str:
     # What a hostile file holds may be long, deep or on many lines: show one short line of it.
-    got = f"a {type(value).__name__}" if isinstance(value, (dict, list)) else ascii(value)
+    got = f"a {type(value).__name__}"
+    if not isinstance(value, (dict, list)):
+        with suppress(Exception):
+            got = " ".join(ascii(value).split())
     return f"`{where}` must be {expected}, got {got[:60]}{'...' * (len(got) > 60)}."
 
 

@@ -9,6 +9,7 @@ import numbers
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
@@ -43,20 +44,23 @@ def check_arguments(declared: Mapping[str, Any], given: Mapping[str, Any]) -> No
     """
     for name, kind in declared.items():
         if name in given:
-            checked(_plain(given[name]), kind, name)
+            checked(_plain(given[name], kind), kind, name)
 
 
-def _plain(value: Any) -> Any:
-    """Numbers of numpy as those of Python, paths as text, sets as lists."""
-    if type(value) in (bool, int, float, str):
+def _plain(value: Any, kind: Any) -> Any:
+    """Numbers of numpy as those of Python, paths as text where one may stand, sets as lists."""
+    if isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    if isinstance(value, (set, frozenset)):
-        return list(value)
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    with suppress(Exception):  # what cannot be converted is refused as it is
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        if isinstance(value, numbers.Real):
+            return float(value)
+        if isinstance(value, (set, frozenset)):
+            return list(value)
+        if isinstance(value, os.PathLike) and kind is _PATH:
+            return os.fspath(value)
+    return value
 
 
 def at_least(smallest: int) -> Any:
@@ -79,7 +83,8 @@ _PATTERNS = described(
     list[Annotated[str, Meta(description="a glob pattern")]] | None,
     "a list of glob patterns or None",
 )
-_PATH = described(str | None, "a path or None")
+_Number = Annotated[float, Meta(description="a number")]
+_PATH = described(Annotated[str, Meta(pattern="^[^\\0]+$")] | None, "a path or None")
 _SEED = described(int | None, "an integer or None")
 _SHARE = Annotated[float, Meta(gt=0, lt=1, description="a number between 0 and 1")]
 _ABOVE_0 = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
@@ -124,7 +129,9 @@ OPTIMAL_VARIANCE: dict[str, Any] = {
 FRACTIONAL_MOMENT: dict[str, Any] = {
     "order": Annotated[float, Meta(ge=0, le=2, description="in [0, 2]")],
     "nonlinearity": described(str, "the name of an activation, or 'auto'"),
-    "param": described(float | tuple[float, float] | None, "a number, a pair of numbers or None"),
+    "param": described(
+        float | tuple[_Number, _Number] | None, "a number, a pair of numbers or None"
+    ),
     "dropout": Annotated[float, Meta(ge=0, lt=1, description="in [0, 1)")],
     "bias": one_of(Bias),
     "include": _PATTERNS,

@@ -50,6 +50,11 @@ def refuse_what_cannot_be_probed(
             " probe once on one device, with DDP or with ModelParallelStrategy, and apply the"
             " recipe here: OptimalVarianceInit(recipe='init_recipe.json')."
         )
+    if limits.dataloaders is not None and not hasattr(type(limits.dataloaders), "__iter__"):
+        raise ProbeRefused(
+            "`probe_dataloaders` must be loaders, which can be iterated, got"
+            f" {type(limits.dataloaders).__name__}."
+        )
     instance, _ = internals.train_data_source(trainer)
     if limits.dataloaders is None and is_read_once(instance):
         raise ProbeRefused(

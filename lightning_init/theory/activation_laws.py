@@ -207,7 +207,7 @@ def _unknown(name: str) -> str:
     known = [*built_in_names(), *registered]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "add it with register_activation."
-    return f"`nonlinearity` must be one of {', '.join(known)}, got {name!r}; {hint}"
+    return f"`nonlinearity` must be one of {', '.join(known)}, got {name[:60]!r}; {hint}"
 
 
 @lru_cache(maxsize=1024)

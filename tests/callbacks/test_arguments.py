@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 import math
+import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lightning_init import FractionalMomentInit, OptimalVarianceInit
 from lightning_init.callbacks.arguments import (
@@ -21,9 +25,39 @@ DECLARED: dict[Any, dict[str, Any]] = {
     OptimalVarianceInit: OPTIMAL_VARIANCE,
     FractionalMomentInit: FRACTIONAL_MOMENT,
 }
+
+
+class Hostile(os.PathLike[str]):
+    """Cannot be shown, and is no path."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("shown")
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("a path")
+
+
+class Rows:
+    """Is shown on many lines."""
+
+    def __repr__(self) -> str:
+        return "first\nsecond\u2028third" + " row" * 999
+
+
 # None of these is right for any argument that is checked.
 WRONG: tuple[Any, ...] = (
     *(object(), {"a": 1}, {1}, b"x", 1j, math.nan, [1, 2, 3], [None], (), lambda: 1, -math.inf),
+    *(
+        Hostile(),
+        Rows(),
+        int,
+        ...,
+        range(3),
+        torch.zeros(2),
+        np.array([1.5]),
+        datetime.timedelta(1),
+    ),
+    *(["a", b"b"], (i for i in ()), Decimal("nan"), bytearray(b"x"), "a\0b" * 30, "\0\ud800"),
 )
 
 
@@ -40,8 +74,8 @@ def wrong_arguments() -> list[Any]:
         for name in inspect.signature(callback).parameters.keys() & declared.keys():
             for number, value in enumerate(WRONG):
                 # An empty pair or list of patterns, and no number at all, are said elsewhere.
-                harmless = (declared[name] is Any) or (value == () and "clude" in name)
-                finite_elsewhere = name == "param" and isinstance(value, float)
+                harmless = (declared[name] is Any) or (isinstance(value, tuple) and "clude" in name)
+                finite_elsewhere = name == "param" and isinstance(value, (float, Decimal))
                 if not (harmless or finite_elsewhere):
                     cases.append(pytest.param(callback, name, value, id=f"{name}-{number}"))
     return cases

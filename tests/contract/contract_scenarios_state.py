@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 #: What differs from a run without a probe, but is told: a part of the warning.
 TOLD: dict[str, tuple[Scenario, str]] = {}
+_OF_OTHER_FILES = set(SCENARIOS)
 
 Noise = Callable[[], float]
 
@@ -917,3 +918,22 @@ class FollowsSlowly(Net):
 
 add("average_in_a_dictionary", model=KeepsAverage)
 add("target_network", model=FollowsSlowly)
+
+
+# ----------------------------------------------------------------------------------------- listing
+#: What users of an earlier version had found; every other scenario here was thought of beside it.
+FOUND_BY_OTHERS = {
+    *("generator_six_deep", "generator_at_the_module_level", "loader_with_position"),
+    *("module_as_transform", "cached_augmentation", "workers_write_shared_memory", "slots"),
+    *("nonlocal_counter", "default_argument", "function_attribute", "class_counter"),
+    *("collate_is_the_modules", "generic_aliases", "average_in_a_dictionary", "target_network"),
+    *("queue_between_processes", "isolated_generator_in_data", "module_reads_a_generator"),
+    *(f"data_hold_{name}" for name in ("large_array", "count", "cycle", "shared_value", "table")),
+    *(f"data_hold_{name}" for name in ("array_module", "bytearray")),
+    *(f"stream_over_{name}" for name in ("open_file", "csv_reader", "class_with_a_file", "zip")),
+    *(f"stream_over_{name}" for name in ("map", "chain", "cycle", "count")),
+    *(f"module_{name}" for name in ("Lambdas", "HooksFeatures", "Parent", "Memoizes", "StepHooks")),
+    *(f"module_{name}" for name in ("HoldsHandles", "HoldsAliases", "LockAcrossHooks")),
+    "module_WrappedForward",
+}
+ABOUT_STATE = (set(SCENARIOS) - _OF_OTHER_FILES) | set(TOLD)

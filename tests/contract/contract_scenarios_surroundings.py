@@ -13,9 +13,11 @@ from contract_registry import add
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import SGD
+from torch.utils.data import Dataset
 
 
 # ------------------------------------------------------------------------------------- callbacks
@@ -364,3 +366,44 @@ class SavesByHand(Net):
 
 
 add("saves_by_hand", model=SavesByHand, callbacks=lambda: [ModelCheckpoint(".")])
+
+
+# ----------------------------------------------------------------------------------------- locks
+class LockedPrecision(Precision):
+    """Takes a lock around every optimizer step."""
+
+    def __init__(self) -> None:
+        self.lock, self.steps = threading.Lock(), 0
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> Any:
+        with self.lock:
+            self.steps += 1
+            return super().optimizer_step(*arguments, **options)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+class LockedRows(Dataset[Any]):
+    """Counts its calls under a lock."""
+
+    def __init__(self) -> None:
+        self.lock, self.calls = threading.Lock(), 0
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> Any:
+        with self.lock:
+            self.calls += 1
+        x, y = table()[index]
+        return x + 0.01 * self.calls, y
+
+
+add("precision_with_a_lock", trainer=lambda: {"plugins": [LockedPrecision()]})
+add("dataset_with_a_lock", train=lambda: loader(dataset=LockedRows()))
+add(
+    "isolated_dataset_with_a_lock",
+    train=lambda: loader(dataset=LockedRows()),
+    ours=lambda: [probe(isolate_dataset=True)],
+)

@@ -7,7 +7,7 @@ import re
 import pytest
 from contract_harness import compare, in_own_process, run
 from contract_registry import SCENARIOS
-from contract_scenarios_state import TOLD
+from contract_scenarios_state import ABOUT_STATE, FOUND_BY_OTHERS, TOLD
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,8 @@ def test_a_queue_is_not_probed(name: str) -> None:
     [told] = [text for text in said if "skipped" in text]
     assert "The training data read a queue (" in told
     assert "probe_dataloaders=" in told
+
+
+def test_most_scenarios_about_state_were_thought_of() -> None:
+    assert FOUND_BY_OTHERS < ABOUT_STATE
+    assert len(ABOUT_STATE - FOUND_BY_OTHERS) >= 60
