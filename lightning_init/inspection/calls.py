@@ -57,3 +57,11 @@ class Call(NamedTuple):
     def number(self, position: int, keyword: str, default: float) -> float:
         """Return a numeric argument."""
         return float(self.argument(position, keyword, default))
+
+
+def refuses_single_values(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether this is a norm that would refuse one position per sample in train mode."""
+    if name not in ("batch_norm", "instance_norm"):
+        return False
+    shape = args[0].shape
+    return bool(shape.numel() == shape[:2].numel())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.attention_scale import AttentionScale
-from lightning_init.inspection.calls import Call
+from lightning_init.inspection.calls import Call, refuses_single_values
 from lightning_init.inspection.fans import Fans
 from lightning_init.inspection.max_pools import MaxPools
 from lightning_init.inspection.mixing import attention, factor, product
@@ -61,8 +61,6 @@ UNSEEN_NOTE = "its input is made by something that the trace cannot follow: line
 _MAPS = LAYERS | MATRIX_PRODUCTS
 _MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
 _ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
-# Norms that refuse one position per sample in train mode.
-_REFUSING = names("batch_norm instance_norm")
 
 
 class SignalMode(TorchFunctionMode):
@@ -128,41 +126,33 @@ class SignalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        single = name in _REFUSING and _one_value_each(args[0])
-        result = args[0].clone() if single else func(*args, **kwargs)
+        result = args[0].clone() if refuses_single_values(name, args) else func(*args, **kwargs)
         outputs = tensors_in(result) or ([args[0]] if name == "setitem" else [])
         if outputs:
-            self._follow(self._call(func, name, args, kwargs), outputs)
+            self._follow(self._call(func, args, kwargs), outputs)
         return result
 
     def _call(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Call:
         tensors = tuple(tensors_in((args, kwargs) if kwargs else args))
         signals = self._signals.values
         carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
         has_parameters = self._parameters.any_in(tensors)
-        return Call(func, name, args, kwargs, carriers, has_parameters, tensors)
+        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters, tensors)
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
         apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
         apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
-        if call.name in _MERGES or (apart and len(call.carriers) > 1):
+        several = apart and len(call.carriers) > 1
+        if call.name in _MERGES or several:
             resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
             call = call._replace(carriers=resolved)
         after = self._after(call, weights)
         self.fans.follow(call, outputs)
         self.scores.follow(call, outputs)
-        ends = (
-            call.name in _ENDS
-            or (apart and len(call.carriers) > 1)
-            or call.name.startswith("embedding")
-        )
+        ends = call.name in _ENDS or several or call.name.startswith("embedding")
         changed = call.args[0] if call.args else None
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
@@ -328,7 +318,3 @@ class SignalMode(TorchFunctionMode):
             self._reach([weight.name for weight in weights], signal)
         out = self._parameters.weights_in([call.argument(11, "out_proj_weight")])
         return self._reach([weight.name for weight in out], attention(call))
-
-
-def _one_value_each(entered: Tensor) -> bool:
-    return entered.shape.numel() == entered.shape[:2].numel()
