@@ -248,6 +248,11 @@ def test_the_estimate_is_printed_and_nothing_is_run(capsys: Any, tmp_path: Path)
     assert not (tmp_path / "results").exists()
 
 
+def test_seeds_outside_those_published_can_be_asked_for() -> None:
+    assert run.parse(["--protocol", "b", "--seeds", "3"]).seeds == range(3)
+    assert run.parse(["--protocol", "b", "--seeds", "20-21"]).seeds == range(20, 22)
+
+
 def record(scheme: str, **more: Any) -> Any:
     return SimpleNamespace(**{"scheme": scheme, "budget": "full", "status": "finished", **more})
 
