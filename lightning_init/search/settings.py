@@ -18,9 +18,11 @@ Granularity = Literal["layer", "global", "gain"]
 Moment = Literal["central", "raw"]
 
 # One sample every 18 steps costs about .5 % of the training of a small network (tests/benchmarks),
-# and from 250 samples on more tell little. A verdict takes 47 at least.
+# and from 250 samples on more tell little. A verdict takes 47 at least, and the series of a short
+# probe needs room to begin again.
 DEFAULT_INTERVAL = 18
 FEWEST_SAMPLES, MOST_SAMPLES = 55, 250
+SHORT_PROBE, FEWEST_OF_SHORT = 800, 70
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class OptimalVarianceSettings:
         if self.sample_every_n_steps is not None:
             return min(self.sample_every_n_steps, budget)
         cheap = max(DEFAULT_INTERVAL, budget // MOST_SAMPLES)
-        return max(1, min(cheap, budget // FEWEST_SAMPLES))
+        fewest = FEWEST_OF_SHORT if budget < SHORT_PROBE else FEWEST_SAMPLES
+        return max(1, min(cheap, budget // fewest))
 
     def pairs(self) -> tuple[tuple[str, Any], ...]:
         """Names and values for the report."""
