@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from many_models import Read, architectures, read, row_of
 
 pytest.importorskip("transformers")
 pytest.importorskip("torch_geometric")
-pytest.importorskip("timm")
+if importlib.util.find_spec("timm") is None:  # imported later, as it looks for torchvision
+    pytest.skip("pip install '.[zoo]'", allow_module_level=True)
 pytestmark = pytest.mark.slow
 
 NAMES = tuple(architectures())
