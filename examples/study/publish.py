@@ -54,13 +54,22 @@ def read_runs(directory: Path) -> list[RunRecord]:
     for file in sorted((directory / "runs").glob("[!.]*.jsonl")):
         for line in file.read_text().splitlines():
             record = RunRecord.from_json(line)
-            name, _, options = record.scheme.partition(":max_probe_steps=")
-            found.append(replace(record, scheme=name if options.isdigit() else record.scheme))
+            found.append(replace(record, scheme=without_length(record.scheme)))
     return found
 
 
+def without_length(scheme: str) -> str:
+    """A scheme's name, without the length of its probe where that is all that is told.
+
+    >>> without_length("optimal:max_probe_steps=40"), without_length("optimal:draw=scale")
+    ('optimal', 'optimal:draw=scale')
+    """
+    name, _, options = scheme.partition(":max_probe_steps=")
+    return name if options.isdigit() else scheme
+
+
 def read_cell(cell: Cell, protocol: Mapping[str, Any], directory: Path) -> CellResult | None:
-    order = [init.partition(":max_probe_steps=")[0] for init in cell.inits]
+    order = [without_length(init) for init in cell.inits]
     records = sorted(read_runs(directory), key=lambda r: (order.index(r.scheme), r.seed, r.budget))
     if len({record.scheme for record in records}) < 2:
         return None

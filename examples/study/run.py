@@ -31,6 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--cells", default="", help="cells whose name contains this text")
     parser.add_argument("--seeds", type=seed_numbers, help="how many, or FIRST-LAST")
+    parser.add_argument("--together", action="store_true", help="stack runs; see study_batches.py")
     parser.add_argument("--estimate", action="store_true")
     return parser.parse_args(argv)
 
@@ -87,7 +88,7 @@ def run_cell(cell: Cell, protocol: dict[str, Any], options: argparse.Namespace) 
         make_scheme("default"), 0, cell.make_model(), cell.make_data(), dict(cell.trainer)
     )
     inits = with_transfers(with_peers(cell.inits), plain, out / "pilots")
-    if can_be_stacked(cell):
+    if options.together and can_be_stacked(cell):
         keep_stacked_runs(plain, inits, seeds, out)
     comparison = compare(
         model=plain.model,
