@@ -126,14 +126,16 @@ class Timed(OptimalVarianceInit):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         assert self._watching is not None
-        self.series = self._watching._watch.series
+        self.series = self._watching._series
         self.interval, self.series.interval = self.series.interval, self.every
         self._watching._batches_to_wait = 0
         self._begun = time.process_time()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *rest: Any
+    ) -> None:
         before, ended = len(self.series.steps), time.process_time()
-        super().on_train_batch_end(trainer, pl_module)
+        super().on_train_batch_end(trainer, pl_module, outputs, *rest)
         spent = time.process_time() - ended
         (self.samples if len(self.series.steps) > before else self.waits).append(spent)
         self.steps.append(ended - self._begun)
