@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_init.monitoring.weight_moments import WeightMoments, tensor_moments
+from lightning_init.monitoring.moment_metric import WeightMoments
+from lightning_init.monitoring.weight_moments import tensor_moments
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
