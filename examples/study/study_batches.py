@@ -1,7 +1,7 @@
 """Small fully connected networks, trained together in half the time of plain runs.
 
 The records equal those of plain runs to 1e-6 until rounding moves a ReLU's input across zero, as a
-change of a ten-millionth in the first weights of a plain run does, too; `run.py --together` asks
+change of some ten-millionths in the first weights of a plain run can, too; `run.py --together` asks
 for it.
 All runs of a seed see the same batches. Their weights are stacked, each layer is one product for
 all of them, and one optimizer steps the stack; what a Trainer spends beside a step is spent once.
