@@ -29,33 +29,30 @@ def shadows_follow(trainer: Trainer, module: LightningModule) -> Iterator[None]:
     does. What cannot be written is named in a warning.
     """
     with torch.no_grad():
-        copies = _Search(trainer, module).copies
-    with _put_back_if_it_fails(module):
+        search = _Search(trainer, module)
+    with _put_back_if_it_fails(module) as weights_before:
         yield
-    unwritten = []
     with torch.no_grad():
-        for name, write in copies:
-            try:
-                write()
-            except Exception:
-                unwritten.append(name)
-    if unwritten:
+        stale = [name for name, write in search.copies if not _succeeds(write)]
+        stale += search.equal_to(weights_before)
+    if stale:
         warn_user(
-            f"{unwritten[0]} holds a copy of the weights from before the redraw and cannot be"
+            f"{stale[0]} holds a copy of the weights from before the redraw and was not"
             " written; make it anew in `on_train_start`."
         )
 
 
 @contextmanager
-def _put_back_if_it_fails(module: LightningModule) -> Iterator[None]:
+def _put_back_if_it_fails(module: LightningModule) -> Iterator[list[tuple[nn.Parameter, Tensor]]]:
+    """Yields each trained weight with its values from before the block."""
     # Neither gradients nor optimizer states exist yet: this copy is not the peak of a run's memory.
     trained = [p for p in module.parameters() if _has_values(p) and p.requires_grad]
-    saved = [p.detach().clone() for p in trained]
+    saved = [(p, p.detach().clone()) for p in trained]
     try:
-        yield
+        yield saved
     except BaseException:
         with torch.no_grad():
-            for parameter, values in zip(trained, saved, strict=True):
+            for parameter, values in saved:
                 parameter.copy_(values)
         raise
 
@@ -140,6 +137,26 @@ class _Search:
     def _add(self, index: int, source: Source) -> None:
         item = self._walk.found[index].item
         self.copies.append((self._walk.name(index), lambda: _write(item, source())))
+
+    def equal_to(self, weights: list[tuple[nn.Parameter, Tensor]]) -> list[str]:
+        """Names of what still has the values from before of a weight that has others now."""
+        changed = [values for p, values in weights if not _same(values, p)]
+        found = ((i, self._values(entry.item)) for i, entry in enumerate(self._walk.found))
+        return [
+            self._walk.name(index)
+            for index, values in found
+            if values is not None
+            and not _is_constant(values)
+            and any(_same(values, before) for before in changed)
+        ]
+
+
+def _succeeds(write: Callable[[], object]) -> bool:
+    try:
+        write()
+    except Exception:
+        return False
+    return True
 
 
 def _has_values(tensor: Tensor) -> bool:

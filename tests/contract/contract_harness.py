@@ -318,6 +318,7 @@ def watching(scenario: Scenario, watch: bool) -> Scenario:
 def is_alarm(text: str) -> bool:
     """Whether the user is told that the restart is not exact."""
     alarms = ("the restart is not exact", "holds other data", "The training data keep state")
+    alarms += ("holds a copy of the weights from before",)
     return any(alarm in text for alarm in alarms)
 
 

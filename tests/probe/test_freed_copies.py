@@ -21,7 +21,7 @@ class OwnAdam(torch.optim.Adam):
 
 
 class WithMoments(BoringModel):
-    """Notes how many of its kind, and how many optimizers with moments, are there at every start."""
+    """Notes how many of its kind, and how many of its optimizers hold moments, at every start."""
 
     def on_fit_start(self) -> None:
         self.look()
