@@ -54,7 +54,7 @@ def steps_to(curve: Curve, level: float) -> float:
 
 
 def with_curves(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Finished and uncharged runs with a curve to read from, all of them by step or all by epoch."""
+    """Finished and uncharged runs with a curve, all of them by step or all by epoch."""
     runs = [one for one in records if (one.budget, one.status) == ("full", "finished")]
     if not all(any(key.startswith(BY_STEP) for key in run.final) for run in runs):
         # Runs that were made before steps were kept have epochs alone.
