@@ -31,7 +31,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--cells", default="", help="cells whose name contains this text")
     parser.add_argument("--seeds", type=seed_numbers, help="how many, or FIRST-LAST")
-    parser.add_argument("--together", action="store_true", help="stack runs; see study_batches.py")
     parser.add_argument("--estimate", action="store_true")
     return parser.parse_args(argv)
 
@@ -74,7 +73,6 @@ def print_estimate(chosen: Sequence[Cell], jobs: int) -> None:
 
 
 def run_cell(cell: Cell, protocol: dict[str, Any], options: argparse.Namespace) -> Sequence[Any]:
-    from study_batches import can_be_stacked, keep_stacked_runs
     from study_peers import with_peers, with_transfers
 
     from lightning_init.compare import compare
@@ -88,8 +86,6 @@ def run_cell(cell: Cell, protocol: dict[str, Any], options: argparse.Namespace) 
         make_scheme("default"), 0, cell.make_model(), cell.make_data(), dict(cell.trainer)
     )
     inits = with_transfers(with_peers(cell.inits), plain, out / "pilots")
-    if options.together and can_be_stacked(cell):
-        keep_stacked_runs(plain, inits, seeds, out)
     comparison = compare(
         model=plain.model,
         data=plain.data,

@@ -82,8 +82,15 @@ def cells(protocol: Mapping[str, Any], size: str) -> list[Cell]:
             continue
         layers = [protocol.get("base", {}), chosen.get("base", {})]
         layers += [options[label] for options, label in zip(axes.values(), labels, strict=True)]
-        found.append(_cell(name, protocol, chosen["seeds"], layers))
+        found.append(_cell(name, protocol, _seeds(name, chosen["seeds"]), layers))
     return found
+
+
+def _seeds(name: str, given: int | Mapping[str, int]) -> int:
+    """One number, or that of the first pattern which the cell's name fits."""
+    if isinstance(given, int):
+        return given
+    return next(number for pattern, number in given.items() if fnmatch(name, pattern))
 
 
 def _cell(name: str, protocol: Mapping[str, Any], seeds: int, layers: list[dict[str, Any]]) -> Cell:

@@ -20,13 +20,15 @@ COLORS += ("#882255", "#44AA99", "#999933", "#AA4499")
 Curve = list[tuple[float, float]]
 
 
+BY_STEP = "loss_by_step_"
+
+
 def curve_of(record: RunRecord) -> Curve:
     """Training loss by step: the mean of every fiftieth of the run, else of every epoch."""
-    name = "loss_by_step_"
     marks = [
-        (float(key.removeprefix(name)), loss)
+        (float(key.removeprefix(BY_STEP)), loss)
         for key, loss in record.final.items()
-        if key.startswith(name)
+        if key.startswith(BY_STEP)
     ]
     return smoothed(sorted(marks)) if marks else record.curve_of("epoch_train_loss")
 
@@ -52,14 +54,15 @@ def steps_to(curve: Curve, level: float) -> float:
 
 
 def with_curves(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Finished and uncharged runs with a curve to read from."""
-    return [
-        record
-        for record in records
-        if record.budget == "full"
-        and record.status == "finished"
-        and len(curve_of(record)) >= FEWEST_POINTS
-    ]
+    """Finished and uncharged runs with a curve, all of them by step or all by epoch."""
+    runs = [one for one in records if (one.budget, one.status) == ("full", "finished")]
+    if not all(any(key.startswith(BY_STEP) for key in run.final) for run in runs):
+        # Runs that were made before steps were kept have epochs alone.
+        runs = [
+            replace(run, final={k: v for k, v in run.final.items() if not k.startswith(BY_STEP)})
+            for run in runs
+        ]
+    return [run for run in runs if len(curve_of(run)) >= FEWEST_POINTS]
 
 
 def mean_curve(records: Sequence[RunRecord]) -> Curve:

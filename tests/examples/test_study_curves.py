@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "study"))
 import study_curves
@@ -20,7 +20,7 @@ STEPS = 100
 
 def run(scheme: str, seed: int, lead: float) -> RunRecord:
     """A loss that falls by 1 in 100 steps, so many steps ahead; seeds differ by a thousandth."""
-    losses = [torch.tensor(2 + seed / 1000 - (step + lead) / STEPS) for step in range(STEPS)]
+    losses = [2 + seed / 1000 - (step + lead) / STEPS for step in range(STEPS)]
     final = {name: loss.item() for name, loss in study_models.loss_by_step(losses).items()}
     return RunRecord(scheme, seed, "full", "finished", "", STEPS, 0, 1.0, 0.0, (), final)
 
@@ -48,6 +48,12 @@ def test_epochs_serve_where_no_steps_are_kept(records: list[RunRecord]) -> None:
     few = [RunRecord(r.scheme, r.seed, "full", "finished", "", 6, curve=curve[:2]) for r in records]
     assert study_curves.steps_table({"old": (few, "he")}) == []
     assert study_curves.paired_curves(few, "he", "old") is None
+
+
+def test_runs_with_steps_are_read_by_epoch_beside_runs_without(records: list[RunRecord]) -> None:
+    curve = tuple((step, {"epoch_train_loss": 1 / step}) for step in range(1, 8))
+    runs = [replace(r, curve=curve, final={} if r.scheme == "he" else r.final) for r in records]
+    assert {len(study_curves.curve_of(run)) for run in study_curves.with_curves(runs)} == {7}
 
 
 def test_paired_curves_show_the_lead(records: list[RunRecord]) -> None:

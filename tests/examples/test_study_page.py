@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "study"))
 import publish
+import study_spread
 from study_cells import Cell, cells, read_protocol
 from study_forest import find, forest
 
@@ -116,6 +118,27 @@ def losses(shift: float) -> list[RunRecord]:
         for scheme, of_scheme in levels.items()
         for seed, level in enumerate(of_scheme.tolist())
     ]
+
+
+def test_new_seeds_are_counted_inside_the_published_spread(results: Path) -> None:
+    """Made-up runs lie between 0.5 and 0.55; one new run of each scheme does, and one does not."""
+    cell = cells(read_protocol("e"), "published")[0]
+    write_runs(results / "again" / "e" / cell.name, cell, worse=0.02)
+    kept = {0: 20, 3: 21}  # two of the made-up seeds stand for seeds that were not published
+    for file in (results / "again").rglob("*.jsonl"):
+        record, *_ = map(RunRecord.from_json, file.read_text().splitlines())
+        file.unlink()
+        if record.seed in kept and record.scheme != "xavier":
+            loss = record.final["train_loss"] + (record.seed == 3)
+            final = {**record.final, "train_loss": loss}
+            new = replace(record, seed=kept[record.seed], final=final)
+            file.write_text(new.to_json() + "\n")
+    _, _, row = study_spread.spread_table(results / "results", results / "again")
+    schemes = len(cell.inits) - 1
+    # Seed 3's training loss is 1 above every published one, and its two other metrics are inside.
+    assert row.startswith(f"| e: {cell.name} | 20, 21 | {5 * schemes} of {6 * schemes} |")
+    values = {("he", "full", "loss"): {0: 1.0, 1: 2.0}, ("new", "full", "loss"): {0: 2.0, 1: 4.0}}
+    assert study_spread.differences(values, "he") == {("new", "full", "loss"): {0: 1.0, 1: 2.0}}
 
 
 def test_a_forest_has_one_line_per_cell() -> None:
