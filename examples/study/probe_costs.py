@@ -1,11 +1,12 @@
 """What does a probe cost where nothing is gained? The cost tables of docs/probe_measured.md.
 
+    python examples/study/probe_costs.py --results published.jsonl --seeds 20 --settings keep
     python examples/study/probe_costs.py --results costs.jsonl --steps 775 --seeds 20
 
 The 18 cells of the study whose probes are charged for (protocols a, d and e, size `published`),
-with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. Every run
-is lengthened by whole epochs to at least `--steps` optimizer steps: a tenth of the published 200 to
-400 is too short for any verdict, and the probe ends at once. Charged: the training loss when the
+with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. A tenth of the
+published 200 to 400 steps is too short for any verdict, and the probe ends at once; with `--steps`
+every run is lengthened by whole epochs to at least so many optimizer steps. Charged: the training loss when the
 probe's steps are left to go, minus the loss at the end of the same run from He. Where nothing was
 redrawn both lie on one training, because the restart is exact and the learning rate constant; so
 one run from He serves both settings. Runs go through a plain loop, which gives the Trainer's
