@@ -4,14 +4,14 @@
     python examples/study/probe_costs.py --results costs.jsonl --steps 775 --seeds 20
 
 The 18 cells of the study whose probes are charged for (protocols a, d and e, size `published`),
-with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. A tenth of the
-published 200 to 400 steps is too short for any verdict, and the probe ends at once; with `--steps`
-every run is lengthened by whole epochs to at least so many optimizer steps. Charged: the training loss when the
-probe's steps are left to go, minus the loss at the end of the same run from He. Where nothing was
-redrawn both lie on one training, because the restart is exact and the learning rate constant; so
-one run from He serves both settings. Runs go through a plain loop, which gives the Trainer's
-weights bit for bit; it shuffles once more than the probe did. Rows are appended to `--results`; an
-interrupted study goes on where it stopped.
+with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. A tenth of
+the published 200 to 400 steps is too short for any verdict, and the probe ends at once; with
+`--steps` every run is lengthened by whole epochs to at least so many optimizer steps. Charged: the
+training loss when the probe's steps are left to go, minus the loss at the end of the same run from
+He. Where nothing was redrawn both lie on one training, because the restart is exact and the
+learning rate constant; so one run from He serves both settings. Runs go through a plain loop, which
+gives the Trainer's weights bit for bit; it shuffles once more than the probe did. Rows are appended
+to `--results`; an interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
