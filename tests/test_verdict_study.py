@@ -1,67 +1,41 @@
-"""The verdict study: one tiny training, and the arithmetic of its summary."""
+"""The verdict study: one tiny training, and the arithmetic of its summaries."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "study"))
-import verdict_cases
+import verdict_schedules
 import verdict_shares
-import verdict_tables
-import verdicts
 
 
-def row(verdict: str, variance: float, final: float, **more: Any) -> dict[str, Any]:
-    return {
-        "case": "digits",
-        "seed": 0,
-        "name": "net.0",
-        "verdict": verdict,
-        "variance": variance,
-        "final": final,
-        "ratio": 1.5,
-        "projected": 1.0,
-        "projected_lower": 0.95,
-        "projected_upper": 1.1,
-        "surviving_share": 0.2,
-        "forgetting": "remembers",
-        "fired_at_step": None,
-        "probe_steps": 100,
-        "horizon": 400,
-        **more,
-    }
-
-
-def test_the_summary_counts() -> None:
+def test_the_summary_counts_each_verdict_under_each_schedule() -> None:
+    common = {"optimizer": "SGD", "schedule": "OneCycle", "V": 1.0, "at_peak": 1.1}
     rows = [
-        row("stationary", 1.0, 1.1, fired_at_step=80),
-        row("stationary", 1.0, 1.2),
-        row("drifting", 1.0, 1.05),
-        row("drifting", 1.0, 0.8),
-        row("drifting", 1.0, 2.0),
+        {**common, "verdict": "stationary", "final": 1.1},
+        {**common, "verdict": "stationary", "final": 1.2},
+        {**common, "verdict": "drifting", "final": 1.05},
+        {**common, "verdict": "drifting", "final": 0.8, "at_peak": 0.8},
+        {**common, "verdict": "invalid", "final": 2.0},
     ]
-    text = verdict_tables.summary(rows)
-    assert "| `stationary` layers that moved by at most 12 % | 1 of 2 (50%) |" in text
-    assert "| `drifting` layers that moved by more than 8 % | 2 of 3 (67%) |" in text
-    assert "| V at the end inside the projection's 90 % interval | 2 of 5 (40%) |" in text
-    assert "| median step at which a layer settled, share of the horizon | 20% |" in text
-    assert "| 1.2 | +20% | 1 [0.95, 1.1] missed |" in verdict_tables.study_page(rows)
+    text = verdict_schedules.summary(rows)
+    assert "| OneCycle | 4 | 3 | 25.0% | 1 of 2 (50%) | 1 of 2 (50%) | 0 of 0 |" in text
+    assert "5 layers, 1 of them of invalid probes." in text
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_one_case_gives_one_row_per_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(verdict_cases.EPOCHS, "digits", 2)
-    case = verdict_cases.Case("digits", "LSTM", "AdamW", 0.0, 0)
-    rows = verdicts.judge(case, verdict_cases.dataset("digits"), 0.2)
-    assert len(rows) == 9
-    assert rows[0]["horizon"] == 56
-    assert rows[0]["probe_steps"] == 11
-    assert all(found["final"] > 0 for found in rows)
+def test_one_case_gives_one_row_per_schedule_and_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict_schedules, "EPOCHS", 2)
+    chosen = {name: verdict_schedules.SCHEDULES[name] for name in ("constant", "warm-up from 0")}
+    monkeypatch.setattr(verdict_schedules, "SCHEDULES", chosen)
+    rows = verdict_schedules.judge("MLP", "SGD", 0.0, set())
+    assert [row["schedule"] for row in rows] == ["constant"] * 3 + ["warm-up from 0"] * 3
+    assert {row["probe_steps"] for row in rows} == {18}
+    assert all(row["final"] > 0 for row in rows)
 
 
 def test_shares_judge_the_beginning_of_each_series() -> None:

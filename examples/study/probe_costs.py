@@ -1,16 +1,17 @@
 """What does a probe cost where nothing is gained? The cost tables of docs/probe_measured.md.
 
+    python examples/study/probe_costs.py --results published.jsonl --seeds 20 --settings keep
     python examples/study/probe_costs.py --results costs.jsonl --steps 775 --seeds 20
 
 The 18 cells of the study whose probes are charged for (protocols a, d and e, size `published`),
-with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. Every run
-is lengthened by whole epochs to at least `--steps` optimizer steps: a tenth of the published 200 to
-400 is too short for any verdict, and the probe ends at once. Charged: the training loss when the
-probe's steps are left to go, minus the loss at the end of the same run from He. Where nothing was
-redrawn both lie on one training, because the restart is exact and the learning rate constant; so
-one run from He serves both settings. Runs go through a plain loop, which gives the Trainer's
-weights bit for bit; it shuffles once more than the probe did. Rows are appended to `--results`; an
-interrupted study goes on where it stopped.
+with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. A tenth of
+the published 200 to 400 steps is too short for any verdict, and the probe ends at once; with
+`--steps` every run is lengthened by whole epochs to at least so many optimizer steps. Charged: the
+training loss when the probe's steps are left to go, minus the loss at the end of the same run from
+He. Where nothing was redrawn both lie on one training, because the restart is exact and the
+learning rate constant; so one run from He serves both settings. Runs go through a plain loop, which
+gives the Trainer's weights bit for bit; it shuffles once more than the probe did. Rows are appended
+to `--results`; an interrupted study goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -103,10 +104,11 @@ def measure(
     steps: int,
     seed: int,
     losses_from_he: Callable[[Cell, int, int, set[int]], dict[int, float]],
+    settings: Iterable[str] = SETTINGS,
 ) -> list[dict[str, Any]]:
     """One row per setting of `on_unsettled`."""
     rows, charged = [], []
-    for setting in SETTINGS:
+    for setting in settings:
         probe = OptimalVarianceInit(on_unsettled=setting, verbose=False, watch=False, seed=seed)
         loop = PlainLoop(probe=probe)
         train(cell, steps, seed, probe, loop)
@@ -144,7 +146,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
         " | charged |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    medians: dict[str, list[float]] = {setting: [] for setting in SETTINGS}
+    medians: dict[str, list[float]] = {row["setting"]: [] for row in rows}
     groups = itertools.groupby(
         sorted(rows, key=lambda row: (row["cell"], row["setting"])),
         lambda row: (row["cell"], row["setting"]),
@@ -170,7 +172,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("costs.jsonl"))
-    parser.add_argument("--steps", type=int, default=775)
+    parser.add_argument("--steps", type=int, default=1, help="least length; 1: as published")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="cells whose name contains this text")
     options = parser.parse_args(argv)
@@ -183,7 +186,8 @@ def main(argv: list[str] | None = None) -> None:
     for seed, cell in itertools.product(range(options.seeds), chosen):
         if (cell.name, seed) in done or options.only not in cell.name:
             continue
-        new = measure(cell, options.steps, seed, in_one_run)
+        steps = max(options.steps, cell.steps)
+        new = measure(cell, steps, seed, in_one_run, options.settings)
         rows += new
         with options.results.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in new)

@@ -1,17 +1,17 @@
-"""How good are the verdicts after other shares of the run? The second table of the docs.
+"""How good are the verdicts after other shares of the run? The shares' table of the docs.
 
     python examples/study/verdict_shares.py --directory series
 
-The trainings of `verdicts.py`, in a plain loop without probes: V of every layer is recorded to the
-end, and the detector judges the beginning, as a probe of that length would. Series that are in the
-directory already are not trained again.
+The trainings of `verdict_cases.py`, in a plain loop without probes: V of every layer is recorded to
+the end, and the detector judges the beginning, as a probe of that length would. Series that are in
+the directory already are not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.data import TensorDataset
 from verdict_cases import Case, Classifier, all_cases, dataset
-from verdict_tables import share, table
 
 from lightning_init.inspection.weights import effective_weight, find_weights
 from lightning_init.probe import ProbeLimits
@@ -100,6 +99,18 @@ def line(recorded: Sequence[np.ndarray], probe_share: float) -> tuple[str, ...]:
         f"{statistics.median(abs(end / d.projected - 1) for d, end in found):.1%}",
         f"{statistics.median(abs(end / d.estimate - 1) for d, end in found):.1%}",
     )
+
+
+def share(flags: Iterable[bool]) -> str:
+    """A share with its count: "12 of 15 (80 %)"."""
+    found = list(flags)
+    percent = f" ({sum(found) / len(found):.0%})" if found else ""
+    return f"{sum(found)} of {len(found)}{percent}"
+
+
+def table(headers: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [headers, ("---",) * len(headers), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main(argv: list[str] | None = None) -> None:
