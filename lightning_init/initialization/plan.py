@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -207,12 +207,9 @@ def plan_fractional_moments(
     Raises:
         ValueError: If a law is not defined.
     """
-    solve = functools.cache(functools.partial(_solve, settings))
     rows = tuple(
         [
-            _plan_weight(
-                weight, _activation(index, inventory, activations, settings), settings, solve
-            )
+            _plan_weight(weight, _activation(index, inventory, activations, settings), settings)
             for index, weight in enumerate(inventory.weights)
         ]
     )
@@ -235,23 +232,22 @@ def _activation(
 
 
 def _plan_weight(
-    weight: Weight,
-    activation: ActivationInFront,
-    settings: FractionalMomentSettings,
-    solve: Callable[..., _Solution],
+    weight: Weight, activation: ActivationInFront, settings: FractionalMomentSettings
 ) -> PlannedWeight:
     if weight.kind == "recurrent_hidden" and settings.recurrent != "same":
         words = {"orthogonal": "orthogonal (recurrent)", "keep": "kept (recurrent)"}
         return PlannedWeight(
             weight, activation, settings.recurrent, math.nan, math.nan, words[settings.recurrent]
         )
-    rule = activation.nonlinearity, activation.param, activation.dropout
+    order, rule = settings.order, (activation.nonlinearity, activation.param, activation.dropout)
     # sigma^2 sums over every tap, of which only the channels may be independent.
     taps = weight.taps if settings.counts_channels(weight) else 1
     rows = weight.row_fans if settings.mode == "fan_in" and taps == 1 else ()
     try:
-        std, kaiming, formula, note = solve(rule, settings.width_of(weight), taps)
-        row_stds = tuple([weight.gain * solve(rule, fan, 1)[0] if fan else std for fan in rows])
+        std, kaiming, formula, note = _solve(order, rule, settings.width_of(weight), taps)
+        row_stds = tuple(
+            [weight.gain * _solve(order, rule, fan, 1)[0] if fan else std for fan in rows]
+        )
     except ValueError as error:
         reason = str(error).replace(" or conditional=True", "")  # of the function for one weight
         raise ValueError(f"Layer {weight.name!r}: {reason}") from None
@@ -263,12 +259,13 @@ def _plan_weight(
     return PlannedWeight(weight, activation, "normal", *scales, formula, note, row_stds=row_stds)
 
 
-def _solve(settings: FractionalMomentSettings, rule: _Rule, width: int, taps: int) -> _Solution:
+@functools.lru_cache(maxsize=4096)
+def _solve(order: float, rule: _Rule, width: int, taps: int) -> _Solution:
     """Standard deviation, that of order 2, the rule in words and a remark, by law and width."""
     law = activation_law(*rule)
-    std = moment_preserving_std(law, width, settings.order)
+    std = moment_preserving_std(law, width, order)
     kaiming = moment_preserving_std(law, width, 2.0)
-    dead = dead_inflation(law, width, settings.order)
+    dead = dead_inflation(law, width, order)
     note = f"dead layers: std x{math.exp(dead):.3g}" if dead > MATERIAL_INFLATION else ""
-    formula = f"order {settings.order:g} of {rule_words(*rule)}"
+    formula = f"order {order:g} of {rule_words(*rule)}"
     return std / math.sqrt(taps), kaiming / math.sqrt(taps), formula, note

@@ -92,8 +92,14 @@ def trace_model(
     args, kwargs = arguments_of(example_input)
 
     def run(mode: SignalMode) -> Any:
-        return trial_run(unwrapped(model), mode, args, kwargs)
+        return trial_run(unwrapped(model), mode, args, kwargs, gradients=gradients)
 
+    gradients = False
+    try:
+        return trace_run(model, (args, kwargs), run, include, exclude, on_meta=on_meta)
+    except ValueError:  # a forward may need gradients
+        gradients = True
+    args, kwargs = arguments_of(example_input)
     return trace_run(model, (args, kwargs), run, include, exclude, on_meta=on_meta)
 
 
@@ -229,7 +235,8 @@ def _candidates(
 def _parameters(
     model: nn.Module, weights: tuple[Weight, ...]
 ) -> list[tuple[nn.Parameter, tuple[Weight, ...]]]:
-    lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
+    named = dict(model.named_parameters())
+    lazy = [name for name, parameter in named.items() if is_lazy(parameter)]
     if lazy:
         raise ValueError(
             f"Parameter {lazy[0]!r} is lazy and has no shape yet; "
@@ -239,7 +246,7 @@ def _parameters(
     for weight in weights:
         for parameter in tensors_behind(model, weight):
             made_of.setdefault(id(parameter), []).append(weight)
-    return [(p, tuple(made_of.get(id(p), ()))) for p in model.parameters()]
+    return [(p, tuple(made_of.get(id(p), ()))) for p in named.values()]
 
 
 def _one_of(signals: list[Signal]) -> Signal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_NOT_OPTIONS = ("input", "weight", "bias", "groups")
+_NONE: frozenset[str] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
 
 
@@ -123,9 +126,10 @@ class _InputMode(TorchFunctionMode):
         kwargs = kwargs or {}
         name = operation_name(func)
         given = [*map(id, tensors_in((args, kwargs) if kwargs else args))]
-        origins = [self._origins.values[one] for one in given if one in self._origins.values]
-        made_of = [self._made_of.values[one] for one in given if one in self._made_of.values]
-        layers = frozenset[str]().union(*made_of)
+        there, held = self._origins.values, self._made_of.values
+        origins = [there[one] for one in given if one in there]
+        made_of = [held[one] for one in given if one in held]
+        layers = frozenset[str]().union(*made_of) if made_of else _NONE
         if name == "linear" or name in _CONVOLUTIONS:
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
@@ -165,7 +169,12 @@ class _InputMode(TorchFunctionMode):
         origins = self._origins.values[id(entered)]
         convolution = operation in _CONVOLUTIONS
         norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
-        covered = _covered(func, entered, matrix, args[3:], kwargs) if convolution else 1.0
+        covered = 1.0
+        if convolution:
+            rest = {k: v for k, v in kwargs.items() if k not in _NOT_OPTIONS}
+            options = tuple([tuple(v) if isinstance(v, list) else v for v in args[3:6]])
+            sizes = entered.shape[2 - matrix.dim() :], matrix.shape[2:]
+            covered = _covered(func, *sizes, options, tuple(rest.items()))
         (origin,) = origins if len(origins) == 1 else (None,)
         one = LayerInput(norm, origin, int(matrix.shape[0]), covered)
         self.recorded.setdefault(layer, []).append(one)
@@ -175,23 +184,22 @@ class _InputMode(TorchFunctionMode):
 def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
     axes = tuple(range(max(-dimensions, -entered.dim()), 0))
     norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)
-    alive = norms[norms > 0]
-    if not alive.numel():
-        return -math.inf
-    return float(alive.log().mean()) + 0.5 * math.log(fan_in * norms.numel() / entered.numel())
+    mean: float = norms.log().mean().item()
+    if not math.isfinite(mean):  # zeros among them
+        alive = norms[norms > 0]
+        mean = alive.log().mean().item() if alive.numel() else -math.inf
+    return mean + 0.5 * math.log(fan_in * norms.numel() / entered.numel())
 
 
+@lru_cache(maxsize=1024)
 @torch.no_grad()
 def _covered(
     func: Callable[..., Any],
-    entered: Tensor,
-    matrix: Tensor,
+    places: torch.Size,
+    taps: torch.Size,
     options: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
+    named: tuple[tuple[str, Any], ...],
 ) -> float:
     """Share of the taps that see the input: the same convolution of one channel, all of ones."""
-    rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias", "groups")}
-    places = entered.shape[2 - matrix.dim() :]
-    ones, kernel = torch.ones(1, 1, *places), torch.ones(1, 1, *matrix.shape[2:])
-    seen = func(ones, kernel, None, *options[:3], **rest)
-    return float(seen.mean()) / kernel.numel()
+    seen = func(torch.ones(1, 1, *places), torch.ones(1, 1, *taps), None, *options, **dict(named))
+    return float(seen.mean()) / taps.numel()

@@ -8,7 +8,7 @@ results). What is in between a norm and the result is read in the same way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ _LINE = 1e-5
 _SAME = 5e-3  # relative: the smallest constant in a norm's square root changes less
 _ROUNDED = 1.25  # a norm over few numbers gives almost, not quite, unit size
 _SHOVE = 5.0  # enough to move a mean over many
+_MOST = 1024
+_standardizing: set[Any] = set()  # regions of a process: large weights are looked at once
 
 
 class Finding(NamedTuple):
@@ -93,6 +95,9 @@ def computed_from(region: Region, root: Node) -> tuple[bool, Tensor | None]:
         Whether the weight stays the same when the parameter is doubled; and a mask of the weight's
         shape, zero where it does not count, None if it is the parameter without a mask.
     """
+    key = region.key(), region.roots.index(root)
+    if key in _standardizing:
+        return True, None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
@@ -103,9 +108,13 @@ def computed_from(region: Region, root: Node) -> tuple[bool, Tensor | None]:
             )
         except Exception:  # what cannot be run on other values is neither
             return False, None
+    if _unchanged(once, twice):
+        if len(_standardizing) < _MOST:
+            _standardizing.add(key)
+        return True, None
     mask = once.ne(0)
     masked = once.shape == root.shape and torch.equal(once, mask * values[root])
-    return _unchanged(once, twice), mask if masked and not bool(mask.all()) else None
+    return False, mask if masked and not bool(mask.all()) else None
 
 
 def _recognize(region: Region) -> Finding | None:

@@ -122,7 +122,11 @@ def _collect(items: Iterable[Any], kind: type[Found], found: list[Found]) -> Non
 
 def tensors_in(value: Any) -> list[Tensor]:
     """The tensors inside nested tuples, lists, dicts and slices, in order."""
-    return found_in(value, Tensor)
+    if isinstance(value, Tensor):  # what most calls give
+        return [value]
+    found: list[Tensor] = []
+    _collect(value if type(value) is tuple else (value,), Tensor, found)
+    return found
 
 
 # What is never looked into.

@@ -119,14 +119,14 @@ def _attributes(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _train_flags(model: nn.Module) -> Iterator[None]:
     """Put every module in train mode by its flag: `train()` may be overridden to do more."""
-    flags = [(module, module.training) for module in model.modules()]
+    evaluating = [module for module in model.modules() if not module.training]
     try:
-        for module, _ in flags:
+        for module in evaluating:
             module.training = True
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for module in evaluating:
+            module.training = False
 
 
 @contextmanager
