@@ -22,6 +22,7 @@ class _ChecksRestart(_InitCallback):
         super().__init__(seed)
         self.report: InitReport | None = None
         self._real_batches = BatchComparison(())
+        self._told = False  # by the replay, which says more
         self._before_sanity_check: tuple[Any, ...] = ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -59,13 +60,14 @@ class _ChecksRestart(_InitCallback):
 
     def _compare_batches_with(self, probe: ProbeRun) -> None:
         """Say what the replay found, and expect the probe's batches from here on."""
-        if probe.replay.warning:
+        self._told = bool(probe.replay.warning)
+        if self._told:
             warn_user(probe.replay.warning)
         self._real_batches = BatchComparison(probe.batches)
 
     def _take_score(self, trainer: Trainer) -> None:
         comparison, report = self._real_batches, self.report
-        if number := comparison.news():
+        if (number := comparison.news()) and not self._told:
             warn_user(difference_of_batches(number, trainer), every_rank=True)
         if comparison.closed and report is not None:
             self.report = replace(

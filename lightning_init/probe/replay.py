@@ -16,6 +16,16 @@ from lightning_init.probe.observer import Observer, TracedBatch
 # Largest relative difference of two losses that kernels which add in another order may cause.
 _ROUNDING, _HALF_ROUNDING = 1e-4, 1e-2
 
+_OTHER_DATA = "held other data"
+_OF_DATA = (
+    "keep such state where reading data leaves it alone, or pass `isolate_dataset=True` or"
+    " `probe_dataloaders=`"
+)
+_OF_TRAINING = (
+    "keep such state in the module, where a restart finds it, or start from an earlier run with"
+    " `recipe=`, which needs no probe"
+)
+
 
 def compare_replay(
     trainer: Trainer,
@@ -45,9 +55,8 @@ def compare_replay(
         return Replay(
             f"restart NOT verified: in a replay of the {steps}, {found}",
             f"OptimalVarianceInit: the restart is not exact: in a replay of the probe's {steps},"
-            f" {found}. The run may differ from one without a probe; keep such state where"
-            " reading data and training leave it alone, or pass `isolate_dataset=True` or"
-            " `probe_dataloaders=`.",
+            f" {found}. The run may differ from one without a probe;"
+            f" {_OF_DATA if _OTHER_DATA in found else _OF_TRAINING}.",
         )
     if rounding:
         return Replay(
@@ -64,7 +73,7 @@ def _first_difference(probe: Observer, again: Observer, tolerance: float) -> tup
         where = f"batch {index + 1}"
         before, after = probe.batches[index], again.batches[index]
         if before is not None and after is not None and not before.equals(after):
-            return f"{where} held other data", 0.0
+            return f"{where} {_OTHER_DATA}", 0.0
         if first.rates != second.rates:
             return f"the learning rate after {where} differed", 0.0
         difference = _relative_difference(first, second)
