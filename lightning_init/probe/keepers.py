@@ -31,6 +31,7 @@ from lightning_init.probe.object_children import (
     global_names,
     instance_dict,
     is_users,
+    named_globals,
     slot_values,
     slots_of,
 )
@@ -186,20 +187,21 @@ def _cell(item: types.CellType, keeping: Keeping) -> PutBack | None:
 
 def _globals(item: types.FunctionType, keeping: Keeping) -> PutBack | None:
     """The module-level names that a user's function may bind anew."""
-    if not is_users(item.__module__):
+    saved = [(held, {name: held[name] for name in names}) for held, names in named_globals(item)]
+    if not saved:
         return None
-    held, names = item.__globals__, global_names(item)
-    saved = {name: held[name] for name in names & held.keys()}
-    for place, copied in keeping.stand_ins(saved.values()):
-        held[list(saved)[place]] = copied
+    for held, values in saved:
+        for place, copied in keeping.stand_ins(values.values()):
+            held[list(values)[place]] = copied
 
     def put_back() -> None:
-        for name, value in saved.items():
-            if held.get(name) is not value:
-                held[name] = value
-        for name in (names & held.keys()) - saved.keys():
-            if not isinstance(held[name], types.ModuleType):
-                del held[name]
+        for held, values in saved:
+            for name, value in values.items():
+                if held.get(name) is not value:
+                    held[name] = value
+            for name in (global_names(item) & held.keys()) - values.keys():
+                if not isinstance(held[name], types.ModuleType):
+                    del held[name]
 
     return put_back
 

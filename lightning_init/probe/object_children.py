@@ -163,6 +163,21 @@ def global_names(function: types.FunctionType) -> set[str]:
     return names
 
 
+def named_globals(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """Namespaces of the user's modules, and the names of each that a function may look up.
+
+    They are that of the function's own module and those of modules that it names or imports.
+    """
+    if not is_users(function.__module__):
+        return
+    names = global_names(function)
+    yield function.__globals__, names & function.__globals__.keys()
+    for name in sorted(names):
+        module = function.__globals__.get(name, sys.modules.get(name))
+        if type(module) is types.ModuleType and is_users(module.__name__):
+            yield vars(module), names & vars(module).keys()
+
+
 # --------------------------------------------------------------------------------------- children
 def attributes_of(item: Any) -> Children:
     """Attributes and slots, and the class, whose own attributes may hold state."""
@@ -183,8 +198,8 @@ def _class(item: type) -> Children:
         return
     for name, value in list(vars(item).items()):
         yield f".{name}", value
-    for parent in item.__bases__:
-        yield "", parent
+    for kind in (*item.__bases__, type(item)):
+        yield "", kind
 
 
 def closure_parts(item: types.FunctionType) -> Children:
@@ -199,10 +214,8 @@ def closure_parts(item: types.FunctionType) -> Children:
 
 def _function(item: types.FunctionType) -> Children:
     yield from closure_parts(item)
-    if is_users(item.__module__):
-        known = item.__globals__
-        for name in sorted(global_names(item) & known.keys()):
-            yield f".{name}", known[name]
+    for known, names in named_globals(item):
+        yield from ((f".{name}", known[name]) for name in sorted(names))
 
 
 def _cell(item: types.CellType) -> Children:

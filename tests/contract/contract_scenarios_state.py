@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import contract_counters
 import numpy as np
 import pandas as pd
 import torch
@@ -918,6 +919,144 @@ class FollowsSlowly(Net):
 
 add("average_in_a_dictionary", model=KeepsAverage)
 add("target_network", model=FollowsSlowly)
+
+
+# ------------------------------------------------------------------------- further off than before
+def count_in_another_module() -> float:
+    return contract_counters.tick()
+
+
+def bind_in_another_module() -> float:
+    contract_counters.number += 1
+    return float(contract_counters.number)
+
+
+def import_and_count() -> float:
+    import contract_counters as imported_late
+
+    return imported_late.tick()
+
+
+class CountsMakings(type):
+    made = 0
+
+
+class CountsInTheMetaclass(metaclass=CountsMakings):
+    def __call__(self) -> float:
+        CountsMakings.made += 1
+        return float(type(type(self)).made)
+
+
+class Counting:
+    """A descriptor that counts how often it was read."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def __get__(self, instance: object, owner: type) -> int:
+        self.reads += 1
+        return self.reads
+
+
+class ReadsADescriptor:
+    reads = Counting()
+
+    def __call__(self) -> float:
+        return float(self.reads)
+
+
+class NoisyAdam(torch.optim.Optimizer):
+    """Wraps another optimizer, whose groups it shares, and draws noise of its own."""
+
+    def __init__(self, parameters: Any) -> None:
+        parameters = list(parameters)
+        self.inner = torch.optim.Adam(parameters, lr=0.01)
+        super().__init__(parameters, {"lr": 0.01})
+        self.param_groups = self.inner.param_groups
+        self.noise = np.random.default_rng(3)
+
+    def step(self, closure: Any = None) -> Any:
+        loss = None if closure is None else closure()
+        for parameter in self.param_groups[0]["params"]:
+            parameter.grad.add_(1e-3 * float(self.noise.normal()))
+        self.inner.step()
+        return loss
+
+
+class Replays(Net):
+    """Trains on earlier batches too, which it keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.earlier: collections.deque[Any] = collections.deque(maxlen=20)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.earlier.append([part.clone() for part in batch])
+        again = self.earlier[random.randrange(len(self.earlier))]
+        return super().training_step(batch, batch_idx) + self.loss(again)
+
+
+class SwapsItsStep(Net):
+    """Replaces its own method on the instance."""
+
+    def doubled(self, batch: Any, batch_idx: int) -> Any:
+        return 2 * self.loss(batch)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step == 4:
+            self.training_step = self.doubled
+
+
+class GrowsEachEpoch(torch.utils.data.Sampler[int]):
+    """Gives more samples each time it is asked."""
+
+    def __init__(self) -> None:
+        self.level = 4
+
+    def __iter__(self) -> Iterator[int]:
+        self.level = min(32, self.level + 8)
+        return iter(random.Random(self.level).sample(range(32), self.level))
+
+    def __len__(self) -> int:
+        return self.level
+
+
+class WritesToItsData(Net):
+    """Tells the dataset how far it is."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        data: Any = self.trainer.train_dataloader
+        data.dataset.noise.counter.reads += 1
+        return super().training_step(batch, batch_idx)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.counter = Counting()
+
+    def __call__(self) -> float:
+        return float(self.counter.reads)
+
+
+noisy("function_of_another_module", lambda: count_in_another_module)
+noisy("name_of_another_module", lambda: bind_in_another_module)
+noisy("module_imported_late", lambda: import_and_count)
+noisy("metaclass_counter", CountsInTheMetaclass)
+noisy("descriptor_counter", ReadsADescriptor)
+noisy(
+    "quasi_random_numbers",
+    lambda: functools.partial(
+        lambda engine: 50 * engine.draw(1), torch.quasirandom.SobolEngine(1, scramble=True, seed=2)
+    ),
+)
+add("optimizer_in_an_optimizer", model=lambda: Net(lambda net: NoisyAdam(net.parameters())))
+add("module_keeps_batches", model=Replays)
+add("module_swaps_its_step", model=SwapsItsStep)
+add(
+    "sampler_that_grows",
+    train=lambda: DataLoader(table(), batch_size=4, sampler=GrowsEachEpoch()),
+)
+add("module_writes_to_its_data", model=WritesToItsData, train=lambda: _rows(Told()))
 
 
 # ----------------------------------------------------------------------------------------- listing
