@@ -134,7 +134,7 @@ def test_the_run_is_not_stopped_and_the_reason_is_told(name: str, tmp_path: Path
         assert callback.plan is None
         assert NOT_DRAWN[name] in " ".join(told)
 
-    probing = OptimalVarianceInit(4, verbose=False)
+    probing = OptimalVarianceInit(4, on_unsettled="use", verbose=False)
     with lines_told() as told:
         found, weights = outcome(name, tmp_path, probing)
     assert found == plain
