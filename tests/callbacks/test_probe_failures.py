@@ -266,7 +266,7 @@ class TestWhereAProbeEnds:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO):
-            fit(Regression(), OptimalVarianceInit(1000, verbose=False))
+            fit(Regression(), OptimalVarianceInit(1000, verbose=False, on_unsettled="use"))
         assert caplog.text.count("`Trainer.fit` stopped") == 1
 
     def test_the_last_step_runs_all_hooks_of_the_module(self) -> None:
