@@ -245,7 +245,6 @@ add(
     "unsettled_project",
     ours=lambda: [probe(on_unsettled="project", max_probe_steps=50)],
     trainer={"max_epochs": 8},
-    redraws=False,
 )
 add(
     "plain_logger_summary",
