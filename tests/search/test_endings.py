@@ -229,6 +229,26 @@ def test_a_warm_up_is_climbed_and_the_peak_measured(lowest: float) -> None:
     assert "the run's peak, reached after 30 steps" in report.table()
 
 
+@pytest.mark.parametrize(("warm_steps", "needed"), [(1, 47), (100, 52)])
+def test_the_shortest_probe_that_may_tell_is_the_one_that_is_named(
+    warm_steps: int, needed: int
+) -> None:
+    class WarmUp(Regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min(1.0, (step + 1) / warm_steps)
+            )
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    for budget in (needed - 1, needed):
+        callback = OptimalVarianceInit(budget, verbose=False)
+        report = report_of(WarmUp(), callback, max_epochs=15)
+        assert bool(report.total_steps) == (budget == needed)
+        if budget < needed:
+            assert f"`max_probe_steps={needed}` may tell." in report.layers[0].reason
+
+
 class ManualWarmUp(NoisyQuadratic):
     """Manual optimization that steps a warm-up by hand, every so many optimizer steps."""
 
