@@ -1,12 +1,11 @@
 """What does a probe cost where nothing is gained? The cost tables of docs/probe_measured.md.
 
-    python examples/study/probe_costs.py --results published.jsonl --seeds 20 --settings keep
-    python examples/study/probe_costs.py --results costs.jsonl --steps 775 --seeds 20
+    python examples/study/probe_costs.py --results costs.jsonl --seeds 20
 
 The 18 cells of the study whose probes are charged for (protocols a, d and e, size `published`),
 with `OptimalVarianceInit()` at its defaults after He, and with `on_unsettled="project"`. A tenth of
-the published 200 to 400 steps is too short for any verdict, and the probe ends at once; with
-`--steps` every run is lengthened by whole epochs to at least so many optimizer steps. Charged: the
+the published 200 to 400 steps is too short for any verdict, so that no probe is made and nothing is
+charged; every run is lengthened by whole epochs to at least `--steps` optimizer steps. Charged: the
 training loss when the probe's steps are left to go, minus the loss at the end of the same run from
 He. Where nothing was redrawn both lie on one training, because the restart is exact and the
 learning rate constant; so one run from He serves both settings. Runs go through a plain loop, which
@@ -172,7 +171,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("costs.jsonl"))
-    parser.add_argument("--steps", type=int, default=1, help="least length; 1: as published")
+    parser.add_argument("--steps", type=int, default=775, help="least length of a run")
     parser.add_argument("--settings", nargs="+", default=SETTINGS)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", default="", help="cells whose name contains this text")

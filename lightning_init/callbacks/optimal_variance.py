@@ -269,8 +269,11 @@ class OptimalVarianceInit(_WatchesRun):
             return
         self.report = report
         if not report.divergence:
-            self.recipe = InitRecipe.from_report(report, optimizers_of(trainer))
             warn_of_outcome(report, self.settings)
+        if not report.total_steps:  # which the warning says; the run will leave a recipe
+            return
+        if not report.divergence:
+            self.recipe = InitRecipe.from_report(report, optimizers_of(trainer))
         self._compare_batches_with(probe)
         if path is not None and self.recipe is not None:
             with told_if_it_fails(f"write the recipe to {path!r}"):

@@ -56,7 +56,8 @@ class _WatchesRun(_ChecksRestart):
             return
         with preserved_random_state(), told_if_it_fails("sum up the run"):
             # A probe's own recipe is there already.
-            path = self.recipe_path if self.report is None else None
+            probed = self.report is not None and self.report.total_steps > 0
+            path = None if probed else self.recipe_path
             found = self._watching.finish(trainer, pl_module, self.report, path)
             self.run_recipe, self.report = found
 

@@ -65,7 +65,8 @@ def _is_there(module: str) -> bool:
 def _names(package: str) -> str:
     """Whether the private names that a probe needs are there: one of a toy model needs them all."""
     model = importlib.import_module(f"{package}.demos.boring_classes").BoringModel()
-    callback = OptimalVarianceInit(4, on_probe_failure="raise", watch=False, verbose=False)
+    settings: Any = {"on_unsettled": "use", "on_probe_failure": "raise"}  # so that it trains
+    callback = OptimalVarianceInit(4, watch=False, verbose=False, **settings)
     with tempfile.TemporaryDirectory() as directory, _silence(package):
         trainer: Any = importlib.import_module(package).Trainer(
             **_QUIET, callbacks=[callback], default_root_dir=directory

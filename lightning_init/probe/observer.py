@@ -15,6 +15,7 @@ from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.fingerprints import Fingerprint, fingerprint_of, sampled_entries
 from lightning_init.probe.lightning_packages import is_a
 from lightning_init.probe.limits import SHARE_OF_MAX_TIME, ProbeEnd, ProbeLimits, ProbeRefused
+from lightning_init.probe.probe_loops import ProbeOver
 from lightning_init.probe.rates import ProbeRates
 from lightning_init.probe.schedule import ForeseenRun
 
@@ -22,7 +23,7 @@ from lightning_init.probe.schedule import ForeseenRun
 # that never steps, a `training_step` that always returns None).
 _STUCK_AFTER_BATCHES = 1000
 
-OnStart = Callable[[LightningModule, ForeseenRun], None]
+OnStart = Callable[[LightningModule, ForeseenRun], bool]
 OnStep = Callable[[LightningModule, int, Any], bool]
 
 
@@ -84,8 +85,9 @@ class Observer(Callback):
         # A replay climbs to the peak as the probe did, and ends sooner.
         foreseen = self.rates.begin(trainer, self.planned_steps, budget)
         self.max_steps = budget if self._steps_to_replay is None else self._steps_to_replay
-        if self.on_start is not None:
-            self.on_start(pl_module, foreseen)
+        if self.on_start is not None and self.on_start(pl_module, foreseen):
+            self.end = ProbeEnd.STOPPED
+            raise ProbeOver
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

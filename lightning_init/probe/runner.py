@@ -67,7 +67,7 @@ def run_probe(
             must decide alike on every rank.
         limits: How long to train.
         on_start: Called once before the first step with what is trained and what the real run
-            plans: optimizer steps, learning rates, weight decays.
+            plans: optimizer steps, learning rates, weight decays; returns whether to stop there.
 
     Returns:
         Why the probe ended, what it took, and what running its first steps again showed.

@@ -49,9 +49,10 @@ def report_images(report: ProbeRecord) -> dict[str, NDArray[np.uint8]]:
         report: What a probe found.
 
     Returns:
-        Images of shape (height, width, 3) by name; empty if matplotlib is not installed.
+        Images of shape (height, width, 3) by name; empty if matplotlib is not installed,
+        or no step was taken.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if importlib.util.find_spec("matplotlib") is None or not report.total_steps:
         return {}
     drawn: dict[str, Figure] = {}
     if report.layers:

@@ -52,6 +52,8 @@ def report_page(report: ProbeRecord, max_rows: int | None) -> Page:
     every = max_rows is None
     layers = report.layers if every else tuple(sorted(report.layers, key=_by_change)[:max_rows])
     hidden = len(report.layers) - len(layers)
+    if not (every or report.total_steps):
+        layers = ()  # there is nothing to say of one layer that does not hold for all
     more = f"... and {hidden} more layers that change less: `print(report.full())`."
     left_out = [(left.name, left.reason) for left in report.left_out]
     return Page(
@@ -97,6 +99,8 @@ def headline(report: ProbeRecord) -> str:
         return f"the probe diverged, all {total} layers keep their weights"
     if not total:
         return "no layer took part"
+    if not report.total_steps:
+        return f"no probe was made, all {total} layers keep their weights"
     redrawn, unchanged, kept = (
         [layer for layer in report.layers if layer.action == action]
         for action in ("redrawn", "unchanged", "kept")
@@ -152,6 +156,8 @@ def _facts(report: ProbeRecord) -> list[str]:
         f" which read {report.probe_batches}"
     )
     restart = report.restart + (batches if compared else "")
+    if not report.total_steps:
+        return [f"{cost(report)}.", report.stop_reason]
     return [
         f"{cost(report)}, {report.wall_time:.1f} s{losses}.",
         *([rounds + together] if report.total_steps != report.probe_steps else []),

@@ -176,7 +176,7 @@ def _row(
         kl_to_initial=_kl(variance - mean**2 if is_raw else variance, initial, mean),
         excess_kl=excess_kl_per_weight(initial, variance) if known and initial > 0 else math.nan,
         reason=verdict_reason(result, index, decision, settings),
-        learning_rate=result.rates.rate(index),
+        learning_rate=result.rates.rate(index) if result.run.steps else math.nan,
         peak_learning_rate=result.rates.peak(index),
         forgotten_share=result.rates.forgotten_share(index),
         **result.monitor.layer_forces(index),

@@ -20,7 +20,7 @@ from lightning_init.search.health import ProbeHealth
 from lightning_init.search.layer_rates import LayerRates
 from lightning_init.search.progress import ProbeProgress
 from lightning_init.search.settings import OptimalVarianceSettings
-from lightning_init.stationarity import Ending, ending, looked_at
+from lightning_init.stationarity import Ending, ending, is_too_short, looked_at
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,15 @@ class VarianceProbe:
 
         Raises:
             EndlessRun: If the budget is a share and the run plans no end.
-            MisconfigurationException: If no step was taken.
+            MisconfigurationException: If no step was taken, though there was one to take.
         """
         steps = self._settings.limits.max_steps if self._exact_steps is None else self._exact_steps
         limits = replace(self._settings.limits, max_steps=steps, verify_steps=self._verify_steps)
         self._began = time.perf_counter()
         with self._progress:
             run = run_probe(self._trainer, module, self._on_step, limits, self._on_start)
-        if self._monitor is None or self._rates is None or run.steps == 0:
+        trained = run.steps > 0 or Ending.TOO_SHORT in self._endings
+        if self._monitor is None or self._rates is None or not trained:
             raise MisconfigurationException(
                 "OptimalVarianceInit: the probe took no optimizer step; check that the training"
                 " data are not empty and that `training_step` returns a loss."
@@ -140,7 +141,8 @@ class VarianceProbe:
             losses=losses,
         )
 
-    def _on_start(self, copied: LightningModule, foreseen: ForeseenRun) -> None:
+    def _on_start(self, copied: LightningModule, foreseen: ForeseenRun) -> bool:
+        """Get ready; whether no step can change anything, because they are too few."""
         settings, planned = self._settings, foreseen.planned_steps
         budget = settings.budget(planned) if self._exact_steps is None else self._exact_steps
         if budget == 0:
@@ -162,6 +164,10 @@ class VarianceProbe:
         )
         self._initial = self._monitor.measure(copied)
         self._monitor.entries_before = self._monitor.some_entries(copied)
+        futile_ends = settings.futile_ends and self._exact_steps is None
+        if too_short := futile_ends and is_too_short(self._monitor.states[0]):
+            self._endings = [Ending.TOO_SHORT] * len(self._weights)
+        return too_short
 
     def _on_step(self, copied: LightningModule, step: int, outputs_of_step: Any) -> bool:
         monitor, self._steps = self._monitor, step

@@ -24,6 +24,12 @@ def verdict_reason(
         return ""
     if result.divergence:
         return f"The probe diverged: {result.divergence}. {divergence_advice(result)}"
+    needed = needed_steps(result, settings)
+    if not result.run.steps:
+        found = (
+            f"A probe of {result.budget} steps is too short for a verdict, which takes {needed}."
+        )
+        return f"{found} {_long_enough(result, needed, settings)}"
     if decision.verdict is Verdict.INVALID:
         return "V was zero, negative or not finite. Look for a layer whose weights collapsed."
     if result.rates.is_below_peak(index, settings.detector.tolerance):
@@ -43,7 +49,6 @@ def verdict_reason(
             "V stays so near the variance that the weights have that they would be kept whatever"
             f" the verdict. {_longer(result, 2 * result.budget)}"
         )
-    needed = needed_steps(result, settings)
     will_not_settle = result.endings[index] is Ending.WILL_NOT_SETTLE
     if will_not_settle and decision.verdict is Verdict.INCONCLUSIVE:
         return (
@@ -53,13 +58,7 @@ def verdict_reason(
     if decision.samples < settings.detector.minimum_samples or needed > result.budget:
         counted = f"{decision.samples} samples are" if decision.samples != 1 else "1 sample is"
         found = f"{counted} too few: the earliest verdict comes after {needed} steps."
-        if needed > result.run.planned_steps:
-            planned = round(result.run.planned_steps)
-            return (
-                f"{found} No probe of a run of {planned} steps can tell; the variances of a longer"
-                " run can be drawn instead, with `recipe=`."
-            )
-        return f"{found} {_longer(result, needed)}"
+        return f"{found} {_long_enough(result, needed, settings)}"
     if decision.verdict is Verdict.DRIFTING:
         found = f"At its present rate log V would move by {decision.drift_index:.2g}"
         return (
@@ -74,13 +73,15 @@ def verdict_reason(
 
 def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
     """Steps of the shortest probe in which a layer can be stationary."""
-    monitor = result.monitor
-    begun = monitor.resets[-1] if monitor.resets else result.budget - monitor.budget
-    fewest = fewest_samples(settings.detector, monitor.budget / monitor.interval)
-    steps = begun + fewest
-    while steps < begun + fewest * settings.interval(steps):  # a longer one looks less often
+    resets = result.monitor.resets
+    steps = resets[-1] if resets else 0
+    while True:
         steps += 1
-    return steps
+        climb = result.rates.climb_steps(settings.limits.learning_rate, steps)
+        interval = settings.interval(max(1, steps - climb))  # a longer one looks less often
+        samples = (steps - max([climb, *resets[-1:]])) / interval
+        if samples >= fewest_samples(settings.detector, samples):
+            return steps
 
 
 def divergence_advice(result: ProbeResult) -> str:
@@ -91,6 +92,19 @@ def divergence_advice(result: ProbeResult) -> str:
     if any(0 < value < start / LARGEST_FACTOR for value, start in latest):
         return f"Weight decay leaves nothing of a layer: lower it, or `exclude=` the layer.{at}"
     return f"Lower the learning rate, or set `probe_lr`.{at}"
+
+
+def _long_enough(result: ProbeResult, needed: int, settings: OptimalVarianceSettings) -> str:
+    """A probe, or a run, in which a verdict is possible."""
+    share, planned = settings.limits.max_steps, result.run.planned_steps
+    run = math.ceil(needed / share) if isinstance(share, float) else needed
+    if needed > planned:
+        return (
+            f"No probe of a run of {round(planned)} steps can tell, one of {run} may; its variances"
+            " can be drawn here, with `recipe=`."
+        )
+    longer = f", or a run of {run} steps" if run > needed else ""
+    return f"`max_probe_steps={needed}` may tell{longer}."
 
 
 def _longer(result: ProbeResult, steps: int) -> str:

@@ -28,6 +28,11 @@ def stop_reason(result: ProbeResult, rows: Sequence[LayerReport]) -> str:
     steps = f"{result.run.steps} optimizer step{'s' if result.run.steps != 1 else ''}"
     if result.divergence:
         return f"The probe stopped after {steps}, because {result.divergence}."
+    if not result.run.steps:
+        return (
+            f"The probe took no step, because none of its {result.budget} could change what a layer"
+            f" gets ({_counted(result)})."
+        )
     if result.run.end is ProbeEnd.STOPPED and settled == len(rows):
         return (
             f"The probe stopped after {steps}, because all {len(rows)} layers had settled over"
@@ -57,8 +62,8 @@ def _counted(result: ProbeResult) -> str:
 def model_notes(
     trainer: Trainer, result: ProbeResult, settings: OptimalVarianceSettings
 ) -> tuple[str, ...]:
-    """What concerns every layer; nothing of a probe that diverged, whose reason says it all."""
-    if result.divergence:
+    """What concerns every layer; nothing of a probe whose reason says it all."""
+    if result.divergence or not result.run.steps:
         return ()
     notes = [_rate_note(result, settings)]
     kinds = {type(optimizer).__name__ for optimizer in trainer.optimizers}
@@ -138,6 +143,12 @@ def difference_of_batches(batch: int, trainer: Trainer) -> str:
 
 def warn_of_outcome(report: InitReport, settings: OptimalVarianceSettings) -> None:
     """Warn of layers whose variance had not settled, and of those whose mean is not small."""
+    if not report.total_steps:
+        warn_user(
+            f"OptimalVarianceInit: no probe. {report.layers[0].reason} The weights are what they"
+            " were and the training goes on."
+        )
+        return
     if unsettled := report.unsettled:
         warn_user(
             f"OptimalVarianceInit: {len(unsettled)} of {len(report.layers)} layers had not"

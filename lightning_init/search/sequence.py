@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_init.inspection.weights import WeightInventory
+from lightning_init.monitoring.run_series import VarianceHistory
 from lightning_init.monitoring.variance_monitor import VarianceMonitor
 from lightning_init.probe import ProbeRun
 from lightning_init.reporting.records import (
@@ -151,7 +152,7 @@ def _search(
         notes, other_steps = model_notes(trainer, result, settings), rounds.earlier_steps
         notes += (first_run.note,) if first_run.note else ()
         seconds = rounds.earlier_seconds + result.run.seconds
-        if settings.forgetting and not result.divergence:
+        if settings.forgetting and result.run.steps and not result.divergence:
             second = probe_from_another_scale(trainer, module, borrowed, settings, result)
             if second.divergence:
                 notes += (f"The probe from another start diverged: {second.divergence}.",)
@@ -202,7 +203,7 @@ def _report(
         sample_interval=monitor.interval,
         converged=_settled(rows),
         wall_time=result.run.seconds,
-        history=monitor.history(result.initial),
+        history=monitor.history(result.initial) if result.run.steps else VarianceHistory(),
         settings=settings.pairs(),
         planned_steps=result.run.planned_steps,
         losses=result.losses,

@@ -14,7 +14,13 @@ from lightning_init.stationarity.forgetting import (
     ProbeEnd,
     compare_starts,
 )
-from lightning_init.stationarity.futility import Ending, ending, fewest_samples, looked_at
+from lightning_init.stationarity.futility import (
+    Ending,
+    ending,
+    fewest_samples,
+    is_too_short,
+    looked_at,
+)
 from lightning_init.stationarity.settings import DetectorSettings
 from lightning_init.stationarity.verdict import (
     DetectorState,
@@ -41,6 +47,7 @@ __all__ = [
     "detect",
     "ending",
     "fewest_samples",
+    "is_too_short",
     "glance",
     "looked_at",
     "loss_ends",

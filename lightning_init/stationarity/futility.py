@@ -59,6 +59,11 @@ def fewest_samples(settings: DetectorSettings, budget: float) -> int:
     return samples
 
 
+def is_too_short(state: DetectorState) -> bool:
+    """Whether the budget ends before any verdict, however the samples turn out."""
+    return state.budget < fewest_samples(state.settings, state.budget)
+
+
 def ending(
     state: DetectorState, initial: float, futile_ends: bool, redrawn_from: float = 0.0
 ) -> Ending | None:
@@ -75,8 +80,7 @@ def ending(
         return None
     if glance(state)[1]:
         return Ending.SETTLED
-    too_short = state.budget < fewest_samples(state.settings, state.budget)
-    if too_short and futile_ends:
+    if futile_ends and is_too_short(state):
         return Ending.TOO_SHORT
     earliest = earliest_look(state.budget) if redrawn_from else state.settings.minimum_samples
     if state.series.length < earliest:

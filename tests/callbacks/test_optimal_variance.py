@@ -184,10 +184,10 @@ class TestUnsettled:
     @pytest.mark.filterwarnings("ignore:.*had not settled")
     def test_keep_keeps_their_weights(self) -> None:
         torch.manual_seed(0)
-        model, recorder = Regression(), StateAtTrainStart()
+        model, recorder = Regression(lr=0.2), StateAtTrainStart()
         before = copy.deepcopy(model.state_dict())
-        callback = OptimalVarianceInit(8, on_unsettled="keep", verbose=False)
-        fit(model, callback, recorder)
+        callback = OptimalVarianceInit(60, on_unsettled="keep", verbose=False)
+        fit(model, callback, recorder, max_epochs=8)
         assert all(torch.equal(recorder.weights[k], before[k]) for k in before)
         assert callback.report is not None
         assert {layer.action for layer in callback.report.layers} == {"kept"}

@@ -35,6 +35,11 @@ from lightning_init.search import redraw
 pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
 
 
+def probing(**options: Any) -> OptimalVarianceInit:
+    """A callback that trains its probe of 8 steps, though no verdict can come of it."""
+    return OptimalVarianceInit(8, **{"on_unsettled": "use", **options})
+
+
 class FailsInProbe(Regression):
     """Works in a run, and not in a probe."""
 
@@ -46,7 +51,7 @@ class FailsInProbe(Regression):
 
 class TestFailures:
     def test_a_failing_probe_is_skipped_and_told(self) -> None:
-        model, recorder, callback = FailsInProbe(), StateAtTrainStart(), OptimalVarianceInit(8)
+        model, recorder, callback = FailsInProbe(), StateAtTrainStart(), probing()
         before = weights_of(model)
         with pytest.warns(UserWarning, match="the probe failed and was skipped") as caught:
             trainer = fit(model, callback, recorder)
@@ -91,7 +96,7 @@ class TestFailures:
         assert callback.recipe is None
 
     def test_raise_says_that_a_probe_was_running(self) -> None:
-        callback = OptimalVarianceInit(8, on_probe_failure="raise")
+        callback = probing(on_probe_failure="raise")
         with pytest.raises(KeyError) as caught:
             fit(FailsInProbe(), callback)
         notes = getattr(caught.value, "__notes__", ["A probe of OptimalVarianceInit was running"])
@@ -118,7 +123,7 @@ class TestFailures:
                 return None
 
         with pytest.warns(UserWarning, match="because `training_step` returned no loss"):
-            fit(Silent(), OptimalVarianceInit(8))
+            fit(Silent(), probing())
 
     def test_data_that_refuse_to_be_copied_are_shared(self) -> None:
         class Stream(IterableDataset[Any]):
@@ -134,7 +139,7 @@ class TestFailures:
 
         data = Data()
         data.stream = Stream()  # type: ignore[attr-defined]
-        callback = OptimalVarianceInit(8, isolate_dataset=True)
+        callback = probing(isolate_dataset=True)
         trainer = Trainer(max_epochs=1, callbacks=[callback], **QUIET)
         trainer.fit(Regression(), datamodule=data)
         assert trainer.global_step == 8
@@ -147,7 +152,7 @@ def interrupted(**options: Any) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(SystemExit):
-        fit(Interrupts(), OptimalVarianceInit(8, **options))
+        fit(Interrupts(), probing(**options))
 
 
 def test_an_interrupt_in_a_probe_leaves_interrupts_as_they_were() -> None:
@@ -201,7 +206,7 @@ def test_an_interrupt_before_the_first_step_is_told(caplog: pytest.LogCaptureFix
 class TestReporting:
     def test_a_directory_that_cannot_be_written_ends_no_training(self, tmp_path: Path) -> None:
         logger = CSVLogger(tmp_path)
-        callback = OptimalVarianceInit(8, verbose=False)
+        callback = probing(verbose=False)
 
         class Blocks(StateAtTrainStart):
             def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
@@ -230,7 +235,7 @@ class TestReporting:
     ) -> None:
         logger = CSVLogger(tmp_path)
         with caplog.at_level(logging.INFO, "lightning.pytorch"):
-            trainer = fit(Regression(), OptimalVarianceInit(8), logger=logger, log_every_n_steps=4)
+            trainer = fit(Regression(), probing(), logger=logger, log_every_n_steps=4)
         file = str(Path(logger.log_dir) / "init_recipe.json")
         assert f"recipe written to {file!r}" in caplog.text
         trainer.save_checkpoint(tmp_path / "kept.ckpt")
@@ -261,7 +266,7 @@ class TestWhereAProbeEnds:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO):
-            fit(Regression(), OptimalVarianceInit(1000, verbose=False))
+            fit(Regression(), OptimalVarianceInit(1000, verbose=False, on_unsettled="use"))
         assert caplog.text.count("`Trainer.fit` stopped") == 1
 
     def test_the_last_step_runs_all_hooks_of_the_module(self) -> None:

@@ -271,8 +271,8 @@ def test_by_width_keeps_variance_times_fan_in(recipe_file: str) -> None:
 
 def test_layers_that_were_kept_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
-    callback = OptimalVarianceInit(8, on_unsettled="keep", recipe_path=str(path), verbose=False)
-    fit(Regression(), callback)
+    callback = OptimalVarianceInit(50, on_unsettled="keep", recipe_path=str(path), verbose=False)
+    fit(Regression(), callback, max_epochs=8)
     model = Regression()
     before = weights_of(model)
     _, recorder = apply(str(path), model)

@@ -23,7 +23,7 @@ def small(out: Path, **changes: Any) -> Comparison:
     given: dict[str, Any] = {
         "model": Classifier,
         "data": Points,
-        "inits": ["he", "xavier", "optimal:max_probe_steps=4"],
+        "inits": ["he", "xavier", "optimal:max_probe_steps=4,on_unsettled=use"],
         "seeds": 3,
         "trainer": TRAINER,
         "metrics": {"val_loss": "min"},  # one, because the figures take most of the time
@@ -53,7 +53,7 @@ def test_records_are_in_the_order_that_was_asked_for(finished: tuple[Path, Compa
         *[("he", seed, "full") for seed in range(3)],
         *[("xavier", seed, "full") for seed in range(3)],
         *[
-            ("optimal:max_probe_steps=4", seed, budget)
+            ("optimal:max_probe_steps=4,on_unsettled=use", seed, budget)
             for seed in range(3)
             for budget in ("full", "equal")
         ],
@@ -72,7 +72,7 @@ def test_report_is_written(finished: tuple[Path, Comparison]) -> None:
 
 
 def test_identical_schemes_differ_by_exactly_zero(tmp_path: Path) -> None:
-    probe = "optimal:max_probe_steps=4"
+    probe = "optimal:max_probe_steps=4,on_unsettled=use"
     for inits in (["he", "he"], [probe, probe], [halve, halve]):
         comparison = small(tmp_path / str(inits[0])[:4], inits=inits)
         by_scheme: dict[str, list[Any]] = {}

@@ -239,8 +239,13 @@ add("only_one_layer", ours=lambda: [probe(include=["net.4"])])
 add("two_instances", ours=lambda: [probe(include=["net.0"]), probe(include=["net.4"])])
 add("seed_of_the_run", ours=lambda: [probe(seed=None)])
 add("sampling_now_and_then", ours=lambda: [probe(sample_every_n_steps=None)])
+# Too short for a verdict, so that no step is taken.
 add("unsettled_keep", ours=lambda: [probe(on_unsettled="keep")], redraws=False)
-add("unsettled_project", ours=lambda: [probe(on_unsettled="project")], redraws=False)
+add(
+    "unsettled_project",
+    ours=lambda: [probe(on_unsettled="project", max_probe_steps=50)],
+    trainer={"max_epochs": 8},
+)
 add(
     "plain_logger_summary",
     trainer=lambda: {"logger": TensorBoardLogger(".")},

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from models import NoisyQuadratic, Regression, Silent, StateAtTrainStart, fit, mlp, same, weights_of
+from lightning.pytorch.loggers import TensorBoardLogger
+from models import (
+    NoisyQuadratic,
+    Regression,
+    Silent,
+    StateAtTrainStart,
+    fit,
+    mlp,
+    regression_loader,
+    same,
+    weights_of,
+)
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_init import OptimalVarianceInit, Verdict
+from lightning_init import InitReport, OptimalVarianceInit, Verdict
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*had not settled")
 
@@ -33,20 +48,79 @@ def test_the_default_budget_is_a_tenth_of_the_run(epochs: int, most: int) -> Non
     assert all("samples are too few" in row.reason for row in report.layers)
 
 
-def test_a_probe_too_short_for_a_verdict_ends_at_once_where_unsettled_layers_are_kept() -> None:
-    report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
-    assert report.probe_steps == 1
-    said = "(3 of 3 layers: the probe is too short for a verdict); this saved 3 steps"
-    assert said in report.stop_reason
+class Counted(TensorDataset):
+    """Counts the samples that are read."""
+
+    read = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.read += 1
+        return super().__getitem__(index)
 
 
-def test_a_run_too_short_for_any_verdict_is_told_what_it_can_do() -> None:
-    report = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=5)
-    found = "1 sample is too few: the earliest verdict comes after 47 steps."
-    assert all(row.reason.startswith(f"{found} No probe of a run of 40") for row in report.layers)
-    assert all("`recipe=`" in row.reason for row in report.layers)
-    longer = report_of(Regression(), OptimalVarianceInit(verbose=False), max_epochs=10)
-    assert all("`max_probe_steps=47` may tell" in row.reason for row in longer.layers)
+DRAWN = "its variances can be drawn here, with `recipe=`."
+
+
+@pytest.mark.parametrize(
+    ("epochs", "asked", "budget", "advice"),
+    [
+        (5, 0.1, 4, f"No probe of a run of 40 steps can tell, one of 470 may; {DRAWN}"),
+        (5, 4, 4, f"No probe of a run of 40 steps can tell, one of 47 may; {DRAWN}"),
+        (10, 40, 40, "`max_probe_steps=47` may tell."),
+        (50, 0.1, 40, "`max_probe_steps=47` may tell, or a run of 470 steps."),
+    ],
+)
+def test_a_probe_too_short_for_a_verdict_takes_no_step(
+    epochs: int, asked: int | float, budget: int, advice: str
+) -> None:
+    def trained(*callbacks: Any) -> tuple[Regression, int]:
+        torch.manual_seed(0)
+        model, data = Regression(), Counted(*regression_loader().dataset.tensors)
+        fit(model, *callbacks, loader=DataLoader(data, 8, shuffle=True), max_epochs=epochs)
+        return model, data.read
+
+    callback = OptimalVarianceInit(asked, verbose=False)
+    with pytest.warns(UserWarning, match="OptimalVarianceInit: no probe") as warned:
+        model, read = trained(callback)
+    plain, read_by_the_run = trained()
+    assert same(weights_of(model), weights_of(plain))
+    assert model.losses == plain.losses
+    assert read == read_by_the_run
+    report = callback.report
+    assert report is not None
+    assert (report.total_steps, report.restart, report.compared_batches) == (0, "", 0)
+    assert {(row.verdict, row.action) for row in report.layers} == {(Verdict.INCONCLUSIVE, "kept")}
+    assert report.stop_reason == (
+        f"The probe took no step, because none of its {budget} could change what a layer gets"
+        " (3 of 3 layers: the probe is too short for a verdict)."
+    )
+    reason = f"A probe of {budget} steps is too short for a verdict, which takes 47. {advice}"
+    assert {row.reason for row in report.layers} == {reason}
+    (line,) = (str(one.message) for one in warned if "OptimalVarianceInit" in str(one.message))
+    assert line == (
+        f"OptimalVarianceInit: no probe. {reason} The weights are what they were and the training"
+        " goes on."
+    )
+    assert callback.recipe is None
+    assert callback.run_recipe is not None
+
+
+def test_a_probe_without_a_step_says_why_wherever_it_is_looked_for(tmp_path: Path) -> None:
+    logger, path = TensorBoardLogger(str(tmp_path)), tmp_path / "recipe.json"
+    callback = OptimalVarianceInit(
+        rounds=2, forgetting=True, guard_steps=2, on_unsettled="project", recipe_path=str(path)
+    )
+    report = report_of(Regression(), callback, logger=logger)
+    assert "no probe was made, all 3 layers keep their weights" in report.table()
+    assert "Probe: 0 of 24 steps, 0 % of the run." in report.table()
+    assert report.total_steps == 0
+    events = EventAccumulator(str(Path(logger.log_dir) / "probe")).Reload()
+    assert not events.Tags()["scalars"]
+    (text,) = events.Tensors("OptimalVarianceInit/report/text_summary")
+    assert report.stop_reason.encode() in text.tensor_proto.string_val[0]
+    assert path.exists()  # of what the run ended at
+    saved = InitReport.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert saved.table() == report.table()
 
 
 def test_an_endless_run_is_told_and_trains_on() -> None:
@@ -153,6 +227,26 @@ def test_a_warm_up_is_climbed_and_the_peak_measured(lowest: float) -> None:
     assert layer.variance == pytest.approx(0.05 / (0.1 * (2 - 0.05 / 1.9)), rel=0.03)
     assert report.history.steps[1] > 30
     assert "the run's peak, reached after 30 steps" in report.table()
+
+
+@pytest.mark.parametrize(("warm_steps", "needed"), [(1, 47), (100, 52)])
+def test_the_shortest_probe_that_may_tell_is_the_one_that_is_named(
+    warm_steps: int, needed: int
+) -> None:
+    class WarmUp(Regression):
+        def configure_optimizers(self) -> Any:
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min(1.0, (step + 1) / warm_steps)
+            )
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    for budget in (needed - 1, needed):
+        callback = OptimalVarianceInit(budget, verbose=False)
+        report = report_of(WarmUp(), callback, max_epochs=15)
+        assert bool(report.total_steps) == (budget == needed)
+        if budget < needed:
+            assert f"`max_probe_steps={needed}` may tell." in report.layers[0].reason
 
 
 class ManualWarmUp(NoisyQuadratic):

@@ -99,8 +99,8 @@ def test_weights_are_halved_for_the_second_probe_and_then_put_back() -> None:
     model, recorder = Watched(net), StateAtTrainStart()
     before = weights_of(model)
     callback = OptimalVarianceInit(
-        8, forgetting=True, on_unsettled="keep", verbose=False, verify_steps=0
+        60, forgetting=True, on_unsettled="keep", verbose=False, verify_steps=0
     )
-    fit(model, callback, recorder)
+    fit(model, callback, recorder, max_epochs=8)
     assert starts[1] == pytest.approx([std / 2 for std in starts[0]], rel=1e-5)
     assert same(recorder.weights, before)

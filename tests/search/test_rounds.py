@@ -89,8 +89,8 @@ class TestRounds:
     def test_layers_that_do_not_settle_keep_their_own_weights_in_all_rounds(self) -> None:
         model, recorder = Regression(), StateAtTrainStart()
         before = weights_of(model)
-        callback = OptimalVarianceInit(8, rounds=3, on_unsettled="keep", verbose=False)
-        fit(model, callback, recorder)
+        callback = OptimalVarianceInit(60, rounds=3, on_unsettled="keep", verbose=False)
+        fit(model, callback, recorder, max_epochs=8)
         assert same(recorder.weights, before)
         assert callback.report is not None
         assert callback.report.rounds == 1
