@@ -54,15 +54,20 @@ def steps_to(curve: Curve, level: float) -> float:
 
 
 def with_curves(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Finished and uncharged runs with a curve, all of them by step or all by epoch."""
+    """Finished and uncharged runs with a curve, all of them by step or all by epoch.
+
+    Runs from before steps were kept have epochs alone: the kind that more runs have is read.
+    """
     runs = [one for one in records if (one.budget, one.status) == ("full", "finished")]
-    if not all(any(key.startswith(BY_STEP) for key in run.final) for run in runs):
-        # Runs that were made before steps were kept have epochs alone.
-        runs = [
-            replace(run, final={k: v for k, v in run.final.items() if not k.startswith(BY_STEP)})
-            for run in runs
-        ]
-    return [run for run in runs if len(curve_of(run)) >= FEWEST_POINTS]
+    by_step = [run for run in runs if any(key.startswith(BY_STEP) for key in run.final)]
+    by_epoch = [
+        replace(run, final={k: v for k, v in run.final.items() if not k.startswith(BY_STEP)})
+        for run in runs
+    ]
+    kinds = (
+        [run for run in kind if len(curve_of(run)) >= FEWEST_POINTS] for kind in (by_step, by_epoch)
+    )
+    return max(kinds, key=len)
 
 
 def mean_curve(records: Sequence[RunRecord]) -> Curve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -144,6 +145,7 @@ class _Watch(Callback):
 
 def _train(task: RunTask) -> tuple[RunRecord, _Watch]:
     began = time.perf_counter()
+    gc.collect()  # the last run's Trainer, module and data hold each other
     watch, trainer = _Watch(), None
     final: dict[str, float] = {}
     reason = ""

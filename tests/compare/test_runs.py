@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -63,6 +65,26 @@ def test_two_runs_of_one_scheme_are_equal_to_the_bit(scheme: Any) -> None:
         assert a.curve == b.curve
     (other,) = execute(task(scheme, seed=2, equal_budget=False))
     assert other.final != a.final
+
+
+def test_the_next_run_finds_nothing_of_the_last_one() -> None:
+    """A Trainer, its module and its data hold each other: they wait for a collection."""
+    alive: WeakSet[Classifier] = WeakSet()
+    found = []
+
+    class Counted(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            found.append(len(alive))
+            alive.add(self)
+
+    gc.disable()
+    try:
+        for seed in range(3):
+            execute(task(seed=seed, model=Counted))
+    finally:
+        gc.enable()
+    assert found == [0, 0, 0]
 
 
 def test_schemes_differ_in_the_first_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:

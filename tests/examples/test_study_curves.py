@@ -56,6 +56,11 @@ def test_runs_with_steps_are_read_by_epoch_beside_runs_without(records: list[Run
     assert {len(study_curves.curve_of(run)) for run in study_curves.with_curves(runs)} == {7}
 
 
+def test_runs_with_steps_count_where_others_have_no_curve(records: list[RunRecord]) -> None:
+    runs = [replace(run, final={}) if run.seed < 2 else run for run in records]
+    assert {run.seed for run in study_curves.with_curves(runs)} == set(range(2, SEEDS))
+
+
 def test_paired_curves_show_the_lead(records: list[RunRecord]) -> None:
     (axes,) = study_curves.paired_curves(records, "he", "cell").axes
     lines = {line.get_label(): line.get_ydata() for line in axes.lines}
