@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.declared_order import tensors_behind, unwrapped
 from lightning_init.inspection.operation_names import operation_name
-from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.regions import PLAIN, arguments_in, tensors_in
 from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
@@ -22,6 +22,7 @@ from lightning_init.inspection.weights import Weight
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _NOT_OPTIONS = ("input", "weight", "bias", "groups")
 _NONE: frozenset[str] = frozenset()
+_NONE_HELD: frozenset[int] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
 
 
@@ -46,7 +47,7 @@ class LayerInput:
 
 
 def record_layer_inputs(
-    model: nn.Module, weights: Iterable[Weight], example_input: Any
+    model: nn.Module, weights: Iterable[Weight], example_input: Any, *, origins: bool = True
 ) -> dict[str, LayerInput]:
     """Run a model once, in train mode, and record what enters its dense layers and convolutions.
 
@@ -56,6 +57,7 @@ def record_layer_inputs(
             or acts several times are not recorded.
         example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
             arguments.
+        origins: Whether to follow which layer an input comes from, for half of the time.
 
     Returns:
         By layer name, in the order of execution.
@@ -79,9 +81,9 @@ def record_layer_inputs(
         for parameter in tensors_behind(model, weight):
             names[parameter] = (names.get(parameter) or frozenset()) | {weight.name}
     try:
-        mode = _watched(model, example_input, names, fan_in, gradients=False)
+        mode = _watched(model, example_input, names, fan_in, origins, gradients=False)
     except ValueError:  # a forward may need gradients, at the price of their graph
-        mode = _watched(model, example_input, names, fan_in, gradients=True)
+        mode = _watched(model, example_input, names, fan_in, origins, gradients=True)
     return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
 
 
@@ -90,12 +92,14 @@ def _watched(
     example_input: Any,
     names: TensorTable[frozenset[str]],
     fan_in: Mapping[str, int],
+    origins: bool,
     *,
     gradients: bool,
 ) -> _InputMode:
     args, kwargs = arguments_of(example_input)
-    mode = _InputMode(names, fan_in, tensors_in((args, kwargs)))
-    trial_run(unwrapped(model), mode, args, kwargs, gradients=gradients)
+    inner = unwrapped(model)
+    mode = _InputMode(inner, names, fan_in, arguments_in(args, kwargs) if origins else None)
+    trial_run(inner, mode, args, kwargs, gradients=gradients)
     return mode
 
 
@@ -104,17 +108,34 @@ class _InputMode(TorchFunctionMode):
 
     def __init__(
         self,
+        model: nn.Module,
         names: TensorTable[frozenset[str]],
         fan_in: Mapping[str, int],
-        inputs: Iterable[Tensor],
+        inputs: Iterable[Tensor] | None,
     ) -> None:
         super().__init__()
+        self._model = model
+        self._constants: frozenset[int] = _NONE_HELD
         self.recorded: dict[str, list[LayerInput]] = {}
         self._made_of = names
         self._fan_in = fan_in
-        self._origins: TensorTable[frozenset[str]] = TensorTable()
-        for tensor in inputs:
-            self._origins[tensor] = frozenset()
+        self._origins: TensorTable[frozenset[str]] | None = None
+        if inputs is not None:
+            self._origins = TensorTable()
+            for tensor in inputs:
+                self._origins[tensor] = frozenset()
+
+    def __enter__(self) -> Any:
+        if self._origins is None:  # without them: what the model holds, a mask say, is no signal
+            tables = [
+                table
+                for module in self._model.modules()
+                for table in (vars(module), vars(module).get("_buffers") or {})
+            ]
+            self._constants = frozenset(
+                [id(one) for table in tables for one in table.values() if isinstance(one, Tensor)]
+            )
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -125,24 +146,46 @@ class _InputMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        given = [*map(id, tensors_in((args, kwargs) if kwargs else args))]
-        there, held = self._origins.values, self._made_of.values
-        origins = [there[one] for one in given if one in there]
+        given = [*map(id, arguments_in(args, kwargs))]
+        held = self._made_of.values
+        if self._origins is None and held.keys().isdisjoint(given):
+            return func(*args, **kwargs)
         made_of = [held[one] for one in given if one in held]
         layers = frozenset[str]().union(*made_of) if made_of else _NONE
-        if name == "linear" or name in _CONVOLUTIONS:
+        if layers and (name == "linear" or name in _CONVOLUTIONS):
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
-        outputs = tensors_in(result)
-        if origins or not made_of:
-            origin = self._behind(name, layers, bool(made_of), origins)
-            for tensor in outputs:
-                self._origins[tensor] = origin
+        if type(result) in PLAIN:
+            return result
+        self._follow(name, given, made_of, layers, tensors_in(result))
+        return result
+
+    def _follow(
+        self,
+        name: str,
+        given: list[int],
+        made_of: list[frozenset[str]],
+        layers: frozenset[str],
+        outputs: list[Tensor],
+    ) -> None:
+        if self._origins is None:
+            origins: list[frozenset[str]] = []
+            computed = not all(
+                one in self._made_of.values or one in self._constants for one in given
+            )
         else:
+            origins = [
+                found for one in given if (found := self._origins.values.get(one)) is not None
+            ]
+            computed = bool(origins) or not made_of
+        if not computed:
             for tensor in outputs:
                 if tensor not in self._made_of:
                     self._made_of[tensor] = layers
-        return result
+        elif self._origins is not None:
+            origin = self._behind(name, layers, bool(made_of), origins)
+            for tensor in outputs:
+                self._origins[tensor] = origin
 
     def _behind(
         self, name: str, layers: frozenset[str], parameters: bool, origins: list[frozenset[str]]
@@ -152,6 +195,11 @@ class _InputMode(TorchFunctionMode):
         if parameters and (name == "linear" or name.startswith("conv")):
             return frozenset({_SEVERAL})
         return origins[0] if len(origins) == 1 else frozenset[str]().union(*origins)
+
+    def _is_signal(self, tensor: Tensor) -> bool:
+        if self._origins is None:
+            return tensor not in self._made_of and id(tensor) not in self._constants
+        return tensor in self._origins
 
     def _record(
         self,
@@ -163,10 +211,10 @@ class _InputMode(TorchFunctionMode):
     ) -> None:
         entered = args[0] if args else kwargs["input"]
         matrix = args[1] if len(args) > 1 else kwargs["weight"]
-        if len(layers) != 1 or entered not in self._origins:
+        if len(layers) != 1 or not self._is_signal(entered):
             return
         (layer,) = layers
-        origins = self._origins.values[id(entered)]
+        origins = _NONE if self._origins is None else self._origins.values[id(entered)]
         convolution = operation in _CONVOLUTIONS
         norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
         covered = 1.0

@@ -36,8 +36,9 @@ class TensorTable(Generic[Value]):
 
     def __init__(self, beside: TensorTable[Any] | None = None) -> None:
         self.values: dict[int, Value] = {}
-        self._references: dict[int, _Reference] = {} if beside is None else beside._references
-        self._tables: list[dict[int, Any]] = [] if beside is None else beside._tables
+        shared = ({}, []) if beside is None else beside.shared
+        self.shared: tuple[dict[int, _Reference], list[dict[int, Any]]] = shared
+        self._references, self._tables = shared
         self._tables.append(self.values)
 
     def get(self, tensor: Tensor) -> Value | None:
