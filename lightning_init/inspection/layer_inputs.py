@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.declared_order import tensors_behind, unwrapped
 from lightning_init.inspection.operation_names import operation_name
+from lightning_init.inspection.parameter_walk import modules_of
 from lightning_init.inspection.regions import PLAIN, arguments_in, tensors_in
 from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.trial_run import arguments_of, trial_run
@@ -129,7 +130,7 @@ class _InputMode(TorchFunctionMode):
         if self._origins is None:  # without them: what the model holds, a mask say, is no signal
             tables = [
                 table
-                for module in self._model.modules()
+                for module in modules_of(self._model)
                 for table in (vars(module), vars(module).get("_buffers") or {})
             ]
             self._constants = frozenset(

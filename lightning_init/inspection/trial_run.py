@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_init.inspection.parameter_walk import own_parameters
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters
 
 
 def trial_run(
@@ -49,7 +49,7 @@ def trial_run(
         >>> int(model[1].num_batches_tracked)
         0
     """
-    modules = [*model.modules()]
+    modules = modules_of(model)
     # A caller may be in inference mode.
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
         try:
@@ -139,7 +139,7 @@ def _buffers(module: nn.Module) -> dict[str, Any]:
 
 def random_state_of(model: nn.Module) -> AbstractContextManager[None]:
     """Give back the random states of Python, torch and the accelerators that hold the model."""
-    return _random_states(_devices(model.modules()))
+    return _random_states(_devices(modules_of(model)))
 
 
 def _devices(modules: Iterable[nn.Module]) -> set[torch.device]:
