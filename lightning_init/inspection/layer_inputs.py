@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -21,9 +21,9 @@ from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_MAPS = frozenset({"linear", *_CONVOLUTIONS})
 _NOT_OPTIONS = ("input", "weight", "bias", "groups")
 _NONE: frozenset[str] = frozenset()
-_NONE_HELD: frozenset[int] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
 
 
@@ -116,7 +116,6 @@ class _InputMode(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._model = model
-        self._constants: frozenset[int] = _NONE_HELD
         self.recorded: dict[str, list[LayerInput]] = {}
         self._made_of = names
         self._fan_in = fan_in
@@ -126,17 +125,15 @@ class _InputMode(TorchFunctionMode):
             for tensor in inputs:
                 self._origins[tensor] = frozenset()
 
-    def __enter__(self) -> Any:
-        if self._origins is None:  # without them: what the model holds, a mask say, is no signal
-            tables = [
-                table
-                for module in modules_of(self._model)
-                for table in (vars(module), vars(module).get("_buffers") or {})
-            ]
-            self._constants = frozenset(
-                [id(one) for table in tables for one in table.values() if isinstance(one, Tensor)]
-            )
-        return super().__enter__()  # type: ignore[no-untyped-call]
+    @cached_property
+    def _constants(self) -> frozenset[int]:
+        """By identity, what the model holds beside its parameters: a mask is no signal."""
+        modules = modules_of(self._model)
+        tables = [
+            table for one in modules for table in (vars(one), vars(one).get("_buffers") or {})
+        ]
+        held = [one for table in tables for one in table.values() if isinstance(one, Tensor)]
+        return frozenset(map(id, held))
 
     def __torch_function__(
         self,
@@ -153,12 +150,13 @@ class _InputMode(TorchFunctionMode):
             return func(*args, **kwargs)
         made_of = [held[one] for one in given if one in held]
         layers = frozenset[str]().union(*made_of) if made_of else _NONE
-        if layers and (name == "linear" or name in _CONVOLUTIONS):
+        if layers and name in _MAPS:
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
         if type(result) in PLAIN:
             return result
-        self._follow(name, given, made_of, layers, tensors_in(result))
+        if self._origins is not None or name not in _MAPS:
+            self._follow(name, given, made_of, layers, tensors_in(result))
         return result
 
     def _follow(
@@ -169,15 +167,11 @@ class _InputMode(TorchFunctionMode):
         layers: frozenset[str],
         outputs: list[Tensor],
     ) -> None:
+        there = {} if self._origins is None else self._origins.values
+        origins = [there[one] for one in given if one in there]
         if self._origins is None:
-            origins: list[frozenset[str]] = []
-            computed = not all(
-                one in self._made_of.values or one in self._constants for one in given
-            )
+            computed = len(made_of) < len(given) and not (layers and self._holds(given))
         else:
-            origins = [
-                found for one in given if (found := self._origins.values.get(one)) is not None
-            ]
             computed = bool(origins) or not made_of
         if not computed:
             for tensor in outputs:
@@ -197,10 +191,11 @@ class _InputMode(TorchFunctionMode):
             return frozenset({_SEVERAL})
         return origins[0] if len(origins) == 1 else frozenset[str]().union(*origins)
 
+    def _holds(self, given: list[int]) -> bool:
+        return all(one in self._made_of.values or one in self._constants for one in given)
+
     def _is_signal(self, tensor: Tensor) -> bool:
-        if self._origins is None:
-            return tensor not in self._made_of and id(tensor) not in self._constants
-        return tensor in self._origins
+        return tensor not in self._made_of if self._origins is None else tensor in self._origins
 
     def _record(
         self,
