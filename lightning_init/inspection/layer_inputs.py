@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.declared_order import tensors_behind, unwrapped
 from lightning_init.inspection.operation_names import operation_name
-from lightning_init.inspection.parameter_walk import modules_of
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters
 from lightning_init.inspection.regions import PLAIN, arguments_in, tensors_in
 from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.trial_run import arguments_of, trial_run
@@ -74,13 +74,14 @@ def record_layer_inputs(
         (0.693147, '0')
     """
     names: TensorTable[frozenset[str]] = TensorTable()
-    for parameter in model.parameters():
-        names[parameter] = frozenset()
+    # The model holds its parameters: no reference is needed.
+    for part in modules_of(model):
+        names.values.update([(id(one), _NONE) for _, one in own_parameters(part)])
     fan_in: dict[str, int] = {}
     for weight in weights:
         fan_in[weight.name] = weight.fan_in
         for parameter in tensors_behind(model, weight):
-            names[parameter] = (names.get(parameter) or frozenset()) | {weight.name}
+            names.values[id(parameter)] = (names.get(parameter) or _NONE) | {weight.name}
     try:
         mode = _watched(model, example_input, names, fan_in, origins, gradients=False)
     except ValueError:  # a forward may need gradients, at the price of their graph
@@ -224,7 +225,6 @@ class _InputMode(TorchFunctionMode):
         self.recorded.setdefault(layer, []).append(one)
 
 
-@torch.no_grad()
 def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
     axes = tuple(range(max(-dimensions, -entered.dim()), 0))
     norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)

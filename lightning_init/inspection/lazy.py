@@ -17,7 +17,11 @@ from lightning_init.inspection.trial_run import arguments_of, failed_run, random
 
 def has_lazy_parameters(model: nn.Module) -> bool:
     """Whether a parameter has no shape yet."""
-    return any(is_lazy(one) for part in modules_of(model) for _, one in own_parameters(part))
+    return any(
+        type(one) is not nn.Parameter and is_lazy(one)  # hardly ever asked for
+        for part in modules_of(model)
+        for _, one in own_parameters(part)
+    )
 
 
 def copy_of_lazy(model: nn.Module) -> nn.Module:

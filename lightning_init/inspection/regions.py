@@ -203,8 +203,10 @@ class Region(NamedTuple):
         index = {node: place for place, node in enumerate((*self.roots, *self.calls))}
         roots = tuple((root.shape, root.dtype, _print(root.values)) for root in self.roots)
         calls = tuple(
-            (call.function, call.pick, str(mapped((call.args, call.kwargs), _named(index))))
-            for call in self.calls
+            [
+                (call.function, call.pick, _frozen(call.args, index), _frozen(call.kwargs, index))
+                for call in self.calls
+            ]
         )
         return roots, calls
 
@@ -266,13 +268,19 @@ def _constant(leaf: Any) -> Any:
     return leaf.detach().to(working_type(leaf.dtype))
 
 
-def _named(index: Mapping[Node, int]) -> Callable[[Any], Any]:
-    def name(leaf: Any) -> Any:
-        if isinstance(leaf, Node):
-            return f"#{index[leaf]}"
-        return _print(leaf) if isinstance(leaf, Tensor) else leaf
-
-    return name
+def _frozen(value: Any, index: Mapping[Node, int]) -> Any:
+    """Arguments as something to look up, with the places of nodes for the nodes."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Node):
+        return "#", index[value]
+    if isinstance(value, (tuple, list)):
+        return tuple([_frozen(item, index) for item in value])
+    if isinstance(value, slice):
+        return "slice", _frozen((value.start, value.stop, value.step), index)
+    if isinstance(value, Mapping):
+        return tuple([(key, _frozen(item, index)) for key, item in value.items()])
+    return _print(value) if isinstance(value, Tensor) else str(value)
 
 
 def _print(tensor: Tensor | None) -> Any:

@@ -25,6 +25,7 @@ from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
     LAYERS,
+    LAYOUTS,
     MATRIX_PRODUCTS,
     MAX_POOLS,
     NORMS,
@@ -164,7 +165,7 @@ class SignalMode(TorchFunctionMode):
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
         for place, tensor in enumerate(outputs):
-            if tensor is changed and after is not None:
+            if tensor is changed and after is not None and call.name not in LAYOUTS:
                 self._change_aliases(tensor, after)
             self._keep(call, tensor, place, after, weights)
             if after is None:
