@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -42,7 +41,6 @@ class _Held(NamedTuple):
     values: Tensor
     sample: Sample
     fans: tuple[tuple[int, int], ...]
-    biases: tuple[tuple[str, Sample], ...]
 
 
 def beside_what_was_there(
@@ -63,7 +61,7 @@ def beside_what_was_there(
         model: The model before the draw; nothing in it is changed.
         settings: Whose choices count, and what happens to biases.
     """
-    held = _held(rows, model, zeroing=settings.bias != "keep")
+    held = _held(rows, model)
     judged = [one.row for one in held]
     if settings.respect == "author":
         depth = Counter(_place(one.row.weight) for one in held)
@@ -74,12 +72,10 @@ def beside_what_was_there(
                 for one in held
             ]
         )
-    in_chain = is_plain_chain(rows)
+    zeroes = _zeroed(judged, held, model, settings, in_chain=is_plain_chain(rows))
     found = {
-        row.weight.name: row._replace(
-            before=one.sample.scale, zeroes=_zeroed(row, one, settings, in_chain)
-        )
-        for row, one in zip(judged, held, strict=True)
+        row.weight.name: row._replace(before=one.sample.scale, zeroes=zeroed)
+        for row, one, zeroed in zip(judged, held, zeroes, strict=True)
     }
     return tuple([found.get(row.weight.name, row) for row in rows])
 
@@ -98,27 +94,14 @@ def is_plain_chain(rows: Sequence[PlannedWeight]) -> bool:
     )
 
 
-def _held(rows: Sequence[PlannedWeight], model: nn.Module, *, zeroing: bool) -> list[_Held]:
-    """Look at all weights in one pass, and at their biases if those may be set to zero."""
+def _held(rows: Sequence[PlannedWeight], model: nn.Module) -> list[_Held]:
+    """Look at all weights in one pass."""
     pairs = [(row, effective_weight(model, row.weight)) for row in rows]
     there = [(row, whole_tensor(values)) for row, values in pairs if not values.is_meta]
-    names = [row.weight.biases if zeroing else () for row, _ in there]
-    biases = [
-        whole_tensor(tensor_at(module_at(model, row.weight.module_name), name))
-        for (row, _), of_row in zip(there, names, strict=True)
-        for name in of_row
-    ]
-    samples = iter(sample_all([values for _, values in there] + biases))
-    of_weights = list(islice(samples, len(there)))
+    samples = sample_all([values for _, values in there])
     return [
-        _Held(
-            row,
-            values,
-            sample,
-            _fans(row.weight, values),
-            tuple(zip(of_row, samples, strict=False)),  # as many as there are names
-        )
-        for (row, values), sample, of_row in zip(there, of_weights, names, strict=True)
+        _Held(row, values, sample, _fans(row.weight, values))
+        for (row, values), sample in zip(there, samples, strict=True)
     ]
 
 
@@ -204,16 +187,35 @@ def _like_their_siblings(rows: list[PlannedWeight]) -> list[PlannedWeight]:
 
 
 def _zeroed(
-    row: PlannedWeight, one: _Held, settings: FractionalMomentSettings, in_chain: bool
-) -> tuple[str, ...]:
-    """The biases that are zeroed with a weight, and are not zero already."""
-    if row.treatment == "keep" or not one.biases:
-        return ()
-    return tuple(
-        [
-            name
-            for name, sample in one.biases
-            if sample.largest
-            and (settings.bias == "zero" or (in_chain and not bias_purpose(sample, one.fans)))
-        ]
+    rows: Sequence[PlannedWeight],
+    held: Sequence[_Held],
+    model: nn.Module,
+    settings: FractionalMomentSettings,
+    *,
+    in_chain: bool,
+) -> list[tuple[str, ...]]:
+    """By row, the biases that are zeroed with a weight, and are not zero already."""
+    names = [() if row.treatment == "keep" else row.weight.biases for row in rows]
+    some = settings.bias == "zero" or (settings.bias == "auto" and in_chain)
+    if not some or not any(names):
+        return [() for _ in rows]
+    samples = iter(
+        sample_all(
+            [
+                whole_tensor(tensor_at(module_at(model, row.weight.module_name), name))
+                for row, of_row in zip(rows, names, strict=True)
+                for name in of_row
+            ]
+        )
     )
+    return [
+        tuple(
+            [
+                name
+                for name, sample in zip(of_row, samples, strict=False)  # as many as there are names
+                if sample.largest
+                and (settings.bias == "zero" or not bias_purpose(sample, one.fans))
+            ]
+        )
+        for one, of_row in zip(held, names, strict=True)
+    ]

@@ -84,7 +84,11 @@ def measure_log_norms(
     """
     from lightning_init.inspection.layer_inputs import record_layer_inputs
 
-    recorded = record_layer_inputs(model, [row.weight for row in rows], example_input)
+    # Where no layer stands behind a drawn one, no law is carried on, and no origin is needed.
+    drawn = [index for index, row in enumerate(rows) if _may_lead(row)]
+    chains = bool(drawn) and any(map(_may_follow, rows[drawn[0] + 1 :]))
+    weights = [row.weight for row in rows]
+    recorded = record_layer_inputs(model, weights, example_input, origins=chains)
     by_name = {row.weight.name: row for row in rows}
     found: dict[str, LayerLogNorm] = {}
     for name, entered in recorded.items():
@@ -121,16 +125,24 @@ def _beside_prediction(
 
 def _follows(row: PlannedWeight, before: PlannedWeight) -> bool:
     """Whether nothing but a known law stands between two drawn layers."""
+    return _may_lead(before) and _may_follow(row) and not _averaged_unlike(row, before)
+
+
+def _may_lead(before: PlannedWeight) -> bool:
     return (
         before.treatment == "normal"
         and before.weight.kind in _DENSE_OR_CONV
-        and row.activation.source != "assumed"
-        and not row.activation.first_layer
-        and not row.activation.note
         and "scale-free" not in before.activation.marks  # standardized: the draw's scale is not its
         and not before.row_stds
+    )
+
+
+def _may_follow(row: PlannedWeight) -> bool:
+    return (
+        row.activation.source != "assumed"
+        and not row.activation.first_layer
+        and not row.activation.note
         and not _UNCERTAIN.intersection(row.activation.marks)
-        and not _averaged_unlike(row, before)
     )
 
 

@@ -17,7 +17,7 @@ from lightning_init.inspection.declared_order import (
     tensors_behind,
     unwrapped,
 )
-from lightning_init.inspection.parameter_walk import walk_parameters
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters, walk_parameters
 from lightning_init.inspection.reasons import EMBEDDING_LAYERS
 from lightning_init.inspection.signals import ActivationInFront, Signal, in_front, undecided
 from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
@@ -167,7 +167,7 @@ def _followed(
                 raise
             return mode, ()
 
-    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in model.modules())
+    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in modules_of(model))
     growths = _growths(run, expected) if expected else ()
     mode, outputs = follow(growths)
     if mode.max_pools.count > len(growths) and not on_meta:
@@ -215,7 +215,9 @@ def _candidates(
     model: nn.Module, parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]]
 ) -> dict[int, str]:
     """By identity, the names of the parameters that no known kind of layer holds as a weight."""
-    tables = {id(p) for m in model.modules() if isinstance(m, EMBEDDING_LAYERS) for p in [m.weight]}
+    tables = {
+        id(p) for m in modules_of(model) if isinstance(m, EMBEDDING_LAYERS) for p in [m.weight]
+    }
     if all(p.dim() < 2 or weights or id(p) in tables for p, weights in parameters):
         return {}
     slots = tuple(walk_parameters(model))
@@ -235,9 +237,9 @@ def _candidates(
 def _parameters(
     model: nn.Module, weights: tuple[Weight, ...]
 ) -> list[tuple[nn.Parameter, tuple[Weight, ...]]]:
-    named = dict(model.named_parameters())
-    lazy = [name for name, parameter in named.items() if is_lazy(parameter)]
-    if lazy:
+    held = {p: None for part in modules_of(model) for _, p in own_parameters(part)}
+    if any(map(is_lazy, held)):
+        lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
         raise ValueError(
             f"Parameter {lazy[0]!r} is lazy and has no shape yet; "
             "run one forward pass on a batch first."
@@ -246,7 +248,7 @@ def _parameters(
     for weight in weights:
         for parameter in tensors_behind(model, weight):
             made_of.setdefault(id(parameter), []).append(weight)
-    return [(p, tuple(made_of.get(id(p), ()))) for p in named.values()]
+    return [(p, tuple(made_of.get(id(p), ()))) for p in held]
 
 
 def _one_of(signals: list[Signal]) -> Signal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -14,12 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_init.inspection.declared_order import tensors_behind, unwrapped
 from lightning_init.inspection.operation_names import operation_name
-from lightning_init.inspection.regions import tensors_in
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters
+from lightning_init.inspection.regions import PLAIN, arguments_in, tensors_in
 from lightning_init.inspection.tensor_table import TensorTable
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_MAPS = frozenset({"linear", *_CONVOLUTIONS})
 _NOT_OPTIONS = ("input", "weight", "bias", "groups")
 _NONE: frozenset[str] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
@@ -46,7 +48,7 @@ class LayerInput:
 
 
 def record_layer_inputs(
-    model: nn.Module, weights: Iterable[Weight], example_input: Any
+    model: nn.Module, weights: Iterable[Weight], example_input: Any, *, origins: bool = True
 ) -> dict[str, LayerInput]:
     """Run a model once, in train mode, and record what enters its dense layers and convolutions.
 
@@ -56,6 +58,7 @@ def record_layer_inputs(
             or acts several times are not recorded.
         example_input: A tensor, a tuple or list of positional arguments, or a dict of keyword
             arguments.
+        origins: Whether to follow which layer an input comes from, for half of the time.
 
     Returns:
         By layer name, in the order of execution.
@@ -71,17 +74,18 @@ def record_layer_inputs(
         (0.693147, '0')
     """
     names: TensorTable[frozenset[str]] = TensorTable()
-    for parameter in model.parameters():
-        names[parameter] = frozenset()
+    # The model holds its parameters: no reference is needed.
+    for part in modules_of(model):
+        names.values.update([(id(one), _NONE) for _, one in own_parameters(part)])
     fan_in: dict[str, int] = {}
     for weight in weights:
         fan_in[weight.name] = weight.fan_in
         for parameter in tensors_behind(model, weight):
-            names[parameter] = (names.get(parameter) or frozenset()) | {weight.name}
+            names.values[id(parameter)] = (names.get(parameter) or _NONE) | {weight.name}
     try:
-        mode = _watched(model, example_input, names, fan_in, gradients=False)
+        mode = _watched(model, example_input, names, fan_in, origins, gradients=False)
     except ValueError:  # a forward may need gradients, at the price of their graph
-        mode = _watched(model, example_input, names, fan_in, gradients=True)
+        mode = _watched(model, example_input, names, fan_in, origins, gradients=True)
     return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
 
 
@@ -90,12 +94,14 @@ def _watched(
     example_input: Any,
     names: TensorTable[frozenset[str]],
     fan_in: Mapping[str, int],
+    origins: bool,
     *,
     gradients: bool,
 ) -> _InputMode:
     args, kwargs = arguments_of(example_input)
-    mode = _InputMode(names, fan_in, tensors_in((args, kwargs)))
-    trial_run(unwrapped(model), mode, args, kwargs, gradients=gradients)
+    inner = unwrapped(model)
+    mode = _InputMode(inner, names, fan_in, arguments_in(args, kwargs) if origins else None)
+    trial_run(inner, mode, args, kwargs, gradients=gradients)
     return mode
 
 
@@ -104,17 +110,31 @@ class _InputMode(TorchFunctionMode):
 
     def __init__(
         self,
+        model: nn.Module,
         names: TensorTable[frozenset[str]],
         fan_in: Mapping[str, int],
-        inputs: Iterable[Tensor],
+        inputs: Iterable[Tensor] | None,
     ) -> None:
         super().__init__()
+        self._model = model
         self.recorded: dict[str, list[LayerInput]] = {}
         self._made_of = names
         self._fan_in = fan_in
-        self._origins: TensorTable[frozenset[str]] = TensorTable()
-        for tensor in inputs:
-            self._origins[tensor] = frozenset()
+        self._origins: TensorTable[frozenset[str]] | None = None
+        if inputs is not None:
+            self._origins = TensorTable()
+            for tensor in inputs:
+                self._origins[tensor] = frozenset()
+
+    @cached_property
+    def _constants(self) -> frozenset[int]:
+        """By identity, what the model holds beside its parameters: a mask is no signal."""
+        modules = modules_of(self._model)
+        tables = [
+            table for one in modules for table in (vars(one), vars(one).get("_buffers") or {})
+        ]
+        held = [one for table in tables for one in table.values() if isinstance(one, Tensor)]
+        return frozenset(map(id, held))
 
     def __torch_function__(
         self,
@@ -125,24 +145,43 @@ class _InputMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        given = [*map(id, tensors_in((args, kwargs) if kwargs else args))]
-        there, held = self._origins.values, self._made_of.values
-        origins = [there[one] for one in given if one in there]
+        given = [*map(id, arguments_in(args, kwargs))]
+        held = self._made_of.values
+        if self._origins is None and held.keys().isdisjoint(given):
+            return func(*args, **kwargs)
         made_of = [held[one] for one in given if one in held]
         layers = frozenset[str]().union(*made_of) if made_of else _NONE
-        if name == "linear" or name in _CONVOLUTIONS:
+        if layers and name in _MAPS:
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
-        outputs = tensors_in(result)
-        if origins or not made_of:
-            origin = self._behind(name, layers, bool(made_of), origins)
-            for tensor in outputs:
-                self._origins[tensor] = origin
+        if type(result) in PLAIN:
+            return result
+        if self._origins is not None or name not in _MAPS:
+            self._follow(name, given, made_of, layers, tensors_in(result))
+        return result
+
+    def _follow(
+        self,
+        name: str,
+        given: list[int],
+        made_of: list[frozenset[str]],
+        layers: frozenset[str],
+        outputs: list[Tensor],
+    ) -> None:
+        there = {} if self._origins is None else self._origins.values
+        origins = [there[one] for one in given if one in there]
+        if self._origins is None:
+            computed = len(made_of) < len(given) and not (layers and self._holds(given))
         else:
+            computed = bool(origins) or not made_of
+        if not computed:
             for tensor in outputs:
                 if tensor not in self._made_of:
                     self._made_of[tensor] = layers
-        return result
+        elif self._origins is not None:
+            origin = self._behind(name, layers, bool(made_of), origins)
+            for tensor in outputs:
+                self._origins[tensor] = origin
 
     def _behind(
         self, name: str, layers: frozenset[str], parameters: bool, origins: list[frozenset[str]]
@@ -152,6 +191,12 @@ class _InputMode(TorchFunctionMode):
         if parameters and (name == "linear" or name.startswith("conv")):
             return frozenset({_SEVERAL})
         return origins[0] if len(origins) == 1 else frozenset[str]().union(*origins)
+
+    def _holds(self, given: list[int]) -> bool:
+        return all(one in self._made_of.values or one in self._constants for one in given)
+
+    def _is_signal(self, tensor: Tensor) -> bool:
+        return tensor not in self._made_of if self._origins is None else tensor in self._origins
 
     def _record(
         self,
@@ -163,10 +208,10 @@ class _InputMode(TorchFunctionMode):
     ) -> None:
         entered = args[0] if args else kwargs["input"]
         matrix = args[1] if len(args) > 1 else kwargs["weight"]
-        if len(layers) != 1 or entered not in self._origins:
+        if len(layers) != 1 or not self._is_signal(entered):
             return
         (layer,) = layers
-        origins = self._origins.values[id(entered)]
+        origins = _NONE if self._origins is None else self._origins.values[id(entered)]
         convolution = operation in _CONVOLUTIONS
         norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
         covered = 1.0
@@ -180,7 +225,6 @@ class _InputMode(TorchFunctionMode):
         self.recorded.setdefault(layer, []).append(one)
 
 
-@torch.no_grad()
 def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
     axes = tuple(range(max(-dimensions, -entered.dim()), 0))
     norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)

@@ -11,12 +11,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from lightning_init.inspection.declared_order import unwrapped
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters
 from lightning_init.inspection.trial_run import arguments_of, failed_run, random_state_of
 
 
 def has_lazy_parameters(model: nn.Module) -> bool:
     """Whether a parameter has no shape yet."""
-    return any(is_lazy(parameter) for parameter in model.parameters())
+    return any(
+        type(one) is not nn.Parameter and is_lazy(one)  # hardly ever asked for
+        for part in modules_of(model)
+        for _, one in own_parameters(part)
+    )
 
 
 def copy_of_lazy(model: nn.Module) -> nn.Module:

@@ -33,15 +33,12 @@ class ParameterMatrices:
         self.standardized: set[str] = set()
         self._made_of: TensorTable[tuple[Weight, ...]] = TensorTable()
         self._nodes: TensorTable[Node] = TensorTable()
+        self._candidates = candidates
         self._names: dict[Node, tuple[str, int]] = {}
         self._held: dict[Node, tuple[Weight, ...]] = {}
-        for parameter, weights in parameters:
-            self._made_of[parameter] = weights
-            node = Node(parameter.shape, parameter.dtype, parameter.device)
-            self._nodes[parameter] = node
-            self._held[node] = tuple(w for w in weights if w.parametrization is None)
-            if id(parameter) in candidates:
-                self._names[node] = candidates[id(parameter)], id(parameter)
+        # The model holds them: no reference is needed.
+        self._parameters = {id(parameter): weights for parameter, weights in parameters}
+        self._made_of.values.update(self._parameters)
 
     def any_in(self, tensors: Iterable[Any]) -> bool:
         """Whether one of these is a parameter, or made of parameters only."""
@@ -51,6 +48,18 @@ class ParameterMatrices:
         """The weights that these tensors are made of."""
         found = [w for one in tensors for w in self._made_of.values.get(id(one), ())]
         return tuple(dict.fromkeys(found))
+
+    def _node_of(self, tensor: Tensor) -> Node | None:
+        """How a tensor is made of parameters; that of a parameter is made when it is asked for."""
+        node = self._nodes.get(tensor)
+        weights = self._parameters.get(id(tensor)) if node is None else None
+        if weights is None:
+            return node
+        self._nodes[tensor] = node = Node(tensor.shape, tensor.dtype, tensor.device)
+        self._held[node] = tuple([w for w in weights if w.parametrization is None])
+        if id(tensor) in self._candidates:
+            self._names[node] = self._candidates[id(tensor)], id(tensor)
+        return node
 
     def extend(
         self,
@@ -65,7 +74,7 @@ class ParameterMatrices:
         self._made_of[tensor] = weights
 
         def leaf(value: Any) -> Any:
-            return (self._nodes.get(value) or value) if isinstance(value, Tensor) else value
+            return (self._node_of(value) or value) if isinstance(value, Tensor) else value
 
         args, kwargs = mapped(call.args, leaf), mapped(call.kwargs, leaf)
         self._nodes[tensor] = Node(
@@ -82,8 +91,8 @@ class ParameterMatrices:
     def matrices_in(self, call: Call) -> tuple[str, ...]:
         """The candidates that a linear map multiplies by: themselves, reordered or in part."""
         names: list[str] = []
-        for tensor in call.tensors:
-            node = self._nodes.get(tensor)
+        for tensor in call.tensors if self._candidates else ():
+            node = self._node_of(tensor)
             if node is None or not node.is_layout or self._names.keys().isdisjoint(node.roots):
                 continue
             fans = fans_in_call(call.name, call.args, call.kwargs, tensor)

@@ -15,16 +15,19 @@ from lightning_init.inspection.signals import Signal, activate, scale, undecided
 from lightning_init.inspection.tensor_table import TensorTable
 
 _PLAIN = Signal().rule
-_HOLDERS = frozenset({tuple, list, dict, slice})
 _MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
 _findings: dict[Any, Finding | None] = {}
 
 
 class RegionMemory:
-    """The regions of one trace; equal regions are looked into once in a process."""
+    """The regions of one trace; equal regions are looked into once in a process.
 
-    def __init__(self) -> None:
-        self._nodes: TensorTable[Node] = TensorTable()
+    Args:
+        signals: What is known of the same tensors.
+    """
+
+    def __init__(self, signals: TensorTable[Signal] | None = None) -> None:
+        self._nodes: TensorTable[Node] = TensorTable(signals)
         self._uses: dict[str, set[Node]] = {}
         self._inside_norms: set[Node] = set()
 
@@ -41,31 +44,37 @@ class RegionMemory:
 
     def extend(self, call: Call, outputs: list[Tensor], after: Signal) -> tuple[Node, ...]:
         """One node for each result of a call that keeps to its region."""
-        args = tuple([self._node_or_value(value) for value in call.args])
-        kwargs = {key: self._node_or_value(value) for key, value in call.kwargs.items()}
+        inputs: dict[Node, None] = {}
+
+        def leaf(value: Any) -> Any:
+            node = self._nodes.values.get(id(value)) if isinstance(value, Tensor) else None
+            if node is None:
+                return value
+            inputs[node] = None
+            return node
+
+        args = tuple([v if type(v) in PLAIN else mapped(v, leaf) for v in call.args])
+        kwargs = {key: mapped(value, leaf) for key, value in call.kwargs.items()}
         # A product of what is fed in may be its norm; a sum of one signal's functions, anything.
         several = len(call.carriers) > 1
         doubtful = several and (call.name in SUMS or (after.from_input and call.name in PRODUCTS))
-        nodes = tuple(
-            _node(
-                tensor,
+        given = tuple(inputs)
+        found = []
+        for pick, tensor in enumerate(outputs):
+            node = Node(
+                tensor.shape,
+                tensor.dtype,
+                tensor.device,
                 operation=call.name,
                 function=call.function,
                 args=args,
                 kwargs=kwargs,
                 pick=pick,
                 doubtful=doubtful,
+                inputs=given,
             )
-            for pick, tensor in enumerate(outputs)
-        )
-        return tuple([_part(*pair, after) for pair in zip(nodes, outputs, strict=True)])
-
-    def _node_or_value(self, value: Any) -> Any:
-        if type(value) in PLAIN:
-            return value
-        if isinstance(value, Tensor):
-            return self._nodes.get(value) or value.detach()
-        return mapped(value, self._node_or_value) if type(value) in _HOLDERS else value
+            found.append(_part(node, tensor, after))
+        return tuple(found)
 
     def share_a_root(self, carriers: Iterable[tuple[Tensor, Signal]]) -> bool:
         """Whether all these tensors are made of the same roots."""

@@ -46,7 +46,7 @@ class Node:
         pick: Which tensor of the call's result this is.
         from_weight: Whether the root is the output of a weight matrix, or a part of one.
         doubtful: Whether its law cannot be told from the names of the calls.
-        inputs: The nodes that the call was given.
+        inputs: The nodes that the call was given; read off its arguments if they are not named.
         roots: The roots that it is made of.
     """
 
@@ -69,7 +69,8 @@ class Node:
         if self.function is None:
             self.roots = frozenset({self})
             return
-        self.inputs = tuple(dict.fromkeys(found_in((self.args, self.kwargs), Node)))
+        if not self.inputs:
+            self.inputs = tuple(dict.fromkeys(found_in((self.args, self.kwargs), Node)))
         self.roots = self._roots_behind()
         self.doubtful = self.doubtful or any(node.doubtful for node in self.inputs)
 
@@ -129,6 +130,15 @@ def tensors_in(value: Any) -> list[Tensor]:
     return found
 
 
+def arguments_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors inside the arguments of a call, in order."""
+    found: list[Tensor] = []
+    _collect(args, Tensor, found)
+    if kwargs:
+        _collect(kwargs.values(), Tensor, found)
+    return found
+
+
 # What is never looked into.
 _LEAVES = (Tensor, Node)
 
@@ -142,14 +152,14 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """Change every leaf of nested tuples, lists, dicts and slices."""
     if type(value) in PLAIN or isinstance(value, _LEAVES):
         return change(value)
-    if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*[mapped(item, change) for item in value])
+    if isinstance(value, (tuple, list)):
+        return type(value)([mapped(item, change) for item in value])
     if isinstance(value, slice):
         return slice(change(value.start), change(value.stop), change(value.step))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(mapped(item, change) for item in value)
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
     return change(value)
 
 
@@ -193,8 +203,10 @@ class Region(NamedTuple):
         index = {node: place for place, node in enumerate((*self.roots, *self.calls))}
         roots = tuple((root.shape, root.dtype, _print(root.values)) for root in self.roots)
         calls = tuple(
-            (call.function, call.pick, str(mapped((call.args, call.kwargs), _named(index))))
-            for call in self.calls
+            [
+                (call.function, call.pick, _frozen(call.args, index), _frozen(call.kwargs, index))
+                for call in self.calls
+            ]
         )
         return roots, calls
 
@@ -256,13 +268,19 @@ def _constant(leaf: Any) -> Any:
     return leaf.detach().to(working_type(leaf.dtype))
 
 
-def _named(index: Mapping[Node, int]) -> Callable[[Any], Any]:
-    def name(leaf: Any) -> Any:
-        if isinstance(leaf, Node):
-            return f"#{index[leaf]}"
-        return _print(leaf) if isinstance(leaf, Tensor) else leaf
-
-    return name
+def _frozen(value: Any, index: Mapping[Node, int]) -> Any:
+    """Arguments as something to look up, with the places of nodes for the nodes."""
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, Node):
+        return "#", index[value]
+    if isinstance(value, (tuple, list)):
+        return tuple([_frozen(item, index) for item in value])
+    if isinstance(value, slice):
+        return "slice", _frozen((value.start, value.stop, value.step), index)
+    if isinstance(value, Mapping):
+        return tuple([(key, _frozen(item, index)) for key, item in value.items()])
+    return _print(value) if isinstance(value, Tensor) else str(value)
 
 
 def _print(tensor: Tensor | None) -> Any:

@@ -25,6 +25,7 @@ from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
     JOINS,
     LAYERS,
+    LAYOUTS,
     MATRIX_PRODUCTS,
     MAX_POOLS,
     NORMS,
@@ -39,7 +40,7 @@ from lightning_init.inspection.operation_names import (
 from lightning_init.inspection.operations import behind
 from lightning_init.inspection.parameter_matrices import ParameterMatrices
 from lightning_init.inspection.region_memory import RegionMemory
-from lightning_init.inspection.regions import memory_of, tensors_in
+from lightning_init.inspection.regions import PLAIN, arguments_in, memory_of, tensors_in
 from lightning_init.inspection.seen_fans import SeenFans
 from lightning_init.inspection.signals import (
     Signal,
@@ -88,9 +89,9 @@ class SignalMode(TorchFunctionMode):
         self._normalized: set[str] = set()
         # Keyed by identity, held weakly: a tensor takes its record with it when it goes.
         self._signals: TensorTable[Signal] = TensorTable()
-        self._constants: TensorTable[bool] = TensorTable()
+        self._constants: TensorTable[bool] = TensorTable(self._signals)
         self._parameters = ParameterMatrices(parameters, candidates or {})
-        self._regions = RegionMemory()
+        self._regions = RegionMemory(self._signals)
         self.fans = SeenFans()
         self.scores = AttentionScale()
         self.max_pools = MaxPools(growths)
@@ -127,27 +128,34 @@ class SignalMode(TorchFunctionMode):
         kwargs = kwargs or {}
         name = operation_name(func)
         result = args[0].clone() if refuses_single_values(name, args) else func(*args, **kwargs)
+        if type(result) in PLAIN and name != "setitem":
+            return result
         outputs = tensors_in(result) or ([args[0]] if name == "setitem" else [])
         if outputs:
-            self._follow(self._call(func, args, kwargs), outputs)
+            self._follow(self._call(func, name, args, kwargs), outputs)
         return result
 
     def _call(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        func: Callable[..., Any],
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Call:
-        tensors = tuple(tensors_in((args, kwargs) if kwargs else args))
+        tensors = tuple(arguments_in(args, kwargs))
         signals = self._signals.values
         carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
         has_parameters = self._parameters.any_in(tensors)
-        return Call(func, operation_name(func), args, kwargs, carriers, has_parameters, tensors)
+        return Call(func, name, args, kwargs, carriers, has_parameters, tensors)
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
-        apart = call.name in SUMS and not self._regions.share_a_root(call.carriers)
-        apart = apart or call.name in SELECTIONS  # by the index, which may be a signal too
-        several = apart and len(call.carriers) > 1
+        several = len(call.carriers) > 1 and (
+            call.name in SELECTIONS  # by the index, which may be a signal too
+            or (call.name in SUMS and not self._regions.share_a_root(call.carriers))
+        )
         if call.name in _MERGES or several:
-            resolved = tuple((tensor, self._resolved(tensor)) for tensor, _ in call.carriers)
+            resolved = tuple([(tensor, self._resolved(tensor)) for tensor, _ in call.carriers])
             call = call._replace(carriers=resolved)
         after = self._after(call, weights)
         self.fans.follow(call, outputs)
@@ -157,7 +165,7 @@ class SignalMode(TorchFunctionMode):
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
         for place, tensor in enumerate(outputs):
-            if tensor is changed and after is not None:
+            if tensor is changed and after is not None and call.name not in LAYOUTS:
                 self._change_aliases(tensor, after)
             self._keep(call, tensor, place, after, weights)
             if after is None:
@@ -225,7 +233,10 @@ class SignalMode(TorchFunctionMode):
         return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
-        used = frozenset().union(*[signal.straight_from for signal in call.signals])
+        straight = [one.straight_from for _, one in call.carriers if one.straight_from]
+        if not straight:
+            return
+        used = frozenset().union(*straight)
         used -= after.straight_from if after is not None else frozenset()
         if not used:
             return

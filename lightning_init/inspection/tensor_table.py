@@ -20,6 +20,9 @@ class TensorTable(Generic[Value]):
 
     What `torch.utils.weak.WeakTensorKeyDictionary` does, at a tenth of the time of a look-up.
 
+    Args:
+        beside: Another table, mostly of the same tensors: both share one reference to each.
+
     Example:
         >>> import torch
         >>> table, tensor = TensorTable(), torch.ones(2)
@@ -31,9 +34,12 @@ class TensorTable(Generic[Value]):
         0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beside: TensorTable[Any] | None = None) -> None:
         self.values: dict[int, Value] = {}
-        self._references: dict[int, _Reference] = {}
+        shared = ({}, []) if beside is None else beside.shared
+        self.shared: tuple[dict[int, _Reference], list[dict[int, Any]]] = shared
+        self._references, self._tables = shared
+        self._tables.append(self.values)
 
     def get(self, tensor: Tensor) -> Value | None:
         """The value of a tensor, None if it has none."""
@@ -44,26 +50,25 @@ class TensorTable(Generic[Value]):
 
     def __setitem__(self, tensor: Tensor, value: Value) -> None:
         identity = id(tensor)
-        if identity not in self.values:
-            reference = _Reference(tensor, self._forget)
+        if identity not in self._references:
+            self._references[identity] = reference = _Reference(tensor, self._forget)
             reference.identity = identity
-            self._references[identity] = reference
         self.values[identity] = value
 
     def discard(self, tensor: Tensor) -> None:
         """Forget a tensor."""
         self.values.pop(id(tensor), None)
-        self._references.pop(id(tensor), None)
 
     def living(self) -> list[tuple[Tensor, Value]]:
         """The tensors that are still there, with their values."""
         found: list[tuple[Any, Value]] = []
-        for identity, reference in list(self._references.items()):
-            if (tensor := reference()) is not None:
+        for identity, value in list(self.values.items()):
+            if (tensor := self._references[identity]()) is not None:
                 tensor._fix_weakref()  # noqa: SLF001 - torch may have been its only owner
-                found.append((tensor, self.values[identity]))
+                found.append((tensor, value))
         return found
 
     def _forget(self, reference: _Reference) -> None:
-        self.values.pop(reference.identity, None)
-        self._references.pop(reference.identity, None)
+        del self._references[reference.identity]
+        for values in self._tables:
+            values.pop(reference.identity, None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from lightning_init.inspection.parameter_walk import modules_of, own_parameters
 
 
 def trial_run(
@@ -48,17 +49,16 @@ def trial_run(
         >>> int(model[1].num_batches_tracked)
         0
     """
+    modules = modules_of(model)
     # A caller may be in inference mode.
     with torch.inference_mode(False), torch.set_grad_enabled(gradients):
-        # Buffers are swapped for copies, so that not even their version counters move.
-        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         try:
             with ExitStack() as stack:
-                for guard in (_attributes, _train_flags, random_state_of):
-                    stack.enter_context(guard(model))
+                stack.enter_context(_as_it_was(modules))
+                stack.enter_context(_random_states(_devices(modules)))
                 stack.enter_context(eager())
                 stack.enter_context(observer)
-                return functional_call(model, buffers, args, kwargs)
+                return model(*args, **kwargs)
         except Exception as error:
             raise failed_run(model, error) from error
 
@@ -105,35 +105,50 @@ def _copied(value: Any) -> Any:
 
 
 @contextmanager
-def _attributes(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass assigns to its modules: counters, caches, last outputs."""
-    saved = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
+def _as_it_was(modules: list[nn.Module]) -> Iterator[None]:
+    """Put every module in train mode, and put back all but parameters that a pass assigns.
 
-
-@contextmanager
-def _train_flags(model: nn.Module) -> Iterator[None]:
-    """Put every module in train mode by its flag: `train()` may be overridden to do more."""
-    evaluating = [module for module in model.modules() if not module.training]
+    Counters, caches and last outputs are attributes. Buffers are swapped for copies, so that not
+    even their version counters move. The mode is a flag: `train()` may be overridden to do more.
+    """
+    attributes = [(vars(module), dict(vars(module))) for module in modules]
+    evaluating = [module for module in modules if not module.training]
+    tables = [(table, dict(table)) for module in modules if (table := _buffers(module))]
+    copies: dict[int, Tensor] = {}
     try:
+        for table, held in tables:
+            for name, buffer in held.items():
+                if buffer is not None:
+                    table[name] = copies.setdefault(id(buffer), buffer.clone())
         for module in evaluating:
             module.training = True
         yield
     finally:
         for module in evaluating:
             module.training = False
+        for now, before in (*attributes, *tables):
+            now.clear()
+            now.update(before)
+
+
+def _buffers(module: nn.Module) -> dict[str, Any]:
+    """The table of a module's own buffers; TorchScript keeps none that could be written to."""
+    table = vars(module).get("_buffers")
+    return table if isinstance(table, dict) else {}
+
+
+def random_state_of(model: nn.Module) -> AbstractContextManager[None]:
+    """Give back the random states of Python, torch and the accelerators that hold the model."""
+    return _random_states(_devices(modules_of(model)))
+
+
+def _devices(modules: Iterable[nn.Module]) -> set[torch.device]:
+    return {leaf.device for module in modules for _, leaf in own_parameters(module)}
 
 
 @contextmanager
-def random_state_of(model: nn.Module) -> Iterator[None]:
-    """Give back the random states of Python, torch and the accelerators that hold the model."""
+def _random_states(devices: set[torch.device]) -> Iterator[None]:
     state = random.getstate()
-    devices = {parameter.device for parameter in model.parameters()}
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[]))
