@@ -31,7 +31,7 @@ from lightning_init.theory.function_table import ElementwiseFunction, function_t
 from lightning_init.theory.slopes import NO_SLOPE, slope_law
 from lightning_init.theory.special import FloatArray
 from lightning_init.theory.squared_activations import ChiSquareMixture, Component, FixedSquare
-from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
+from lightning_init.theory.tabulated_components import Tabulated
 
 HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
 NORMALIZED = "normalized"
@@ -215,12 +215,8 @@ def _tabulated_law(
     name: str, param: tuple[float, ...], dropout: float, activation: Activation
 ) -> ActivationLaw:
     keep = 1.0 - dropout
-    component: Tabulated | GatedProduct
-    if activation.gated:
-        component = GatedProduct(activation.function, keep**-2, keep)
-    else:
-        component = Tabulated(activation.function, keep**-2, keep, activation.window)
-    degree = activation.degree
+    function, gated, window, degree = activation
+    component = Tabulated(function, keep**-2, keep, window, gated)
     return ActivationLaw(
         nonlinearity=name,
         param=param,

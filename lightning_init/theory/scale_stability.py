@@ -17,10 +17,8 @@ import numpy as np
 from lightning_init.theory.activation_laws import ActivationLaw
 from lightning_init.theory.special import FloatArray
 from lightning_init.theory.squared_norm import check_fan_in, check_order
-from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
+from lightning_init.theory.tabulated_components import Tabulated
 
-_Tabulated = Tabulated | GatedProduct
-_COMPONENTS = (Tabulated, GatedProduct)
 _MARGIN = 1e-9  # chi of a homogeneous activation registered by the user is 1 up to rounding
 _DEEPEST = 300
 _BOUND = 6.0  # of |log q|; continued linearly beyond
@@ -60,7 +58,7 @@ def material_depth(
     check_order(order)
     m = check_fan_in(width)
     component = law.component
-    if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, _COMPONENTS):
+    if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, Tabulated):
         return None
     log_gain, variance = _log_scale_step(component, m)
     # Centred so that one step from q = 1 preserves the moment, as sigma does.
@@ -88,7 +86,7 @@ def scale_instability_warning(law: ActivationLaw, width: int, order: float = 1.0
     )
 
 
-def _log_scale_step(component: _Tabulated, width: int) -> tuple[FloatArray, FloatArray]:
+def _log_scale_step(component: Tabulated, width: int) -> tuple[FloatArray, FloatArray]:
     """Log mu(q) / mu(1) and the variance of log q' on the grid of log q."""
     mean, fourth = _moments_by_scale(component)
     # Inverted dropout leaves E X and divides E X^2 by the probability to keep, both over 1 / keep.
@@ -99,7 +97,7 @@ def _log_scale_step(component: _Tabulated, width: int) -> tuple[FloatArray, Floa
 
 
 @lru_cache(maxsize=64)
-def _moments_by_scale(component: _Tabulated) -> FloatArray:
+def _moments_by_scale(component: Tabulated) -> FloatArray:
     """E phi(sqrt(q) z)^2 and E phi(sqrt(q) z)^4 on the coarse grid of log q."""
     return component.moments_at(np.exp(_COARSE / 2.0))
 
