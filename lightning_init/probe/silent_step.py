@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.profilers import PassThroughProfiler
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.copying import copy_training
 from lightning_init.probe.data_state import data_held_by
+from lightning_init.probe.fingerprints import leaves_of
 from lightning_init.probe.snapshot import preserved_random_state
 
 _SILENT = (
@@ -24,7 +25,6 @@ _SILENT = (
     *("untoggle_optimizer", "clip_gradients", "configure_gradient_clipping", "optimizer_step"),
     *("lr_scheduler_step", "optimizer_zero_grad"),
 )
-_DEEPEST = 4  # levels of a batch's own objects that are looked into
 
 
 class SilentStep:
@@ -56,7 +56,7 @@ class SilentStep:
     @property
     def inputs(self) -> list[Tensor]:
         """Every tensor of the batch, those inside its own objects too."""
-        return list(_tensors_held_by(self.batch, _DEEPEST))
+        return [leaf for leaf in leaves_of(self.batch) if isinstance(leaf, Tensor)]
 
     def run(self, observer: AbstractContextManager[Any]) -> Any:
         """Run the step while ``observer`` is entered; returns what the step returns."""
@@ -87,22 +87,6 @@ def _arguments(step: Any, batch: Any) -> tuple[Any, ...]:
     several = any(one.kind is one.VAR_POSITIONAL for one in parameters.values())
     given = (batch, 0) if several else (batch, 0, 0)
     return given if several else given[: max(1, positional)]
-
-
-def _tensors_held_by(value: Any, depth: int) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if isinstance(value, Mapping):
-        held: Iterable[Any] = value.values()
-    elif isinstance(value, (tuple, list)):
-        held = value
-    elif hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module)):
-        held = vars(value).values()
-    else:
-        return
-    for item in tuple(held) if depth else ():
-        yield from _tensors_held_by(item, depth - 1)
 
 
 def _nothing(*_: Any, **__: Any) -> None:
