@@ -210,7 +210,10 @@ class OptimalVarianceInit(_WatchesRun):
         if skipped := self._reason_to_skip(trainer):
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
-        _draw_late_weights(trainer, pl_module)
+        # The probe starts from the closed-form weights, also when that callback is listed later.
+        for callback in internals.callbacks(trainer):
+            if isinstance(callback, FractionalMomentInit):
+                callback.draw_late_weights(trainer, pl_module)
         with preserved_random_state():
             if self.recipe_file is None:
                 self._probe_and_redraw(trainer, pl_module)
@@ -305,10 +308,3 @@ class OptimalVarianceInit(_WatchesRun):
         if trainer.max_epochs == 0 or trainer.max_steps == 0 or trainer.limit_train_batches == 0:
             return "the run trains no step"
         return None
-
-
-def _draw_late_weights(trainer: Trainer, module: LightningModule) -> None:
-    """Let the probe start from the closed-form weights, also when that callback is listed later."""
-    for callback in internals.callbacks(trainer):
-        if isinstance(callback, FractionalMomentInit):
-            callback.draw_late_weights(trainer, module)

@@ -147,11 +147,6 @@ def is_users(module_name: str | None) -> bool:
     return file is None or not str(file).startswith(_INSTALLED)
 
 
-def has_users_class(item: object) -> bool:
-    """Whether class attributes of an object may hold state."""
-    return str(type(item).__module__).partition(".")[0] not in _FRAMEWORKS
-
-
 def global_names(function: types.FunctionType) -> set[str]:
     """Names that the code of a function, and of functions inside it, may look up globally."""
     names: set[str] = set()
@@ -174,7 +169,7 @@ def attributes_of(item: Any) -> Children:
         yield f".{name}", value
     for name, _, value in slot_values(item):
         yield f".{name}", value
-    if has_users_class(item):
+    if str(type(item).__module__).partition(".")[0] not in _FRAMEWORKS:
         yield "", type(item)
 
 

@@ -42,7 +42,7 @@ from lightning_init.probe.refusals import (
     refuse_what_cannot_be_probed,
 )
 from lightning_init.probe.replay import compare_replay, watch_for_leaks
-from lightning_init.probe.stand_ins import is_users_own, silent_callbacks, silent_loggers
+from lightning_init.probe.stand_ins import is_users_own, silent_callback, silent_logger
 
 _LARGE = 64 * 2**20  # bytes of parameters
 
@@ -196,10 +196,10 @@ class _Probe:
             instance, name = limits.dataloaders, "train_dataloader"
         datamodule = twins.get(id(datamodule), datamodule)
 
-        trainer.loggers = silent_loggers(trainer)
+        trainer.loggers = [silent_logger(trainer, logger) for logger in trainer.loggers]
         training.module.trainer = trainer
-        callbacks = [*silent_callbacks(internals.callbacks(trainer), self._prepares), observer]
-        internals.enter_training_state(trainer, training.module, datamodule, callbacks)
+        callbacks = [silent_callback(c, self._prepares) for c in internals.callbacks(trainer)]
+        internals.enter_training_state(trainer, training.module, datamodule, [*callbacks, observer])
         source = twins.get(id(validation[0]), validation[0])
         trainer.fit_loop = internals.probe_fit_loop(
             trainer, twins.get(id(instance), instance), name, (source, validation[1])
