@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_init.callbacks.arguments import OPTIMAL_VARIANCE, check_arguments
 from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
-from lightning_init.callbacks.watched_run import _WatchesRun
+from lightning_init.callbacks.real_run import _FollowsRun
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
@@ -42,7 +42,7 @@ from lightning_init.search.settings import (
 from lightning_init.stationarity import DetectorSettings
 
 
-class OptimalVarianceInit(_WatchesRun):
+class OptimalVarianceInit(_FollowsRun):
     """Redraw the first weights with the variance that training itself settles at, then restart.
 
     Before the first step a copy of the model is trained for a probe phase with the run's own

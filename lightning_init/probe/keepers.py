@@ -16,8 +16,15 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_init.probe.contents import CData, Contents, PutBack, is_table, keep_table
-from lightning_init.probe.generators import GENERATORS, keep_generator
+from lightning_init.probe.contents import (
+    GENERATORS,
+    CData,
+    Contents,
+    PutBack,
+    is_table,
+    keep_generator,
+    keep_table,
+)
 from lightning_init.probe.iterators import (
     COPIED,
     QUEUES,
