@@ -21,6 +21,7 @@ from lightning_init.theory.tabulated_components import Tabulated
 
 _MARGIN = 1e-9  # chi of a homogeneous activation registered by the user is 1 up to rounding
 _DEEPEST = 300
+_MATERIAL = 0.10
 _BOUND = 6.0  # of |log q|; continued linearly beyond
 _COARSE = np.linspace(-_BOUND, _BOUND, 49)  # where phi is integrated
 _LOG_SCALES = np.linspace(-_BOUND, _BOUND, 193)
@@ -28,10 +29,8 @@ _UNIT = 96  # where log q = 0
 
 
 @lru_cache(maxsize=256)
-def material_depth(
-    law: ActivationLaw, width: int, order: float = 1.0, tolerance: float = 0.10
-) -> int | None:
-    """Number of layers after which the order-s moment is off by more than the tolerance.
+def material_depth(law: ActivationLaw, width: int, order: float = 1.0) -> int | None:
+    """Number of layers after which the order-s moment is off by more than 10 %.
 
     E q_L^(s/2) is carried backwards through the chain log q -> log q', taken as normal with the
     mean and variance that mu(q) = E phi(sqrt(q) z)^2 and c2(q) / width give. Predicted and
@@ -42,7 +41,6 @@ def material_depth(
         law: Law of the activation, the same in every layer.
         width: Width of every layer.
         order: s in [0, 2]; at 0 the error is that of E log|y|.
-        tolerance: Relative error of the moment that counts as material.
 
     Returns:
         The depth, or None when chi <= 1 (the error stays bounded) or beyond 300 layers.
@@ -68,7 +66,7 @@ def material_depth(
     log_moment = (order or 1.0) / 2.0 * _LOG_SCALES
     for depth in range(1, _DEEPEST + 1):
         log_moment = _average(step(log_moment), weights / weights.sum(), order)
-        if abs(float(log_moment[_UNIT])) > math.log1p(tolerance):
+        if abs(float(log_moment[_UNIT])) > math.log1p(_MATERIAL):
             return depth
     return None
 
