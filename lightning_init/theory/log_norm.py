@@ -77,7 +77,8 @@ class LogNormLaw:
                 f"`ratio` must be positive, got {ratio}; 0.1 means a tenfold shrinkage."
             )
         distance = math.log(ratio) - self.drift
-        below = normal_cdf(distance / self.sd) if self.variance > 0.0 else float(distance > 0.0)
+        certain = self.variance == 0.0
+        below = float(distance > 0.0 if certain else normal_cdf(distance / self.sd))
         return self.dead_probability + (1.0 - self.dead_probability) * below
 
 
