@@ -31,7 +31,7 @@ from lightning_init.theory.function_table import ElementwiseFunction, function_t
 from lightning_init.theory.slopes import NO_SLOPE, slope_law
 from lightning_init.theory.special import FloatArray
 from lightning_init.theory.squared_activations import ChiSquareMixture, Component, FixedSquare
-from lightning_init.theory.tabulated_components import Tabulated
+from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
 
 HOMOGENEOUS = ("linear", "identity", "abs", "relu", "leaky_relu", "prelu", "rrelu")
 NORMALIZED = "normalized"
@@ -216,7 +216,7 @@ def _tabulated_law(
 ) -> ActivationLaw:
     keep = 1.0 - dropout
     function, gated, window, degree = activation
-    component = Tabulated(function, keep**-2, keep, window, gated)
+    component = (GatedProduct if gated else Tabulated)(function, keep**-2, keep, window)
     return ActivationLaw(
         nonlinearity=name,
         param=param,

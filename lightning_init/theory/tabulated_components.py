@@ -30,21 +30,12 @@ _BLOCK = 16
 
 @dataclass(frozen=True)
 class Tabulated:
-    """X = gain * phi(z)^2 for an elementwise phi, or gain * (phi(a) b)^2.
-
-    Attributes:
-        function: phi.
-        gain: What dropout scales the kept by, squared.
-        keep: Probability that dropout keeps it.
-        window: z is standard normal, or the largest of so many such draws.
-        gated: Whether phi's value is multiplied by an independent standard normal b.
-    """
+    """X = gain * phi(z)^2 for an elementwise phi, z normal or the largest of ``window`` draws."""
 
     function: ElementwiseFunction
     gain: float
     keep: float
     window: float = 1.0
-    gated: bool = False
 
     @property
     def _table(self) -> FunctionTable:
@@ -57,25 +48,43 @@ class Tabulated:
 
     @property
     def scale_exponent(self) -> float:
-        """How a small change of the input's log-scale reaches the second moment; b adds 1."""
-        return scale_exponent(self.function, self.window) + self.gated
+        """How phi passes a small change of the log-scale of its input on to its second moment."""
+        return scale_exponent(self.function, self.window)
 
     def power_mean(self, power: int) -> float:
-        """``w E X^power`` on the table: the normal moments of b of order 2, 4, 6 are 1, 3, 15."""
-        of_function = float(self._table.weights @ self._table.squares**power)
-        of_gate = (1.0, 3.0, 15.0)[power - 1] if self.gated else 1.0
-        return of_gate * self.keep * self.gain**power * of_function
+        """``w E X^power`` on the table."""
+        of_function = self._table.weights @ self._table.squares**power
+        return float(self.keep * self.gain**power * of_function)
 
     def moments_at(self, scales: FloatArray) -> FloatArray:
         """Second and fourth moments at input scales c, without dropout; one column per scale."""
         squares = self.function(np.multiply.outer(scales, self._table.nodes)) ** 2
-        moments = np.stack([squares @ self._table.weights, squares**2 @ self._table.weights])
-        return moments * np.stack([scales**2, 3.0 * scales**4]) if self.gated else moments
+        return np.stack([squares @ self._table.weights, squares**2 @ self._table.weights])
 
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
-        kernel, quadratic = (_chi_square, 1.5) if self.gated else (_exponential, 0.5)
-        return self.keep * _transforms(self._table, self.gain * t, kernel, quadratic)
+        return self.keep * _transforms(self._table, self.gain * t, _exponential, 0.5)
+
+
+class GatedProduct(Tabulated):
+    """X = gain * (phi(a) b)^2 with independent standard normal a and b, of moments 1, 3, 15."""
+
+    @property
+    def scale_exponent(self) -> float:
+        """That of phi, and 1 for the factor b."""
+        return 1.0 + super().scale_exponent
+
+    def power_mean(self, power: int) -> float:
+        """``w E X^power`` on the table."""
+        return (1.0, 3.0, 15.0)[power - 1] * super().power_mean(power)
+
+    def moments_at(self, scales: FloatArray) -> FloatArray:
+        """Second and fourth moments where both a and b have the scales c."""
+        return super().moments_at(scales) * np.stack([scales**2, 3.0 * scales**4])
+
+    def laplace(self, t: FloatArray) -> FloatArray:
+        """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
+        return self.keep * _transforms(self._table, self.gain * t, _chi_square, 1.5)
 
 
 def _exponential(x: FloatArray) -> FloatArray:
