@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_init.callbacks.arguments import OPTIMAL_VARIANCE, check_arguments
 from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
+from lightning_init.callbacks.model_reading import trains
 from lightning_init.callbacks.real_run import _FollowsRun
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.probe import ProbeLimits
@@ -305,6 +306,4 @@ class OptimalVarianceInit(_FollowsRun):
             return "max_probe_steps is 0"
         if internals.fast_dev_run(trainer):
             return "fast_dev_run only checks that the code runs"
-        if trainer.max_epochs == 0 or trainer.max_steps == 0 or trainer.limit_train_batches == 0:
-            return "the run trains no step"
-        return None
+        return None if trains(trainer) else "the run trains no step"

@@ -2,7 +2,7 @@
 
 A probe trains new objects (:mod:`.copying`) wherever it can, so that the user's own objects need
 no repair. What is shared by nature - random streams, the attributes of Trainer and strategy, the
-data (:mod:`.object_state`) - is captured by value and restored.
+data (:mod:`.data_state`) - is captured by value and restored.
 """
 
 from __future__ import annotations
