@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from reports_by_hand import large_report as large_report
 from reports_by_hand import layer as layer
 from reports_by_hand import report as report
 
-# Many tests fork, and a child of a process that holds a pool of OpenMP threads waits for ever for
-# threads that were not forked with it. One thread is also as fast on networks this small.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+# One thread is as fast on networks this small; who wants to try more sets OMP_NUM_THREADS. A child
+# that a test forks has one in any case: it would wait for ever for a pool of OpenMP threads that
+# was not forked with it.
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 # Nor does a busy machine fail a test: how long an example takes is no property of the code.
 settings.register_profile("without a clock", deadline=None)

@@ -31,9 +31,8 @@ from lightning_init.inspection.activations import Reading
 from lightning_init.inspection.lazy import has_lazy_parameters, materialize_lazy_
 from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.first_batch import first_batch, forward_arguments
+from lightning_init.probe.first_batch import first_batch, first_loss, forward_arguments
 from lightning_init.probe.shadows import shadows_follow
-from lightning_init.probe.silent_step import first_loss
 from lightning_init.probe.snapshot import preserved_random_state
 from lightning_init.reporting import tensorboard
 from lightning_init.search.failures import (

@@ -11,8 +11,7 @@ from lightning_init.initialization.settings import FractionalMomentSettings
 from lightning_init.inspection.activation_tracing import trace_run
 from lightning_init.inspection.activations import Reading, read_model, reading_of
 from lightning_init.probe import lightning_internals as internals
-from lightning_init.probe.first_batch import first_batch, forward_arguments
-from lightning_init.probe.silent_step import SilentStep
+from lightning_init.probe.first_batch import SilentStep, first_batch, forward_arguments
 from lightning_init.probe.snapshot import preserved_random_state
 
 

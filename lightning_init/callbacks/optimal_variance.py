@@ -11,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_init.callbacks.arguments import OPTIMAL_VARIANCE, check_arguments
 from lightning_init.callbacks.base import require_weights
 from lightning_init.callbacks.fractional_moment import FractionalMomentInit
-from lightning_init.callbacks.watched_run import _WatchesRun
+from lightning_init.callbacks.model_reading import trains
+from lightning_init.callbacks.real_run import _FollowsRun
 from lightning_init.inspection.weights import find_every_weight
 from lightning_init.probe import ProbeLimits
 from lightning_init.probe import lightning_internals as internals
@@ -42,7 +43,7 @@ from lightning_init.search.settings import (
 from lightning_init.stationarity import DetectorSettings
 
 
-class OptimalVarianceInit(_WatchesRun):
+class OptimalVarianceInit(_FollowsRun):
     """Redraw the first weights with the variance that training itself settles at, then restart.
 
     Before the first step a copy of the model is trained for a probe phase with the run's own
@@ -210,7 +211,10 @@ class OptimalVarianceInit(_WatchesRun):
         if skipped := self._reason_to_skip(trainer):
             rank_zero_info(f"OptimalVarianceInit: probe skipped, because {skipped}.")
             return
-        _draw_late_weights(trainer, pl_module)
+        # The probe starts from the closed-form weights, also when that callback is listed later.
+        for callback in internals.callbacks(trainer):
+            if isinstance(callback, FractionalMomentInit):
+                callback.draw_late_weights(trainer, pl_module)
         with preserved_random_state():
             if self.recipe_file is None:
                 self._probe_and_redraw(trainer, pl_module)
@@ -305,13 +309,4 @@ class OptimalVarianceInit(_WatchesRun):
             return "max_probe_steps is 0"
         if internals.fast_dev_run(trainer):
             return "fast_dev_run only checks that the code runs"
-        if trainer.max_epochs == 0 or trainer.max_steps == 0 or trainer.limit_train_batches == 0:
-            return "the run trains no step"
-        return None
-
-
-def _draw_late_weights(trainer: Trainer, module: LightningModule) -> None:
-    """Let the probe start from the closed-form weights, also when that callback is listed later."""
-    for callback in internals.callbacks(trainer):
-        if isinstance(callback, FractionalMomentInit):
-            callback.draw_late_weights(trainer, module)
+        return None if trains(trainer) else "the run trains no step"

@@ -39,7 +39,9 @@ def info(arguments: Sequence[str]) -> None:
     lines = [f"Python {platform.python_version()}, {platform.platform()}", _device()]
     lines += [f"{name} {_version(name)}" for name in _PACKAGES]
     lines.append(f"tested on lightning {', '.join(internals.CHECKED_VERSIONS)}")
-    lines += [f"Trainer of {name}: {_names(name)}" for name in _TRAINERS if _is_there(name)]
+    for name in _TRAINERS:
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            lines.append(f"Trainer of {name}: {_names(name)}")
     sys.stdout.write("\n".join(lines) + "\n")
 
 
@@ -56,10 +58,6 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "is not installed"
-
-
-def _is_there(module: str) -> bool:
-    return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def _names(package: str) -> str:

@@ -102,15 +102,14 @@ class ForceMonitor:
         self._weights = tuple(weights)
         # Weak: what a probe trained is not kept, moments and all, as long as its series.
         self._optimizers: tuple[tuple[weakref.ref[Optimizer], int], ...] = ()
-        self._groups: list[tuple[weakref.ref[Optimizer], int]] = []
-        self._group_of: list[int | None] = []
+        self._places: list[tuple[int, int] | None] = []
         self.restart()
 
     def restart(self) -> None:
         """Begin again, after the learning rate changed."""
         self._steps: list[int] = []
         self._squares: list[list[float]] = []
-        self._rules: list[list[StepRule]] = []
+        self._rules: list[list[StepRule | None]] = []
 
     def sample(
         self,
@@ -132,16 +131,23 @@ class ForceMonitor:
         self._find_groups(module, optimizers)
         self._steps.append(step)
         self._squares.append([m2 + count * mean * mean for count, mean, m2 in moments])
-        held = [(optimizer(), index) for optimizer, index in self._groups]
-        self._rules.append([step_rule(o, o.param_groups[i]) for o, i in held if o is not None])
+        # Without a rate the optimizer chooses its steps itself.
+        rules = [
+            [
+                None if group.get("lr") is None else step_rule(one, group)
+                for group in one.param_groups
+            ]
+            for one in optimizers
+        ]
+        self._rules.append([at and rules[at[0]][at[1]] for at in self._places])
 
     def forces(self, index: int) -> Forces:
         """What moves one layer; unknown if no optimizer trains it."""
-        rule, group = self._rule(index), self._group(index)
-        if rule is None or group is None:
+        rule = self._rule(index)
+        if rule is None:
             return Forces()
         squares = [row[index] for row in self._squares]
-        decays = [row[group].decay for row in self._rules]
+        decays = [known.decay for row in self._rules if (known := row[index]) is not None]
         return split_forces(self._steps, squares, decays, rule.memory_steps)
 
     def noise_variance(self, index: int) -> float:
@@ -151,12 +157,8 @@ class ForceMonitor:
             return math.nan
         return noise_steady_state(rule.learning_rate, rule.weight_decay)
 
-    def _group(self, index: int) -> int | None:
-        return self._group_of[index] if self._group_of else None
-
     def _rule(self, index: int) -> StepRule | None:
-        group = self._group(index)
-        return None if group is None or not self._rules else self._rules[-1][group]
+        return self._rules[-1][index] if self._rules else None
 
     def _find_groups(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """Find the group of every layer's parameter, again when optimizers or groups changed."""
@@ -165,17 +167,11 @@ class ForceMonitor:
             return
         self._optimizers = known
         self.restart()
-        groups = [
-            (optimizer, index, group)
-            for optimizer in optimizers
+        places = {
+            id(parameter): (place, index)
+            for place, optimizer in enumerate(optimizers)
             for index, group in enumerate(optimizer.param_groups)
-            if group.get("lr") is not None  # else the optimizer chooses its steps itself
-        ]
-        self._groups = [(weakref.ref(optimizer), index) for optimizer, index, _ in groups]
-        position = {
-            id(parameter): place
-            for place, (_, _, group) in enumerate(groups)
             for parameter in group["params"]
         }
         leaves = [parameters_of(module, weight)[0] for weight in self._weights]
-        self._group_of = [position.get(id(leaf)) for leaf in leaves]
+        self._places = [places.get(id(leaf)) for leaf in leaves]

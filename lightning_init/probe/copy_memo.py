@@ -15,7 +15,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 
@@ -74,9 +74,13 @@ class CopyMemo(dict[int, Any]):
             return _weak if id(_referent(item)) in self._copied else None
         if kind is types.BuiltinMethodType:
             bound = not isinstance(item.__self__, (types.ModuleType, type, types.NoneType))
-            return _builtin_method if bound else None
+            if not bound:
+                return None
+            return lambda method, memo: getattr(
+                copy.deepcopy(method.__self__, memo), method.__name__
+            )
         if kind in (_LOCK, _RLOCK):
-            return _lock
+            return lambda *_: threading.RLock() if kind is _RLOCK else threading.Lock()
         if kind is torch.Generator:
             return lambda generator, _: generator.clone_state()
         package = f"{kind.__module__}."
@@ -89,15 +93,15 @@ class CopyMemo(dict[int, Any]):
         if str(start.__module__).startswith("torch._dynamo"):
             return False  # what a compiler keeps is not the user's
         seen: dict[int, object] = {}
-        waiting: list[object] = [start]
+        waiting: list[Any] = [start]
         while waiting and len(seen) < MOST_FOLLOWED:
             item = waiting.pop()
             if id(item) in self._copied:
                 return True
             if id(item) not in seen:
                 seen[id(item)] = item
-                held = closure_parts(item) if _is_function(item) else children_of(item)
-                waiting += [child for _, child in held]
+                is_function = isinstance(item, types.FunctionType)
+                waiting += [c for _, c in (closure_parts if is_function else children_of)(item)]
         return False
 
     def _follow_shared_cells(self) -> None:
@@ -111,10 +115,6 @@ class CopyMemo(dict[int, Any]):
             found = [f for f in others if any(id(c) in cells for c in f.__closure__ or ())]
             self._to_make |= {id(f): (f, _function) for f in found}
             more = bool(found)
-
-
-def _is_function(item: object) -> TypeGuard[types.FunctionType]:
-    return type(item) is types.FunctionType
 
 
 def _function(item: types.FunctionType, memo: CopyMemo) -> Any:
@@ -154,11 +154,3 @@ def _referent(item: Any) -> object:
 
 def _weak(item: Any, memo: CopyMemo) -> Any:
     return type(item)(copy.deepcopy(item(), memo))
-
-
-def _builtin_method(item: Any, memo: CopyMemo) -> Any:
-    return getattr(copy.deepcopy(item.__self__, memo), item.__name__)
-
-
-def _lock(item: Any, _: CopyMemo) -> Any:
-    return threading.RLock() if type(item) is _RLOCK else threading.Lock()

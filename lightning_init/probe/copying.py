@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -47,15 +46,10 @@ class CopiedTraining:
         # A closure over a parameter may still lead to the original.
         stack.callback(capture_gradients(module))
         strategy = trainer.strategy
-        twin = copy_training(
+        self.module, self.optimizers, self.schedulers = copy_training(
             trainer, module, strategy.optimizers, strategy.lr_scheduler_configs, shared_data
         )
-        internals.uncompile(twin.module)
-        self.module, self.optimizers, self.schedulers = (
-            twin.module,
-            twin.optimizers,
-            twin.schedulers,
-        )
+        internals.uncompile(self.module)
 
     def connect(self, trainer: Trainer, schedulers: list[Any]) -> None:
         """Set the strategy up with the copy: it gets a wrapper of its own."""
@@ -91,8 +85,7 @@ class CopiedTraining:
                 )
 
 
-@dataclass(frozen=True)
-class TrainingCopy:
+class TrainingCopy(NamedTuple):
     """One graph of copies: the module, what optimizes it, and what schedules that."""
 
     module: LightningModule
@@ -123,7 +116,7 @@ def copy_training(
     roots = {"module": module, "optimizers": optimizers, "schedulers": schedulers}
     walk = ObjectWalk(roots, shared.values())
     return sharing_what_cannot_be_copied(
-        lambda memo: _copy_graph(module, optimizers, schedulers, CopyMemo(memo, walk, copied)),
+        lambda memo: _copy_graph(module, optimizers, schedulers, memo),
         shared,
         whole={id(holder): holder for holder in holders},
         values=lambda: (value for holder in holders for value in vars(holder).values()),
@@ -139,16 +132,12 @@ def copy_alone(item: Copied, given: dict[int, Any]) -> Copied:
         given: By id, what stands in the copy for something else.
     """
     walk = ObjectWalk({"item": item}, given.values())
-
-    def prepare(memo: dict[int, Any]) -> dict[int, Any]:
-        return CopyMemo(memo, walk, [item])
-
     return sharing_what_cannot_be_copied(
-        lambda memo: copy.deepcopy(item, prepare(memo)),
+        lambda memo: copy.deepcopy(item, memo),
         given,
         whole={id(found.item): found.item for found in walk.found[:1]},
         values=lambda: (value for _, value in children_of(item)),
-        prepare=prepare,
+        prepare=lambda memo: CopyMemo(memo, walk, [item]),
     )
 
 
@@ -166,10 +155,10 @@ def sharing_what_cannot_be_copied(
         shared: By id, what is shared in any case.
         whole: By id, what holds the values: not looked into while they are tried one by one.
         values: The values, one of which may have refused.
-        prepare: Makes the memo with which the values are tried.
+        prepare: Makes the memo out of a dict.
     """
     try:
-        return duplicate(dict(shared))
+        return duplicate(prepare(dict(shared)))
     except Exception:
         found = dict(shared)
         for value in values():
@@ -178,7 +167,7 @@ def sharing_what_cannot_be_copied(
             except Exception:
                 is_generator = isinstance(value, torch.Generator)
                 found[id(value)] = value.clone_state() if is_generator else value
-        return duplicate(found)
+        return duplicate(prepare(found))
 
 
 def _copy_graph(

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Entries taken of each tensor of a batch, and how deep its containers and objects are looked into.
 SAMPLED_ENTRIES = 64
@@ -44,7 +44,7 @@ class Fingerprint:
     def __init__(self, batch: Any) -> None:
         self._structure = 0
         self._values: list[Tensor] = []
-        for leaf in _leaves(batch, _DEPTH):
+        for leaf in leaves_of(batch):
             if isinstance(leaf, Tensor):
                 self._values.append(sampled_entries(leaf))
                 leaf = (str(leaf.dtype), tuple(leaf.shape))
@@ -78,7 +78,7 @@ def _positions(entries: int, device: torch.device) -> Tensor:
     return (spread * entries).long().to(device)
 
 
-def _leaves(item: Any, depth: int) -> Iterator[Any]:
+def leaves_of(item: Any, depth: int = _DEPTH) -> Iterator[Any]:
     """Tensors, and text for everything else, in the order of the containers."""
     if isinstance(item, Tensor):
         yield item
@@ -86,16 +86,16 @@ def _leaves(item: Any, depth: int) -> Iterator[Any]:
         yield torch.from_numpy(np.ascontiguousarray(item))
     elif item is None or isinstance(item, (bool, int, float, complex, str, bytes)):
         yield item
-    elif depth == 0:
+    elif depth == 0 or isinstance(item, (type, nn.Module)):
         yield type(item).__name__
     elif isinstance(item, Mapping):
         for key, value in item.items():
             yield str(key)
-            yield from _leaves(value, depth - 1)
+            yield from leaves_of(value, depth - 1)
     elif isinstance(item, (list, tuple)):
         yield len(item)
         for value in item:
-            yield from _leaves(value, depth - 1)
+            yield from leaves_of(value, depth - 1)
     else:
         yield type(item).__name__
-        yield from _leaves(getattr(item, "__dict__", None), depth - 1)
+        yield from leaves_of(getattr(item, "__dict__", None), depth - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from lightning_init.probe import lightning_internals as internals
 from lightning_init.probe.copying import copy_optimizer, sharing_what_cannot_be_copied
-from lightning_init.probe.snapshot import capture_gradients
+from lightning_init.probe.snapshot import capture_gradients, capture_tables
 
 # Attributes of every module, its tables of parameters, buffers, children and hooks among them.
 _FIELDS = frozenset(vars(nn.Module()))
@@ -124,32 +123,27 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 def _capture_modules(module: nn.Module) -> Callable[[], None]:
     """Attributes of every submodule, and what its tables of parameters, hooks and the like hold."""
-    restores: list[Callable[[], None]] = []
-    for submodule in module.modules():
-        for name in _FIELDS:
-            table = vars(submodule).get(name)
-            if isinstance(table, (dict, set)):
-                restores.append(functools.partial(_refill, table, table.copy()))
-        attributes = vars(submodule)
-        restores.append(functools.partial(_refill, attributes, dict(attributes)))
+    own = [vars(submodule) for submodule in module.modules()]
+    fields = [attributes.get(name) for attributes in own for name in _FIELDS]
+    tables = [*(field for field in fields if isinstance(field, (dict, set))), *own]
+    put_back = capture_tables(tables)
 
     def restore() -> None:
-        for put_back in restores:
-            put_back()
+        # Hooks that sharding added at the first forward stay.
+        hooks = [(table, _hooks_of_sharding(table)) for table in tables if isinstance(table, dict)]
+        put_back()
+        for table, found in hooks:
+            table.update({key: hook for key, hook in found.items() if key not in table})
 
     return restore
 
 
-def _refill(table: Any, saved: Any) -> None:
-    """Give a table its entries back; hooks that sharding added at the first forward stay."""
-    if isinstance(table, dict):
-        saved = saved | {k: v for k, v in table.items() if k not in saved and _is_hook(v)}
-    table.clear()
-    table.update(saved)
-
-
-def _is_hook(value: Any) -> bool:
-    return callable(value) and _of_torch_distributed(getattr(value, "__module__", None))
+def _hooks_of_sharding(table: dict[Any, Any]) -> dict[Any, Any]:
+    return {
+        key: value
+        for key, value in table.items()
+        if callable(value) and _of_torch_distributed(getattr(value, "__module__", None))
+    }
 
 
 def own_attributes(submodule: nn.Module) -> dict[str, Any]:

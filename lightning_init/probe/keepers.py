@@ -16,8 +16,15 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_init.probe.contents import CData, Contents, PutBack, is_table, keep_table
-from lightning_init.probe.generators import GENERATORS, keep_generator
+from lightning_init.probe.contents import (
+    GENERATORS,
+    CData,
+    Contents,
+    PutBack,
+    is_table,
+    keep_generator,
+    keep_table,
+)
 from lightning_init.probe.iterators import (
     COPIED,
     QUEUES,
@@ -31,7 +38,7 @@ from lightning_init.probe.object_children import (
     global_names,
     instance_dict,
     is_users,
-    named_globals,
+    namespaces,
     slot_values,
     slots_of,
 )
@@ -94,20 +101,6 @@ def _same(now: Any, saved: Any) -> bool:
     return len(now) == len(saved) and all(map(is_, now, saved))
 
 
-def _list(item: list[Any], keeping: Keeping) -> PutBack:
-    values = list.copy(item)
-    if not COPIED.isdisjoint(map(type, values)):
-        for place, copied in keeping.stand_ins(values):
-            list.__setitem__(item, place, copied)
-
-    def put_back() -> None:
-        now = list.__getitem__(item, slice(None))
-        if not _same(now, values):
-            list.__setitem__(item, slice(None), values)
-
-    return put_back
-
-
 def _set(item: set[Any], _: Keeping) -> PutBack:
     saved = set.copy(item)
     order = list(set.__iter__(item))
@@ -120,13 +113,17 @@ def _set(item: set[Any], _: Keeping) -> PutBack:
     return put_back
 
 
-def _deque(item: deque[Any], _: Keeping) -> PutBack:
-    saved = list(deque.__iter__(item))
+def _sequence(item: Any, keeping: Keeping) -> PutBack:
+    base: Any = list if isinstance(item, list) else deque
+    values = list(base.__iter__(item))
+    if not COPIED.isdisjoint(map(type, values)):
+        for place, copied in keeping.stand_ins(values):
+            base.__setitem__(item, place, copied)
 
     def put_back() -> None:
-        if not _same(list(deque.__iter__(item)), saved):
-            deque.clear(item)
-            deque.extend(item, saved)
+        if not _same(list(base.__iter__(item)), values):
+            base.clear(item)
+            base.extend(item, values)
 
     return put_back
 
@@ -150,25 +147,37 @@ def _loader_attributes(item: Any, keeping: Keeping) -> PutBack | None:
     return put_back
 
 
-def _slots(item: Any, keeping: Keeping) -> PutBack:
-    filled = slot_values(item)
-    kind: Any = type(item)
-    saved = {name: value for name, _, value in filled}
-    for place, copied in keeping.stand_ins(value for _, _, value in filled):
-        filled[place][1].__set__(item, copied)
+def _named(
+    read: Callable[[], dict[Any, Any]],
+    write: Callable[[Any, Any], None],
+    delete: Callable[[Any], None],
+    keeping: Keeping,
+) -> PutBack:
+    """Put back what names stand for, where no dict of the object's own holds them."""
+    saved = read()
+    names = list(saved)
+    for place, copied in keeping.stand_ins(saved.values()):
+        write(names[place], copied)
 
     def put_back() -> None:
-        for name, descriptor, value in slot_values(item):
-            if name not in saved:
-                descriptor.__delete__(item)
-            elif value is not saved[name]:
-                descriptor.__set__(item, saved[name])
-        left = {name for name, _, _ in slot_values(item)}
-        for name, descriptor in slots_of(kind):
-            if name in saved and name not in left:
-                descriptor.__set__(item, saved[name])
+        now = read()
+        for name, value in saved.items():
+            if name not in now or now[name] is not value:
+                write(name, value)
+        for name in now.keys() - saved.keys():
+            delete(name)
 
     return put_back
+
+
+def _slots(item: Any, keeping: Keeping) -> PutBack:
+    # By descriptor: a class and its parent may have a slot of one name each.
+    return _named(
+        lambda: {descriptor: value for _, descriptor, value in slot_values(item)},
+        lambda descriptor, value: descriptor.__set__(item, value),
+        lambda descriptor: descriptor.__delete__(item),
+        keeping,
+    )
 
 
 def _cell(item: types.CellType, keeping: Keeping) -> PutBack | None:
@@ -187,45 +196,38 @@ def _cell(item: types.CellType, keeping: Keeping) -> PutBack | None:
 
 def _globals(item: types.FunctionType, keeping: Keeping) -> PutBack | None:
     """The module-level names that a user's function may bind anew."""
-    saved = [(held, {name: held[name] for name in names}) for held, names in named_globals(item)]
-    if not saved:
-        return None
-    for held, values in saved:
-        for place, copied in keeping.stand_ins(values.values()):
-            held[list(values)[place]] = copied
+    names = global_names(item)
+    put_backs = [_bindings(held, names, keeping) for held in namespaces(item)]
 
     def put_back() -> None:
-        for held, values in saved:
-            for name, value in values.items():
-                if held.get(name) is not value:
-                    held[name] = value
-            for name in (global_names(item) & held.keys()) - values.keys():
-                if not isinstance(held[name], types.ModuleType):
-                    del held[name]
+        for put_one_back in put_backs:
+            put_one_back()
 
-    return put_back
+    return put_back if put_backs else None
+
+
+def _bindings(held: dict[str, Any], names: set[str], keeping: Keeping) -> PutBack:
+    def delete(name: str) -> None:
+        if not isinstance(held[name], types.ModuleType):
+            del held[name]
+
+    return _named(
+        lambda: {name: held[name] for name in names & held.keys()},
+        held.__setitem__,
+        delete,
+        keeping,
+    )
 
 
 def _class(item: type, keeping: Keeping) -> PutBack | None:
     if not is_users(item.__module__):
         return None
-    saved = _class_attributes(item)
-    for place, copied in keeping.stand_ins(saved.values()):
-        type.__setattr__(item, list(saved)[place], copied)
-
-    def put_back() -> None:
-        now = _class_attributes(item)
-        for name, value in saved.items():
-            if name not in now or now[name] is not value:
-                type.__setattr__(item, name, value)
-        for name in now.keys() - saved.keys():
-            type.__delattr__(item, name)
-
-    return put_back
-
-
-def _class_attributes(item: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(item).items() if not name.startswith("__")}
+    return _named(
+        lambda: {n: value for n, value in vars(item).items() if not n.startswith("__")},
+        functools.partial(type.__setattr__, item),
+        functools.partial(type.__delattr__, item),
+        keeping,
+    )
 
 
 # ------------------------------------------------------------------------------ contents and caches
@@ -272,9 +274,8 @@ _WHOLE: tuple[tuple[Any, Keep], ...] = (
 )
 _PARTS: tuple[tuple[Any, Keep], ...] = (
     (dict, _dict),
-    (list, _list),
+    ((list, deque), _sequence),
     (set, _set),
-    (deque, _deque),
     (types.FunctionType, _globals),
     (LRU_CACHE, _cache),
     (Tensor, _gradient),

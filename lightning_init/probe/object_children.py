@@ -147,11 +147,6 @@ def is_users(module_name: str | None) -> bool:
     return file is None or not str(file).startswith(_INSTALLED)
 
 
-def has_users_class(item: object) -> bool:
-    """Whether class attributes of an object may hold state."""
-    return str(type(item).__module__).partition(".")[0] not in _FRAMEWORKS
-
-
 def global_names(function: types.FunctionType) -> set[str]:
     """Names that the code of a function, and of functions inside it, may look up globally."""
     names: set[str] = set()
@@ -163,19 +158,18 @@ def global_names(function: types.FunctionType) -> set[str]:
     return names
 
 
-def named_globals(function: types.FunctionType) -> Iterator[tuple[dict[str, Any], set[str]]]:
-    """Namespaces of the user's modules, and the names of each that a function may look up.
+def namespaces(function: types.FunctionType) -> Iterator[dict[str, Any]]:
+    """Of the user's modules in which a function may look up the names in its code.
 
-    They are that of the function's own module and those of modules that it names or imports.
+    They are the function's own module and those that it names or imports.
     """
     if not is_users(function.__module__):
         return
-    names = global_names(function)
-    yield function.__globals__, names & function.__globals__.keys()
-    for name in sorted(names):
+    yield function.__globals__
+    for name in sorted(global_names(function)):
         module = function.__globals__.get(name, sys.modules.get(name))
         if type(module) is types.ModuleType and is_users(module.__name__):
-            yield vars(module), names & vars(module).keys()
+            yield vars(module)
 
 
 # --------------------------------------------------------------------------------------- children
@@ -189,7 +183,7 @@ def attributes_of(item: Any) -> Children:
         yield f".{name}", value
     for name, _, value in slot_values(item):
         yield f".{name}", value
-    if has_users_class(item):
+    if str(type(item).__module__).partition(".")[0] not in _FRAMEWORKS:
         yield "", type(item)
 
 
@@ -214,8 +208,9 @@ def closure_parts(item: types.FunctionType) -> Children:
 
 def _function(item: types.FunctionType) -> Children:
     yield from closure_parts(item)
-    for known, names in named_globals(item):
-        yield from ((f".{name}", known[name]) for name in sorted(names))
+    for known in namespaces(item):
+        for name in sorted(global_names(item) & known.keys()):
+            yield f".{name}", known[name]
 
 
 def _cell(item: types.CellType) -> Children:

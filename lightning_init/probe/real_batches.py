@@ -53,14 +53,11 @@ def standing_of_data(trainer: Trainer) -> tuple[Any, ...]:
 def _standing(item: Any) -> Any:
     if isinstance(item, torch.Generator):
         return item.get_state().numpy().tobytes()
-    return [
-        value if isinstance(value, (bool, int, float, str)) else (id(value), _length(value))
-        for value in getattr(item, "__dict__", {}).values()
-    ]
-
-
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (list, dict, set, bytearray)) else 0
+    found = []
+    for value in getattr(item, "__dict__", {}).values():
+        length = len(value) if isinstance(value, (list, dict, set, bytearray)) else 0
+        found.append(value if isinstance(value, (bool, int, float, str)) else (id(value), length))
+    return found
 
 
 class BatchComparison:

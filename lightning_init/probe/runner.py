@@ -42,7 +42,7 @@ from lightning_init.probe.refusals import (
     refuse_what_cannot_be_probed,
 )
 from lightning_init.probe.replay import compare_replay, watch_for_leaks
-from lightning_init.probe.stand_ins import is_users_own, silent_callbacks, silent_loggers
+from lightning_init.probe.stand_ins import is_users_own, silent_callback, silent_logger
 
 _LARGE = 64 * 2**20  # bytes of parameters
 
@@ -153,15 +153,7 @@ class _Probe:
         try:
             with ExitStack() as stack:
                 stack.callback(snapshot.capture_random_state())
-                training = _enter(
-                    trainer,
-                    self.module,
-                    self.limits,
-                    observer,
-                    stack,
-                    self._prepares,
-                    self.suspects,
-                )
+                training = self._enter(observer, stack)
                 self._run_loop(training)
                 check = partial(_refuse_nothing, training, trainer, observer)
                 _refuse_together(trainer, check)
@@ -171,6 +163,55 @@ class _Probe:
         _refuse_together(trainer, training.verify_restored)
         del training, check, observer.rates
         _free_large_copies(self.module)
+
+    def _enter(self, observer: Observer, stack: ExitStack) -> CopiedTraining | TrainingInPlace:
+        """Swap in what the probe trains with; ``stack`` holds what puts the rest back."""
+        trainer, module, limits = self.trainer, self.module, self.limits
+        strategy = trainer.strategy
+        instance, name = internals.train_data_source(trainer)
+        validation = internals.validation_data_source(trainer)
+        datamodule = getattr(trainer, "datamodule", None)
+        held = data_held_by(module)
+        roots, leave = everything_behind(trainer, module)
+        roots |= {"val_dataloaders": validation[0], "probe_dataloaders": limits.dataloaders}
+        if self._prepares:
+            own = filter(is_users_own, internals.callbacks(trainer))
+            roots |= {type(callback).__name__: callback for callback in own}
+        stack.callback(capture_data_state(roots, leave, suspects=self.suspects))
+        stack.callback(snapshot.capture_optimizers(strategy.optimizers))
+        stack.callback(snapshot.capture_attributes(strategy))
+        stack.callback(snapshot.capture_attributes(trainer))
+        grad_enabled = torch.is_grad_enabled()
+        stack.callback(lambda: torch.set_grad_enabled(grad_enabled))
+
+        shared = [] if limits.isolate_dataset else held
+        kind = TrainingInPlace if internals.trains_in_place(strategy) else CopiedTraining
+        training = kind(trainer, module, shared, stack)
+        twins: dict[int, Any] = {id(module): training.module, id(trainer): trainer}
+        if limits.isolate_dataset and limits.dataloaders is None and instance is not module:
+            instance = _isolated(instance, twins)
+            if is_a(instance, "LightningDataModule"):
+                twins[id(datamodule)] = instance
+        if limits.dataloaders is not None:
+            instance, name = limits.dataloaders, "train_dataloader"
+        datamodule = twins.get(id(datamodule), datamodule)
+
+        trainer.loggers = [silent_logger(trainer, logger) for logger in trainer.loggers]
+        training.module.trainer = trainer
+        callbacks = [silent_callback(c, self._prepares) for c in internals.callbacks(trainer)]
+        internals.enter_training_state(trainer, training.module, datamodule, [*callbacks, observer])
+        source = twins.get(id(validation[0]), validation[0])
+        trainer.fit_loop = internals.probe_fit_loop(
+            trainer, twins.get(id(instance), instance), name, (source, validation[1])
+        )
+        precision = internals.precision_plugin_name()
+        vars(strategy)[precision] = copy_alone(strategy.precision_plugin, {})
+        observer.rates = ProbeRates(training, limits)
+        training.connect(trainer, observer.rates.schedulers())
+        # Registered last, so that the handlers are put back first, while the Trainer is still ours.
+        internals.register_signal_handlers(trainer)
+        stack.callback(internals.restore_signal_handlers, trainer)
+        return training
 
     def _run_loop(self, training: CopiedTraining | TrainingInPlace) -> None:
         trainer, loop = self.trainer, self.trainer.fit_loop
@@ -219,62 +260,6 @@ def _refuse_together(trainer: Trainer, check: Callable[[], None]) -> None:
     if trainer.strategy.reduce_boolean_decision(problem is not None, all=False):
         kind = NothingToProbe if isinstance(problem, NothingToProbe) else ProbeRefused
         raise kind(str(problem or "Another rank refused the probe.")) from None
-
-
-def _enter(
-    trainer: Trainer,
-    module: LightningModule,
-    limits: ProbeLimits,
-    observer: Observer,
-    stack: ExitStack,
-    prepares: bool,
-    suspects: list[str],
-) -> CopiedTraining | TrainingInPlace:
-    """Swap in everything that the probe trains with; ``stack`` holds what puts the rest back."""
-    strategy = trainer.strategy
-    instance, name = internals.train_data_source(trainer)
-    validation = internals.validation_data_source(trainer)
-    datamodule = getattr(trainer, "datamodule", None)
-    held = data_held_by(module)
-    roots, leave = everything_behind(trainer, module)
-    roots |= {"val_dataloaders": validation[0], "probe_dataloaders": limits.dataloaders}
-    if prepares:
-        own = filter(is_users_own, internals.callbacks(trainer))
-        roots |= {type(callback).__name__: callback for callback in own}
-    stack.callback(capture_data_state(roots, leave, suspects=suspects))
-    stack.callback(snapshot.capture_optimizers(strategy.optimizers))
-    stack.callback(snapshot.capture_attributes(strategy))
-    stack.callback(snapshot.capture_attributes(trainer))
-    grad_enabled = torch.is_grad_enabled()
-    stack.callback(lambda: torch.set_grad_enabled(grad_enabled))
-
-    shared = [] if limits.isolate_dataset else held
-    kind = TrainingInPlace if internals.trains_in_place(strategy) else CopiedTraining
-    training = kind(trainer, module, shared, stack)
-    twins: dict[int, Any] = {id(module): training.module, id(trainer): trainer}
-    if limits.isolate_dataset and limits.dataloaders is None and instance is not module:
-        instance = _isolated(instance, twins)
-        twins[id(datamodule)] = instance if is_a(instance, "LightningDataModule") else datamodule
-    if limits.dataloaders is not None:
-        instance, name = limits.dataloaders, "train_dataloader"
-    datamodule = twins.get(id(datamodule), datamodule)
-
-    trainer.loggers = silent_loggers(trainer)
-    training.module.trainer = trainer
-    callbacks = [*silent_callbacks(internals.callbacks(trainer), prepares), observer]
-    internals.enter_training_state(trainer, training.module, datamodule, callbacks)
-    source = twins.get(id(validation[0]), validation[0])
-    trainer.fit_loop = internals.probe_fit_loop(
-        trainer, twins.get(id(instance), instance), name, (source, validation[1])
-    )
-    precision = internals.precision_plugin_name()
-    vars(strategy)[precision] = copy_alone(strategy.precision_plugin, {})
-    observer.rates = ProbeRates(training, limits)
-    training.connect(trainer, observer.rates.schedulers())
-    # Registered last, so that the handlers are put back first, while the Trainer is still ours.
-    internals.register_signal_handlers(trainer)
-    stack.callback(internals.restore_signal_handlers, trainer)
-    return training
 
 
 def _isolated(data: Any, twins: dict[int, Any]) -> Any:

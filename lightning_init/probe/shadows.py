@@ -131,8 +131,8 @@ class _Search:
         if key in self._named:
             return self._named[key]
         owners = [self._owners[id(p)] for p in beside]
-        found = [owner.get_parameter(key) for owner in owners if key in dict(_direct(owner))]
-        return found[0] if found else None
+        found = [dict(owner.named_parameters(recurse=False)).get(key) for owner in owners]
+        return next((parameter for parameter in found if parameter is not None), None)
 
     def _add(self, index: int, source: Source) -> None:
         item = self._walk.found[index].item
@@ -164,10 +164,6 @@ def _has_values(tensor: Tensor) -> bool:
     if nn.parameter.is_lazy(tensor):
         return False
     return tensor.device.type != "meta" and tensor.layout == torch.strided
-
-
-def _direct(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return module.named_parameters(recurse=False)
 
 
 def _is_constant(values: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 A probe trains new objects (:mod:`.copying`) wherever it can, so that the user's own objects need
 no repair. What is shared by nature - random streams, the attributes of Trainer and strategy, the
-data (:mod:`.object_state`) - is captured by value and restored.
+data (:mod:`.data_state`) - is captured by value and restored.
 """
 
 from __future__ import annotations
@@ -47,15 +47,21 @@ def preserved_random_state() -> Iterator[None]:
         restore()
 
 
-def capture_attributes(holder: object) -> Restore:
-    """Capture the attributes of ``holder``: which objects it refers to, not their state."""
-    saved = dict(vars(holder))
+def capture_tables(tables: Iterable[Any]) -> Restore:
+    """Capture the entries of dicts and sets: which objects they hold, not their state."""
+    saved = [(table, table.copy()) for table in tables]
 
     def restore() -> None:
-        vars(holder).clear()
-        vars(holder).update(saved)
+        for table, entries in saved:
+            table.clear()
+            table.update(entries)
 
     return restore
+
+
+def capture_attributes(holder: object) -> Restore:
+    """Capture the attributes of ``holder``: which objects it refers to, not their state."""
+    return capture_tables([vars(holder)])
 
 
 def capture_gradients(module: nn.Module) -> Restore:
@@ -72,24 +78,4 @@ def capture_gradients(module: nn.Module) -> Restore:
 
 def capture_optimizers(optimizers: Iterable[Optimizer]) -> Restore:
     """Capture attributes and parameter groups, which a scheduler built on them would change."""
-    restores: list[Callable[[], object]] = []
-    for optimizer in optimizers:
-        attributes = capture_attributes(optimizer)
-        groups = [(group, dict(group)) for group in optimizer.param_groups]
-
-        def restore(
-            attributes: Restore = attributes,
-            groups: list[tuple[dict[str, Any], dict[str, Any]]] = groups,
-        ) -> None:
-            attributes()
-            for group, saved in groups:
-                group.clear()
-                group.update(saved)
-
-        restores.append(restore)
-
-    def restore_all() -> None:
-        for restore in restores:
-            restore()
-
-    return restore_all
+    return capture_tables(table for one in optimizers for table in (vars(one), *one.param_groups))

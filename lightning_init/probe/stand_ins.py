@@ -18,22 +18,18 @@ from lightning_init.probe.lightning_packages import PACKAGES, classes, is_a, mod
 # Hooks in which a callback may prepare what a step of the module needs.
 _PREPARING = ("_start", "on_before_")
 _LOGS = ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize", "after_save_checkpoint")
+_FOLDERS = ("log_dir", "save_dir", "root_dir")
 _CONTAINERS = (list, dict, set, deque)
 
 
-def silent_loggers(trainer: Trainer) -> list[Any]:
-    """A stand-in for every logger, which answers with the probe's own directory."""
-    return [_silent_logger(trainer, logger) for logger in trainer.loggers]
-
-
-def _silent_logger(trainer: Trainer, logger: Any) -> Any:
+def silent_logger(trainer: Trainer, logger: Any) -> Any:
+    """A stand-in for a logger, which answers with the probe's own directory."""
     kind = type(logger)
     dummy = module_for(trainer, "loggers.logger").DummyLogger()
     twin = _twin(logger)
     # Read from the twin: asking may make it choose a version.
-    answers = {
-        name: _below(getattr(twin, name, None)) for name in ("log_dir", "save_dir", "root_dir")
-    } | {name: getattr(twin, name, None) for name in ("name", "version")}
+    answers = {name: getattr(twin, name, None) for name in (*_FOLDERS, "name", "version")}
+    answers |= {name: f"{answers[name]}/probe" for name in _FOLDERS if answers[name] is not None}
     answers["experiment"] = dummy.experiment
     methods = {name for name in dir(kind) if name.startswith(("log_", "watch", "unwatch"))}
     # A private path keeps the class out of what a command line offers by name.
@@ -51,22 +47,14 @@ def _constant(value: Any) -> property:
     return property(lambda _: value)
 
 
-def _below(directory: Any) -> Any:
-    return None if directory is None else f"{directory}/probe"
-
-
-def silent_callbacks(callbacks: list[Callback], prepare: bool) -> list[Callback]:
-    """A stand-in for every callback, whose hooks do nothing.
+def silent_callback(callback: Callback, prepare: bool) -> Callback:
+    """A stand-in for a callback, whose hooks do nothing.
 
     Args:
-        callbacks: The Trainer's callbacks.
+        callback: One of the Trainer's callbacks.
         prepare: Let the hooks work in which a user's own callback may prepare a step: those that
             precede the step.
     """
-    return [_silent_callback(callback, prepare) for callback in callbacks]
-
-
-def _silent_callback(callback: Callback, prepare: bool) -> Callback:
     twin: Callback = _twin(callback)
     if is_a(callback, "callbacks.GradientAccumulationScheduler"):
         return twin  # it sets how many batches make one step

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -23,6 +22,7 @@ from lightning_init.initialization.plan import InitPlan
 from lightning_init.reporting import figures
 from lightning_init.reporting.plan_figures import plan_images
 from lightning_init.reporting.report import InitReport
+from lightning_init.theory.variance_bound import kl_per_weight
 
 OPTIMAL_VARIANCE = "OptimalVarianceInit"
 FRACTIONAL_MOMENT = "FractionalMomentInit"
@@ -221,15 +221,11 @@ def _log(loggers: Iterable[Logger], values: dict[str, float]) -> None:
 
 
 def divergences(variances: Sequence[float], initial: Sequence[float]) -> list[float]:
-    """KL(N(0, V) || N(0, V before)) of many layers at once, in nat; nan where it does not exist.
-
-    What `kl_per_weight` gives for one, to the precision of an event file.
-    """
-    now, before = np.asarray(variances), np.asarray(initial)
-    known = np.isfinite(now) & np.isfinite(before) & (now > 0) & (before > 0)
-    excess = np.divide(now - before, before, where=known, out=np.full(now.shape, math.nan))
-    divergence: list[float] = (0.5 * (excess - np.log1p(excess))).tolist()
-    return divergence
+    """KL(N(0, V) || N(0, V before)) of many layers, in nat; nan where it does not exist."""
+    return [
+        kl_per_weight(now, before) if 0 < now < math.inf and 0 < before < math.inf else math.nan
+        for now, before in zip(variances, initial, strict=True)
+    ]
 
 
 def _free_directory(log_dir: str) -> str:

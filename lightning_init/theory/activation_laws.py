@@ -215,12 +215,8 @@ def _tabulated_law(
     name: str, param: tuple[float, ...], dropout: float, activation: Activation
 ) -> ActivationLaw:
     keep = 1.0 - dropout
-    component: Tabulated | GatedProduct
-    if activation.gated:
-        component = GatedProduct(activation.function, keep**-2, keep)
-    else:
-        component = Tabulated(activation.function, keep**-2, keep, activation.window)
-    degree = activation.degree
+    function, gated, window, degree = activation
+    component = (GatedProduct if gated else Tabulated)(function, keep**-2, keep, window)
     return ActivationLaw(
         nonlinearity=name,
         param=param,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lightning_init.theory.function_table import ElementwiseFunction
-from lightning_init.theory.special import FloatArray
+from lightning_init.theory.special import FloatArray, normal_cdf
 
 # Klambauer et al. 2017, arXiv 1706.02515, equation 14 with the digits of the authors' code.
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -27,8 +27,7 @@ def sigmoid(z: FloatArray) -> FloatArray:
 
 def gelu(z: FloatArray) -> FloatArray:
     """Product of z and P(N(0, 1) <= z), through erfc so that the left tail keeps its digits."""
-    tail = [math.erfc(-value / math.sqrt(2.0)) for value in z.ravel().tolist()]
-    return 0.5 * z * np.array(tail, dtype=np.float64).reshape(z.shape)
+    return z * normal_cdf(z)
 
 
 def gelu_tanh(z: FloatArray) -> FloatArray:

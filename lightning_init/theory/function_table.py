@@ -80,7 +80,7 @@ def function_table(function: ElementwiseFunction, window: float = 1.0) -> Functi
     nodes, lengths = composite_gauss_legendre(_panel_edges(function), _POINTS)
     weights = lengths * np.exp(-0.5 * nodes * nodes)
     if window != 1.0:
-        weights *= _normal_cdf(nodes) ** (window - 1.0)
+        weights *= normal_cdf(nodes) ** (window - 1.0)
     weights /= weights.sum()
     squares = function(nodes) ** 2
     if squares.shape != nodes.shape or not np.all(np.isfinite(squares)):
@@ -112,7 +112,7 @@ def scale_exponent(function: ElementwiseFunction, window: float = 1.0) -> float:
     mass, z = table.weights * table.squares, table.nodes
     change = z**2 - 1.0
     if window != 1.0:
-        hazard = np.exp(-0.5 * z * z) / (math.sqrt(2.0 * math.pi) * _normal_cdf(z))
+        hazard = np.exp(-0.5 * z * z) / (math.sqrt(2.0 * math.pi) * normal_cdf(z))
         change -= (window - 1.0) * z * hazard
     return float((mass @ change) / (2.0 * mass.sum()))
 
@@ -131,11 +131,7 @@ def largest_second_moment(function: ElementwiseFunction, window: float) -> float
 
 @lru_cache(maxsize=64)
 def _node_cdf(function: ElementwiseFunction) -> FloatArray:
-    return _normal_cdf(function_table(function).nodes)
-
-
-def _normal_cdf(z: FloatArray) -> FloatArray:
-    return np.array([normal_cdf(value) for value in z.tolist()])
+    return normal_cdf(function_table(function).nodes)
 
 
 def _panel_edges(function: ElementwiseFunction) -> FloatArray:

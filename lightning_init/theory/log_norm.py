@@ -77,19 +77,13 @@ class LogNormLaw:
                 f"`ratio` must be positive, got {ratio}; 0.1 means a tenfold shrinkage."
             )
         distance = math.log(ratio) - self.drift
-        below = normal_cdf(distance / self.sd) if self.variance > 0.0 else float(distance > 0.0)
+        certain = self.variance == 0.0
+        below = float(distance > 0.0 if certain else normal_cdf(distance / self.sd))
         return self.dead_probability + (1.0 - self.dead_probability) * below
 
 
 def log_norm_law(
-    law: ActivationLaw,
-    width: int,
-    order: float = 1.0,
-    *,
-    fan_in: int | None = None,
-    law_in_front: ActivationLaw | None = None,
-    std: float | None = None,
-    conditional: bool = False,
+    law: ActivationLaw, width: int, order: float = 1.0, std: float | None = None
 ) -> LogNormLaw:
     """One layer's step of log||phi(y)|| under moment-preserving (or given) weights.
 
@@ -97,10 +91,8 @@ def log_norm_law(
         law: Law of the activation *behind* the weight, whose output norm is followed.
         width: Number of outputs of the weight.
         order: Order s of the preserved moment, in [0, 2].
-        fan_in: Number of inputs of the weight; ``width`` by default.
-        law_in_front: Law of the activation in front of the weight; ``law`` by default.
-        std: Standard deviation of the weights, in place of the moment-preserving one.
-        conditional: As in `moment_preserving_std`.
+        std: Standard deviation of the weights; by default the one that preserves the moment behind
+            the same activation and as many inputs.
 
     Returns:
         Drift and variance of one layer, given that it is not dead, with the probability that it is.
@@ -116,11 +108,9 @@ def log_norm_law(
     """
     check_order(order)
     moments = squared_norm_moments(law, width)
-    front, inputs = law_in_front or law, width if fan_in is None else fan_in
     # log sigma + E[log Q] / 2 with the mean of Q taken out of both: equal widths cancel exactly.
     if std is None:
-        correction = log_scale_correction(front, inputs, order, conditional)
-        log_scale = correction + 0.5 * math.log(width / inputs * (law.mean / front.mean))
+        log_scale = log_scale_correction(law, width, order, conditional=False)
     elif std > 0.0:
         log_scale = math.log(std) + 0.5 * math.log(moments.mean)
     else:

@@ -65,7 +65,7 @@ class SampledFunction:
         """The function at z, shape of z; its outermost cubics go on outside the grid."""
         edges, starts, _ = self._pieces
         start = starts[np.clip(np.searchsorted(edges, z, side="right") - 1, 0, len(starts) - 1)]
-        return _cubic(self._array, start, (z - self.left) / self._step - start)
+        return cubic(self._array, start, (z - self.left) / self._step - start)
 
     @cached_property
     def _array(self) -> FloatArray:
@@ -109,8 +109,8 @@ class SampledFunction:
         """Where the cubics of both sides are equal, or the middle between the two nodes."""
 
         def gap(node: float) -> float:
-            before = _cubic(self._array, low - _STENCIL + 1, np.array(node - low + _STENCIL - 1))
-            return float(before - _cubic(self._array, high, np.array(node - high)))
+            before = cubic(self._array, low - _STENCIL + 1, np.array(node - low + _STENCIL - 1))
+            return float(before - cubic(self._array, high, np.array(node - high)))
 
         at_low, at_high = gap(low), gap(high)
         node = (low + high) / 2.0
@@ -120,7 +120,7 @@ class SampledFunction:
         return self.left + self._step * min(max(node, low), high)
 
 
-def _cubic(values: FloatArray, start: np.ndarray | int, u: FloatArray) -> FloatArray:
+def cubic(values: FloatArray, start: np.ndarray | int, u: FloatArray) -> FloatArray:
     """Lagrange's cubic through four nodes from ``start`` on, u steps behind the first of them."""
     a, b, c, d = (values[start + k] for k in range(_STENCIL))
     result: FloatArray = (

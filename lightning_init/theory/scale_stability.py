@@ -10,19 +10,20 @@ exact) and grow for chi > 1 (GELU, SiLU, Mish).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 
 from lightning_init.theory.activation_laws import ActivationLaw
+from lightning_init.theory.sampled_function import cubic
 from lightning_init.theory.special import FloatArray
 from lightning_init.theory.squared_norm import check_fan_in, check_order
-from lightning_init.theory.tabulated_components import GatedProduct, Tabulated
+from lightning_init.theory.tabulated_components import Tabulated
 
-_Tabulated = Tabulated | GatedProduct
-_COMPONENTS = (Tabulated, GatedProduct)
 _MARGIN = 1e-9  # chi of a homogeneous activation registered by the user is 1 up to rounding
 _DEEPEST = 300
+_MATERIAL = 0.10
 _BOUND = 6.0  # of |log q|; continued linearly beyond
 _COARSE = np.linspace(-_BOUND, _BOUND, 49)  # where phi is integrated
 _LOG_SCALES = np.linspace(-_BOUND, _BOUND, 193)
@@ -30,10 +31,8 @@ _UNIT = 96  # where log q = 0
 
 
 @lru_cache(maxsize=256)
-def material_depth(
-    law: ActivationLaw, width: int, order: float = 1.0, tolerance: float = 0.10
-) -> int | None:
-    """Number of layers after which the order-s moment is off by more than the tolerance.
+def material_depth(law: ActivationLaw, width: int, order: float = 1.0) -> int | None:
+    """Number of layers after which the order-s moment is off by more than 10 %.
 
     E q_L^(s/2) is carried backwards through the chain log q -> log q', taken as normal with the
     mean and variance that mu(q) = E phi(sqrt(q) z)^2 and c2(q) / width give. Predicted and
@@ -44,7 +43,6 @@ def material_depth(
         law: Law of the activation, the same in every layer.
         width: Width of every layer.
         order: s in [0, 2]; at 0 the error is that of E log|y|.
-        tolerance: Relative error of the moment that counts as material.
 
     Returns:
         The depth, or None when chi <= 1 (the error stays bounded) or beyond 300 layers.
@@ -60,17 +58,17 @@ def material_depth(
     check_order(order)
     m = check_fan_in(width)
     component = law.component
-    if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, _COMPONENTS):
+    if law.scale_exponent <= 1.0 + _MARGIN or not isinstance(component, Tabulated):
         return None
     log_gain, variance = _log_scale_step(component, m)
     # Centred so that one step from q = 1 preserves the moment, as sigma does.
     centre = log_gain - variance / 2.0 + variance[_UNIT] * (2.0 - order) / 4.0
     nodes, weights = np.polynomial.hermite_e.hermegauss(12)
-    step = _Interpolation(centre[:, None] + np.sqrt(variance)[:, None] * nodes, len(_LOG_SCALES))
+    step = _interpolation(centre[:, None] + np.sqrt(variance)[:, None] * nodes, len(_LOG_SCALES))
     log_moment = (order or 1.0) / 2.0 * _LOG_SCALES
     for depth in range(1, _DEEPEST + 1):
         log_moment = _average(step(log_moment), weights / weights.sum(), order)
-        if abs(float(log_moment[_UNIT])) > math.log1p(tolerance):
+        if abs(float(log_moment[_UNIT])) > math.log1p(_MATERIAL):
             return depth
     return None
 
@@ -88,52 +86,39 @@ def scale_instability_warning(law: ActivationLaw, width: int, order: float = 1.0
     )
 
 
-def _log_scale_step(component: _Tabulated, width: int) -> tuple[FloatArray, FloatArray]:
+def _log_scale_step(component: Tabulated, width: int) -> tuple[FloatArray, FloatArray]:
     """Log mu(q) / mu(1) and the variance of log q' on the grid of log q."""
     mean, fourth = _moments_by_scale(component)
     # Inverted dropout leaves E X and divides E X^2 by the probability to keep, both over 1 / keep.
     relative_variance = fourth / (component.keep * mean**2) - 1.0
-    refine = _Interpolation(_LOG_SCALES, len(_COARSE))
+    refine = _interpolation(_LOG_SCALES, len(_COARSE))
     log_mean = refine(np.log(mean))
     return log_mean - log_mean[_UNIT], refine(np.log1p(relative_variance / width))
 
 
 @lru_cache(maxsize=64)
-def _moments_by_scale(component: _Tabulated) -> FloatArray:
+def _moments_by_scale(component: Tabulated) -> FloatArray:
     """E phi(sqrt(q) z)^2 and E phi(sqrt(q) z)^4 on the coarse grid of log q."""
     return component.moments_at(np.exp(_COARSE / 2.0))
 
 
-class _Interpolation:
-    """Four-point Lagrange interpolation at fixed points of a uniform grid of log q, linear outside.
+def _interpolation(points: FloatArray, count: int) -> Callable[[FloatArray], FloatArray]:
+    """From values on a uniform grid of log q to values at fixed points: cubic, linear outside.
 
     Linear inside will not do: on a convex function it adds more than the noise of a wide layer.
     """
+    step = 2.0 * _BOUND / (count - 1)
+    inside = np.clip(points, -_BOUND, _BOUND)
+    place = (inside + _BOUND) / step
+    start = np.clip(np.floor(place).astype(int) - 1, 0, count - 4)
+    u, beyond = place - start, (points - inside) / step
 
-    def __init__(self, points: FloatArray, count: int) -> None:
-        step = 2.0 * _BOUND / (count - 1)
-        inside = np.clip(points, -_BOUND, _BOUND)
-        self.left = np.clip(np.floor((inside + _BOUND) / step).astype(int), 1, count - 3)
-        u = (inside + _BOUND) / step - self.left
-        below, above = (
-            np.minimum(points - inside, 0.0) / step,
-            np.maximum(points - inside, 0) / step,
-        )
-        self.weights = (
-            -u * (u - 1.0) * (u - 2.0) / 6.0 - below,
-            (u + 1.0) * (u - 1.0) * (u - 2.0) / 2.0 + below,
-            -(u + 1.0) * u * (u - 2.0) / 2.0 - above,
-            (u + 1.0) * u * (u - 1.0) / 6.0 + above,
-        )
+    def at_points(values: FloatArray) -> FloatArray:
+        below, above = values[1] - values[0], values[-1] - values[-2]
+        outside: FloatArray = beyond * np.where(beyond < 0.0, below, above)
+        return cubic(values, start, u) + outside
 
-    def __call__(self, values: FloatArray) -> FloatArray:
-        """Values on the grid to values at the points, shape of the points."""
-        a, b, c, d = self.weights
-        i = self.left
-        result: FloatArray = (
-            a * values[i - 1] + b * values[i] + c * values[i + 1] + d * values[i + 2]
-        )
-        return result
+    return at_points
 
 
 def _average(log_values: FloatArray, weights: FloatArray, order: float) -> FloatArray:

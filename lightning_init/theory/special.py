@@ -112,11 +112,13 @@ def composite_gauss_legendre(edges: npt.ArrayLike, points: int) -> tuple[FloatAr
     return (middle + half * nodes).ravel(), (half * weights).ravel()
 
 
-def normal_cdf(x: float) -> float:
-    """P(N(0, 1) <= x), accurate in both tails.
+def normal_cdf(x: npt.ArrayLike) -> FloatArray:
+    """P(N(0, 1) <= x), accurate in both tails; the shape of x.
 
     Example:
-        >>> normal_cdf(0.0)
+        >>> float(normal_cdf(0.0))
         0.5
     """
-    return 0.5 * math.erfc(-x / math.sqrt(2.0))
+    values = np.asarray(x, dtype=np.float64)
+    tails = [math.erfc(-value / math.sqrt(2.0)) for value in values.ravel().tolist()]
+    return 0.5 * np.array(tails).reshape(values.shape)

@@ -38,9 +38,13 @@ class Tabulated:
     window: float = 1.0
 
     @property
+    def _table(self) -> FunctionTable:
+        return function_table(self.function, self.window)
+
+    @property
     def weight(self) -> float:
         """Probability of this part: kept by dropout and outside the dead zone of phi."""
-        return self.keep * (1.0 - function_table(self.function, self.window).dead_probability)
+        return self.keep * (1.0 - self._table.dead_probability)
 
     @property
     def scale_exponent(self) -> float:
@@ -49,55 +53,38 @@ class Tabulated:
 
     def power_mean(self, power: int) -> float:
         """``w E X^power`` on the table."""
-        table = function_table(self.function, self.window)
-        return float(self.keep * self.gain**power * (table.weights @ table.squares**power))
+        of_function = self._table.weights @ self._table.squares**power
+        return float(self.keep * self.gain**power * of_function)
 
     def moments_at(self, scales: FloatArray) -> FloatArray:
-        """Rows E phi(c z)^2 and E phi(c z)^4, without dropout, one column per scale c."""
-        table = function_table(self.function, self.window)
-        squares = self.function(np.multiply.outer(scales, table.nodes)) ** 2
-        return np.stack([squares @ table.weights, squares**2 @ table.weights])
+        """Second and fourth moments at input scales c, without dropout; one column per scale."""
+        squares = self.function(np.multiply.outer(scales, self._table.nodes)) ** 2
+        return np.stack([squares @ self._table.weights, squares**2 @ self._table.weights])
 
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
-        table = function_table(self.function, self.window)
-        return self.keep * _transforms(table, self.gain * t, _exponential, 0.5)
+        return self.keep * _transforms(self._table, self.gain * t, _exponential, 0.5)
 
 
-@dataclass(frozen=True)
-class GatedProduct:
-    """X = gain * (phi(a) b)^2 with independent standard normal a and b."""
-
-    function: ElementwiseFunction
-    gain: float
-    keep: float
-
-    @property
-    def weight(self) -> float:
-        """Probability of this part: kept by dropout and outside the dead zone of phi."""
-        return self.keep * (1.0 - function_table(self.function).dead_probability)
+class GatedProduct(Tabulated):
+    """X = gain * (phi(a) b)^2 with independent standard normal a and b, of moments 1, 3, 15."""
 
     @property
     def scale_exponent(self) -> float:
         """That of phi, and 1 for the factor b."""
-        return 1.0 + scale_exponent(self.function)
+        return 1.0 + super().scale_exponent
 
     def power_mean(self, power: int) -> float:
-        """``w E X^power``: the normal moments of b of order 2, 4, 6 are 1, 3, 15."""
-        table = function_table(self.function)
-        of_gate = float(table.weights @ table.squares**power)
-        return (1.0, 3.0, 15.0)[power - 1] * self.keep * self.gain**power * of_gate
+        """``w E X^power`` on the table."""
+        return (1.0, 3.0, 15.0)[power - 1] * super().power_mean(power)
 
     def moments_at(self, scales: FloatArray) -> FloatArray:
-        """Rows E (phi(c a) c b)^2 and E (phi(c a) c b)^4, without dropout, one column per c."""
-        of_gate = Tabulated(self.function, 1.0, 1.0).moments_at(scales)
-        return of_gate * np.stack([scales**2, 3.0 * scales**4])
+        """Second and fourth moments where both a and b have the scales c."""
+        return super().moments_at(scales) * np.stack([scales**2, 3.0 * scales**4])
 
     def laplace(self, t: FloatArray) -> FloatArray:
         """Rows deficit, value, -t d/dt, t^2 d^2/dt^2; shape (4, len(t))."""
-        return self.keep * _transforms(
-            function_table(self.function), self.gain * t, _chi_square, 1.5
-        )
+        return self.keep * _transforms(self._table, self.gain * t, _chi_square, 1.5)
 
 
 def _exponential(x: FloatArray) -> FloatArray:

@@ -12,7 +12,7 @@ import pytest
 from stopwatch import cpu_seconds
 from torch import nn
 
-from lightning_init.probe.object_state import capture
+from lightning_init.probe.data_state import capture
 from lightning_init.probe.refusals import _queue_behind
 
 COUNT = 1_000_000

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics import MeanMetric
 
 from lightning_init import FractionalMomentInit
+from lightning_init.probe.first_batch import SilentStep
 from lightning_init.probe.shadows import shadows_follow
-from lightning_init.probe.silent_step import SilentStep
 
 
 def images() -> DataLoader[Any]:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from lightning_init.probe import object_children, object_walk
 from lightning_init.probe.contents import MOST_COPIED
-from lightning_init.probe.object_state import capture
+from lightning_init.probe.data_state import capture
 from lightning_init.probe.object_walk import ObjectWalk
 
 
