@@ -159,10 +159,7 @@ def global_names(function: types.FunctionType) -> set[str]:
 
 
 def namespaces(function: types.FunctionType) -> Iterator[dict[str, Any]]:
-    """Of the user's modules in which a function may look up the names in its code.
-
-    They are the function's own module and those that it names or imports.
-    """
+    """Of the user's modules that a function lives in, names or imports."""
     if not is_users(function.__module__):
         return
     yield function.__globals__
