@@ -82,13 +82,13 @@ def no_closures() -> None:
 
 
 def no_prepared_loader() -> None:
-    enter = runner._enter
+    enter = runner._Probe._enter
 
-    def forgetful(trainer: Any, *arguments: Any) -> Any:
-        trainer.fit_loop._combined_loader = None
-        return enter(trainer, *arguments)
+    def forgetful(probe: Any, *arguments: Any) -> Any:
+        probe.trainer.fit_loop._combined_loader = None
+        return enter(probe, *arguments)
 
-    runner._enter = forgetful
+    runner._Probe._enter = forgetful
 
 
 def no_shadows() -> None:
@@ -121,13 +121,13 @@ def real_loggers() -> None:
         enter(trainer, *arguments)
         trainer.loggers = trainer.fit_loop.real_loggers
 
-    keep = runner._enter
+    keep = runner._Probe._enter
 
-    def remembering(trainer: Any, *arguments: Any) -> Any:
-        trainer.fit_loop.real_loggers = trainer.loggers
-        return keep(trainer, *arguments)
+    def remembering(probe: Any, *arguments: Any) -> Any:
+        probe.trainer.fit_loop.real_loggers = probe.trainer.loggers
+        return keep(probe, *arguments)
 
-    runner._enter, internals.enter_training_state = remembering, noisy
+    runner._Probe._enter, internals.enter_training_state = remembering, noisy
 
 
 CONTROLS: list[tuple[Callable[[], None], str]] = [

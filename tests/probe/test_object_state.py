@@ -220,7 +220,7 @@ def test_whatever_is_changed_is_put_back(value: Any, seed: int) -> None:
     ],
 )
 @pytest.mark.parametrize("advanced", [0, 1])
-@pytest.mark.parametrize("holder", ["attribute", "list", "cell", "slot", "class"])
+@pytest.mark.parametrize("holder", ["attribute", "list", "deque", "cell", "slot", "class"])
 def test_iterators_go_on_where_they_were(make: Any, advanced: int, holder: str) -> None:
     iterator, expected = make(), make()
     for _ in range(advanced):
@@ -242,7 +242,9 @@ def holders(iterator: Any) -> dict[str, tuple[Any, Any]]:
         return iterator
 
     kind = type("Holder", (), {"it": iterator, "__module__": "mine"})
+    queue = collections.deque([iterator])
     return {
+        "deque": (queue, lambda: queue[0]),
         "attribute": (node, lambda: node.it),
         "list": (row, lambda: row[0]),
         "cell": (closing, closing),
@@ -253,6 +255,21 @@ def holders(iterator: Any) -> dict[str, tuple[Any, Any]]:
 
 class Slotted:
     __slots__ = ("it",)
+
+
+class SlottedAgain(Slotted):
+    __slots__ = ("it",)
+
+
+def test_a_slot_that_a_parent_class_has_too_goes_back() -> None:
+    held, parents = SlottedAgain(), vars(Slotted)["it"]
+    held.it = "own"
+    parents.__set__(held, "parent's")
+    state = capture({"data": held})
+    held.it = "changed"
+    parents.__set__(held, "changed")
+    assert state.restore() == []
+    assert (held.it, parents.__get__(held)) == ("own", "parent's")
 
 
 def test_what_moved_and_cannot_go_back_is_named_once() -> None:
