@@ -62,7 +62,8 @@ class OptimalVarianceInit(_FollowsRun):
     Args:
         max_probe_steps: Most optimizer steps of the probe: a float is a share of the planned
             steps of the run, an int a number of steps, 0 no probe. It ends sooner when no further
-            step can change what a layer gets. A run without a planned end needs a number.
+            step can change what a layer gets, and takes none if that is known before. A run
+            without a planned end needs a number.
         on_unsettled: What layers get whose variance has not settled when the probe ends: "keep"
             (their initial weights), "project" (V extrapolated to the end of the horizon where
             that is sharp), "use" (V at that moment, with a warning) or "raise" (an error).

@@ -73,15 +73,15 @@ def verdict_reason(
 
 def needed_steps(result: ProbeResult, settings: OptimalVarianceSettings) -> int:
     """Steps of the shortest probe in which a layer can be stationary."""
-    resets = result.monitor.resets
-    steps = resets[-1] if resets else 0
-    while True:
-        steps += 1
+    steps, least = 0, 1
+    while steps < least:  # a longer one climbs for longer and looks less often
+        steps = least
         climb = result.rates.climb_steps(settings.limits.learning_rate, steps)
-        interval = settings.interval(max(1, steps - climb))  # a longer one looks less often
-        samples = (steps - max([climb, *resets[-1:]])) / interval
-        if samples >= fewest_samples(settings.detector, samples):
-            return steps
+        begun = max([climb, *result.monitor.resets[-1:]])
+        interval = settings.interval(max(1, steps - climb))
+        fewest = fewest_samples(settings.detector, (steps - begun) / interval)
+        least = begun + fewest * interval
+    return steps
 
 
 def divergence_advice(result: ProbeResult) -> str:
@@ -103,6 +103,8 @@ def _long_enough(result: ProbeResult, needed: int, settings: OptimalVarianceSett
             f"No probe of a run of {round(planned)} steps can tell, one of {run} may; its variances"
             " can be drawn here, with `recipe=`."
         )
+    if result.run.end is ProbeEnd.RUN_LIMIT:
+        return _longer(result, needed)
     longer = f", or a run of {run} steps" if run > needed else ""
     return f"`max_probe_steps={needed}` may tell{longer}."
 

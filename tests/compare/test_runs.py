@@ -143,6 +143,12 @@ def test_an_exception_is_recorded() -> None:
     assert record.steps == 0
 
 
+def test_a_probe_that_took_no_step_is_charged_nothing() -> None:
+    full, equal = execute(task("optimal:max_probe_steps=4"))
+    assert (full.probe_steps, equal.probe_steps) == (0, 0)
+    assert (equal.final, equal.curve) == (full.final, full.curve)
+
+
 def test_a_failed_probe_is_two_failed_runs() -> None:
     class Broken(Classifier):
         def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:

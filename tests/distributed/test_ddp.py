@@ -268,6 +268,14 @@ def test_what_every_rank_refuses_is_skipped_on_every_rank(tmp_path: Path) -> Non
     assert_equal_states(*states(tmp_path / "run", "end"), parameters_only=True)
 
 
+def test_a_probe_too_short_for_a_verdict_takes_no_step_on_any_rank(tmp_path: Path) -> None:
+    probed = run(tmp_path / "probed", probe(on_unsettled="keep"), kind="iterable")
+    plain = run(tmp_path / "plain", kind="iterable")
+    for one, other in zip(probed, plain, strict=True):
+        assert one["report"]["total_steps"] == 0
+        assert one["losses"] == other["losses"]
+
+
 class Exact(Net):
     """Ranks and one process take the same steps: every step sees all data, in any order."""
 

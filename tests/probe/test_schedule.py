@@ -216,6 +216,6 @@ def test_sums_of_rate_and_decay() -> None:
     )
 
 
-def test_the_climb_takes_a_tenth_of_the_probe_at_most() -> None:
+def test_the_climb_takes_a_twentieth_of_the_probe_at_most() -> None:
     group = foresee(*parts(warm_up, interval="step"), StepPlan(STEPS, PER_EPOCH)).groups[0][0]
-    assert [climb_steps(group, budget) for budget in (4, 20, 1000)] == [0, 2, 5]
+    assert [climb_steps(group, budget) for budget in (4, 40, 1000)] == [0, 2, 5]
