@@ -135,7 +135,11 @@ class SignalMode(TorchFunctionMode):
             carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
             has_parameters = self._parameters.any_in(tensors)
             call = Call(func, name, args, kwargs, carriers, has_parameters, tensors)
-            self._follow(call, outputs)
+            if carriers or has_parameters or name in ENDS or name.startswith("embedding"):
+                self._follow(call, outputs)
+            else:  # tables, masks
+                for place, tensor in enumerate(outputs):
+                    self._keep(call, tensor, place, None, ())
         return result
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
@@ -215,13 +219,10 @@ class SignalMode(TorchFunctionMode):
         self._signals.discard(tensor)
         if call.has_parameters:
             self._parameters.extend(call, tensor, place, weights)
-        elif self._is_constant(call):
-            self._constants[tensor] = True
-
-    def _is_constant(self, call: Call) -> bool:
-        """Whether a result without a signal is a table, as of positions, and not data unseen."""
-        given = call.tensors
-        return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
+        elif (call.tensors or call.name in TABLES) and all(
+            t in self._constants for t in call.tensors
+        ):
+            self._constants[tensor] = True  # a table, as of positions, and not data unseen
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
         straight = [one.straight_from for _, one in call.carriers if one.straight_from]
@@ -289,10 +290,8 @@ class SignalMode(TorchFunctionMode):
 
     def _recurrent(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         nonlinearity = {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(call.name.removesuffix("_cell"))
-        if nonlinearity is None:
-            state = undecided(Signal(), STATE_NOTE)
-        else:
-            state = activate(Signal(), nonlinearity, None)
+        unknown = undecided(Signal(), STATE_NOTE)
+        state = activate(Signal(), nonlinearity, None) if nonlinearity else unknown
         # The dropout between stacked layers is the only float among the arguments.
         dropout = next((value for value in call.args if isinstance(value, float)), 0.0)
         for weight in weights:
