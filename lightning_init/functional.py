@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_init.initialization.measurement import traced_log_norms
 from lightning_init.initialization.model_plan import plan_model
 from lightning_init.initialization.plan import InitPlan
 from lightning_init.initialization.settings import (
@@ -235,7 +236,7 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
         raise TypeError(f"`module` must be a torch.nn.Module, got {type(module).__name__}.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"`seed` must be an integer, got {seed!r}.")
-    plan = plan_model(module, settings, example_input, on_meta=dry_run)
+    plan, reading = plan_model(module, settings, example_input, on_meta=dry_run)
     for sentence in plan.warnings:
         warnings.warn(sentence, UserWarning, stacklevel=2)
     if dry_run:
@@ -246,6 +247,8 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     plan.apply_(module, seed)
     if example_input is None or all(row.treatment == "keep" for row in plan.rows):
         return plan
+    if log_norms := traced_log_norms(reading.norms, plan.rows):
+        return replace(plan, log_norms=log_norms)
     try:
         return plan.measured_on(module, example_input)
     except ValueError as error:  # what was drawn stands: a batch that is too small may be to blame

@@ -13,7 +13,7 @@ from lightning_init.initialization.planned_weight import PlannedWeight
 from lightning_init.theory.squared_norm import squared_norm_moments
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import LayerInput
+    from lightning_init.inspection.layer_inputs import LayerInput, TracedNorms
 
 _UNCERTAIN = frozenset({"normalized", "residual", "attention", "concatenated", "pooled"})
 NOTHING_MEASURED = "The example input is zero, or reaches no dense layer: no log-norm was measured."
@@ -95,6 +95,28 @@ def measure_log_norms(
         found[name] = _beside_prediction(by_name[name], entered, by_name, recorded, found)
     alive = any(one.measured > -math.inf for one in found.values())
     return tuple(found.values()) if alive else ()
+
+
+def traced_log_norms(
+    norms: TracedNorms | None, rows: Sequence[PlannedWeight]
+) -> tuple[LayerLogNorm, ...]:
+    """What `measure_log_norms` would find, where the trace before the draw has seen it all.
+
+    That is so if nothing runs behind the one layer that is drawn: no law is carried on either.
+
+    Args:
+        norms: What entered the layers in the trace.
+        rows: The rows of the plan.
+
+    Returns:
+        One entry per layer, in the order of execution; none if the model has to be run again.
+    """
+    drawn = {row.weight.name for row in rows if row.treatment != "keep"}
+    fan_in = {row.weight.name: row.weight.fan_in for row in rows}
+    found = norms.unchanged_by(drawn, fan_in) if norms is not None else None
+    if found is None or not any(norm > -math.inf for norm in found.values()):
+        return ()
+    return tuple([LayerLogNorm(*one, math.nan, math.nan, None) for one in found.items()])
 
 
 def _beside_prediction(

@@ -22,8 +22,8 @@ def plan_model(
     example_input: Any = None,
     *,
     on_meta: bool = False,
-) -> InitPlan:
-    """Plan a model without changing it.
+) -> tuple[InitPlan, Reading]:
+    """Plan a model without changing it; also what was read of it.
 
     Args:
         model: The model; a lazy one is planned on a copy that the example has given its shapes.
@@ -36,8 +36,10 @@ def plan_model(
             "strict" cannot tell an activation.
     """
     if example_input is not None and has_lazy_parameters(model):
-        model = copy_of_lazy(model)
-        materialize_lazy_(model, example_input)
+        copy = copy_of_lazy(model)
+        materialize_lazy_(copy, example_input)
+        plan, reading = plan_model(copy, settings, example_input, on_meta=on_meta)
+        return plan, reading._replace(norms=None)  # the model itself will have other values
     reading = read_model(model, example_input, settings.include, settings.exclude, on_meta=on_meta)
     _refuse_empty(reading.inventory)
     if reading.unknown and settings.nonlinearity == "strict":
@@ -46,7 +48,7 @@ def plan_model(
             " (nonlinearity='relu'), or pass `example_input` so that one forward pass can be"
             " traced."
         )
-    return plan_of_reading(reading, settings, model)
+    return plan_of_reading(reading, settings, model), reading
 
 
 def plan_of_reading(

@@ -37,7 +37,8 @@ class FractionalMomentSettings:
         param: Parameter of a named nonlinearity: the slope, or (lower, upper) of "rrelu".
         dropout: Dropout probability in front of each weight for a named nonlinearity.
         bias: "zero", which the theorem needs, "keep", or "auto": zero in plain feed-forward chains,
-            but for biases that were set on purpose (not zero, and not torch's default).
+            but for biases that were set on purpose (not zero, and not torch's default). What is
+            predicted leaves out the biases that are kept.
         include: Glob patterns of layer names that take part; the default is all.
         exclude: Glob patterns of layer names that do not take part.
         first_layer: Law of a weight with no activation in front: "linear" is exact for standardised

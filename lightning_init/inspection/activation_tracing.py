@@ -24,6 +24,7 @@ from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
 if TYPE_CHECKING:
+    from lightning_init.inspection.layer_inputs import TracedNorms
     from lightning_init.inspection.signal_mode import SignalMode
 
 __all__ = [
@@ -44,10 +45,12 @@ class Traced(NamedTuple):
         inventory: The weights, with those that only the run tells: parameters of any class that it
             uses as matrices of linear maps.
         activations: What stands in front of the weights that the run reached, by weight name.
+        norms: What entered the layers, before anything is drawn.
     """
 
     inventory: WeightInventory
     activations: dict[str, ActivationInFront]
+    norms: TracedNorms
 
 
 def trace_model(
@@ -138,7 +141,7 @@ def trace_run(
         inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
     weights = mode.scores.scaled(mode.fans.corrected(inventory.weights))
     inventory = replace(inventory, weights=weights)
-    return Traced(inventory, _activations(mode, inventory.weights, outputs))
+    return Traced(inventory, _activations(mode, inventory.weights, outputs), mode.norms)
 
 
 def _followed(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
@@ -17,6 +17,9 @@ from lightning_init.inspection.activation_tracing import (
 from lightning_init.inspection.signals import Signal, in_front, undecided
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
+if TYPE_CHECKING:
+    from lightning_init.inspection.layer_inputs import TracedNorms
+
 NOTHING_TELLS = undecided(Signal(), "nothing tells what stands in front of it: linear rule used")
 
 
@@ -26,10 +29,12 @@ class Reading(NamedTuple):
     Args:
         inventory: The weights that take part.
         activations: What stands in front of them, by weight name; of some it may be missing.
+        norms: What entered the layers in a trace.
     """
 
     inventory: WeightInventory
     activations: dict[str, ActivationInFront]
+    norms: TracedNorms | None = None
 
     @property
     def unknown(self) -> list[str]:
@@ -96,7 +101,7 @@ def reading_of(model: nn.Module, traced: Traced) -> Reading:
     not_reached = in_front(NOT_REACHED, "assumed", scale_free=False)
     declared = declared_activations(model, missed)
     rest = {weight.name: declared.get(weight.name, not_reached) for weight in missed}
-    return Reading(traced.inventory, {**rest, **traced.activations})
+    return Reading(traced.inventory, {**rest, **traced.activations}, traced.norms)
 
 
 def named_activations(

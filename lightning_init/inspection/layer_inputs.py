@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -23,6 +24,7 @@ from lightning_init.inspection.weights import Weight
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _MAPS = frozenset({"linear", *_CONVOLUTIONS})
 _NOT_OPTIONS = ("input", "weight", "bias", "groups")
+_CHAIN = 8  # layers without a sum of branches: all will be drawn
 _NONE: frozenset[str] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
 
@@ -45,6 +47,69 @@ class LayerInput:
     origin: str | None
     units: int
     covered: float
+
+
+class TracedNorms:
+    """Log-norms of what enters each layer in a trace, before anything is drawn.
+
+    They stand after the draw too, if nothing runs behind the first weight that is drawn. That is so
+    in a network of branches of which only the head is drawn. Elsewhere nothing is noted for long.
+    """
+
+    def __init__(self) -> None:
+        self.complete, self.branches = True, False
+        self._entered: list[tuple[str, float, int, int]] = []
+        self._first_use: dict[str, int] = {}
+
+    def note_use(self, weights: Iterable[Weight]) -> None:
+        """Note that a call makes use of these weights."""
+        for weight in weights:
+            self._first_use.setdefault(weight.name, len(self._entered))
+
+    def note_input(
+        self,
+        operation: str,
+        entered: Tensor,
+        matrix: Tensor,
+        names: Iterable[str],
+        *,
+        known: bool,
+    ) -> None:
+        """Note what enters a layer, if `record_layer_inputs` would; it may not be `known` what."""
+        chain = len(self._entered) == _CHAIN and not self.branches
+        self.complete &= known and not chain
+        names = [*set(names)]
+        if operation not in _MAPS or len(names) != 1 or not self.complete:
+            return
+        try:
+            sizes = _norms(entered, 1 if operation == "linear" else matrix.dim() - 1)
+        except Exception:  # on no device, or of a kind that has no norm: it is measured again
+            self.complete = False
+            return
+        self._entered.append((names[0], *sizes))
+
+    def unchanged_by(
+        self, drawn: Collection[str], fan_in: Mapping[str, int]
+    ) -> dict[str, float] | None:
+        """By layer, its log-norm; None if the draw of these weights may change one.
+
+        Args:
+            drawn: Names of the weights that are drawn.
+            fan_in: Of every weight.
+        """
+        if not self.complete or not drawn or not self._first_use.keys() >= set(drawn):
+            return None
+        first = min(self._first_use[name] for name in drawn)
+        behind = [name for name, *_ in self._entered[first:]]
+        at_first = [name for name in drawn if self._first_use[name] == first]
+        if behind and behind != at_first:
+            return None
+        times = Counter(name for name, *_ in self._entered)
+        return {
+            name: _log_norm(mean, fan_in[name], *sizes)
+            for name, mean, *sizes in self._entered
+            if times[name] == 1
+        }
 
 
 def record_layer_inputs(
@@ -213,26 +278,32 @@ class _InputMode(TorchFunctionMode):
         (layer,) = layers
         origins = _NONE if self._origins is None else self._origins.values[id(entered)]
         convolution = operation in _CONVOLUTIONS
-        norm = _log_norm(entered, matrix.dim() - 1 if convolution else 1, self._fan_in[layer])
+        sizes = _norms(entered, matrix.dim() - 1 if convolution else 1)
+        norm = _log_norm(sizes[0], self._fan_in[layer], *sizes[1:])
         covered = 1.0
         if convolution:
             rest = {k: v for k, v in kwargs.items() if k not in _NOT_OPTIONS}
             options = tuple([tuple(v) if isinstance(v, list) else v for v in args[3:6]])
-            sizes = entered.shape[2 - matrix.dim() :], matrix.shape[2:]
-            covered = _covered(func, *sizes, options, tuple(rest.items()))
+            places = entered.shape[2 - matrix.dim() :], matrix.shape[2:]
+            covered = _covered(func, *places, options, tuple(rest.items()))
         (origin,) = origins if len(origins) == 1 else (None,)
         one = LayerInput(norm, origin, int(matrix.shape[0]), covered)
         self.recorded.setdefault(layer, []).append(one)
 
 
-def _log_norm(entered: Tensor, dimensions: int, fan_in: int) -> float:
+def _norms(entered: Tensor, dimensions: int) -> tuple[float, int, int]:
+    """Mean log of the norms over the last dimensions, their number, and that of the entries."""
     axes = tuple(range(max(-dimensions, -entered.dim()), 0))
     norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)
     mean: float = norms.log().mean().item()
     if not math.isfinite(mean):  # zeros among them
         alive = norms[norms > 0]
         mean = alive.log().mean().item() if alive.numel() else -math.inf
-    return mean + 0.5 * math.log(fan_in * norms.numel() / entered.numel())
+    return mean, norms.numel(), entered.numel()
+
+
+def _log_norm(mean: float, fan_in: int, norms: int, entries: int) -> float:
+    return mean + 0.5 * math.log(fan_in * norms / entries)
 
 
 @lru_cache(maxsize=1024)

@@ -96,3 +96,8 @@ RANDOM = names(
     """
 )
 RECURRENT = names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
+
+# What merges signals, or ends a region: there it must be known what they are.
+MAPS = LAYERS | MATRIX_PRODUCTS
+MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
+ENDS = MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")

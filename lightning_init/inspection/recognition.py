@@ -77,7 +77,7 @@ def recognize(region: Region) -> Finding | None:
     if not region.result.dtype.is_floating_point:
         return None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # that of CUDA would be asked for, too
         try:
             return _recognize(region)
         except Exception:  # what cannot be run on other values is none of them
@@ -99,7 +99,7 @@ def computed_from(region: Region, root: Node) -> tuple[bool, Tensor | None]:
     if key in _standardizing:
         return True, None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # that of CUDA would be asked for, too
         try:
             values = {one: normal(one) for one in region.roots}
             once, twice = (

@@ -20,21 +20,22 @@ from torch.overrides import TorchFunctionMode
 from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call, refuses_single_values
 from lightning_init.inspection.fans import Fans
+from lightning_init.inspection.layer_inputs import TracedNorms
 from lightning_init.inspection.max_pools import MaxPools
 from lightning_init.inspection.mixing import attention, factor, product
 from lightning_init.inspection.operation_names import (
-    JOINS,
+    ENDS,
     LAYERS,
     LAYOUTS,
-    MATRIX_PRODUCTS,
+    MAPS,
     MAX_POOLS,
+    MERGES,
     NORMS,
     RANDOM,
     RECURRENT,
     SELECTIONS,
     SUMS,
     TABLES,
-    names,
     operation_name,
 )
 from lightning_init.inspection.operations import behind
@@ -57,11 +58,6 @@ from lightning_init.inspection.weights import Weight
 CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
 STATE_NOTE = "the state of an LSTM or GRU has no known law: linear rule used"
 UNSEEN_NOTE = "its input is made by something that the trace cannot follow: linear rule used"
-
-# What is asked here must be known: the calls that merge signals, or end a region.
-_MAPS = LAYERS | MATRIX_PRODUCTS
-_MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
-_ENDS = _MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
 
 
 class SignalMode(TorchFunctionMode):
@@ -95,6 +91,7 @@ class SignalMode(TorchFunctionMode):
         self.fans = SeenFans()
         self.scores = AttentionScale()
         self.max_pools = MaxPools(growths)
+        self.norms = TracedNorms()
         given = Signal(from_input=True)
         for tensor in inputs:
             self._signals[tensor] = given
@@ -127,40 +124,39 @@ class SignalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        result = args[0].clone() if refuses_single_values(name, args) else func(*args, **kwargs)
+        single = refuses_single_values(name, args)
+        result = args[0].clone() if single else func(*args, **kwargs)
+        self.norms.complete &= not single
         if type(result) in PLAIN and name != "setitem":
             return result
         outputs = tensors_in(result) or ([args[0]] if name == "setitem" else [])
         if outputs:
-            self._follow(self._call(func, name, args, kwargs), outputs)
+            tensors, signals = tuple(arguments_in(args, kwargs)), self._signals.values
+            carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
+            has_parameters = self._parameters.any_in(tensors)
+            call = Call(func, name, args, kwargs, carriers, has_parameters, tensors)
+            if carriers or has_parameters or name in ENDS or name.startswith("embedding"):
+                self._follow(call, outputs)
+            else:  # tables, masks
+                for place, tensor in enumerate(outputs):
+                    self._keep(call, tensor, place, None, ())
         return result
-
-    def _call(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> Call:
-        tensors = tuple(arguments_in(args, kwargs))
-        signals = self._signals.values
-        carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
-        has_parameters = self._parameters.any_in(tensors)
-        return Call(func, name, args, kwargs, carriers, has_parameters, tensors)
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
+        self.norms.note_use(weights)
         several = len(call.carriers) > 1 and (
             call.name in SELECTIONS  # by the index, which may be a signal too
             or (call.name in SUMS and not self._regions.share_a_root(call.carriers))
         )
-        if call.name in _MERGES or several:
+        self.norms.branches |= several
+        if call.name in MERGES or several:
             resolved = tuple([(tensor, self._resolved(tensor)) for tensor, _ in call.carriers])
             call = call._replace(carriers=resolved)
         after = self._after(call, weights)
         self.fans.follow(call, outputs)
         self.scores.follow(call, outputs)
-        ends = call.name in _ENDS or several or call.name.startswith("embedding")
+        ends = call.name in ENDS or several or call.name.startswith("embedding")
         changed = call.args[0] if call.args else None
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
         self._note_use(call, after, nodes)
@@ -173,9 +169,8 @@ class SignalMode(TorchFunctionMode):
             if nodes:
                 self._regions.put(tensor, nodes[place])
             else:
-                product_of_weight = call.has_parameters and call.name in _MAPS
-                given = call.name in RANDOM
-                self._regions.begin(tensor, after, given=given, from_weight=product_of_weight)
+                of_weight = call.has_parameters and call.name in MAPS
+                self._regions.begin(tensor, after, given=call.name in RANDOM, from_weight=of_weight)
 
     def _after(self, call: Call, weights: tuple[Weight, ...]) -> Signal | None:
         if call.name in RANDOM or call.name.startswith("embedding"):
@@ -184,7 +179,7 @@ class SignalMode(TorchFunctionMode):
             return self._recurrent(call, weights)
         if call.name == "multi_head_attention_forward":
             return self._multi_head_attention(call)
-        if call.name in _MAPS:
+        if call.name in MAPS:
             return self._linear_map(call, weights)
         if call.name in MAX_POOLS and call.carriers:
             return self.max_pools.behind(call)
@@ -224,13 +219,10 @@ class SignalMode(TorchFunctionMode):
         self._signals.discard(tensor)
         if call.has_parameters:
             self._parameters.extend(call, tensor, place, weights)
-        elif self._is_constant(call):
-            self._constants[tensor] = True
-
-    def _is_constant(self, call: Call) -> bool:
-        """Whether a result without a signal is a table, as of positions, and not data unseen."""
-        given = call.tensors
-        return all(t in self._constants for t in given) and bool(given or call.name in TABLES)
+        elif (call.tensors or call.name in TABLES) and all(
+            t in self._constants for t in call.tensors
+        ):
+            self._constants[tensor] = True  # a table, as of positions, and not data unseen
 
     def _note_use(self, call: Call, after: Signal | None, nodes: Any) -> None:
         straight = [one.straight_from for _, one in call.carriers if one.straight_from]
@@ -267,7 +259,8 @@ class SignalMode(TorchFunctionMode):
         call = call._replace(carriers=numbers)
         found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
         if not call.carriers:
-            return self._reach(found, Signal(from_input=True)) if self._has_constant(call) else None
+            constant = call.has_parameters and any(t in self._constants for t in call.tensors)
+            return self._reach(found, Signal(from_input=True)) if constant else None
         # addmm and its kin add their first argument to the product of the others.
         trunk = call.first if "add" in call.name else None
         factors = [signal for signal in call.signals if signal is not trunk]
@@ -278,32 +271,27 @@ class SignalMode(TorchFunctionMode):
             return product(call)
         return undecided(pool(call.signals[0]), CONSTANT_MATRIX_NOTE)
 
-    def _has_constant(self, call: Call) -> bool:
-        """Whether a parameter is multiplied by what neither the input nor a parameter decides."""
-        constant = any(t in self._constants for t in call.tensors)
-        return constant and call.has_parameters
-
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         """Follow `F.linear`, `F.bilinear` or a convolution, frozen ones included."""
         inputs = 2 if call.name == "bilinear" else 1
         matrix = call.argument(inputs, "weight")
         if matrix in self._signals:
             return product(call)  # the matrix is itself computed from the input
-        entering = [self._input_of(call.argument(0, "input" if inputs == 1 else "input1"))]
+        given = call.argument(0, "input" if inputs == 1 else "input1")
+        entering = [self._input_of(given)]
         if inputs == 2:
             entering.append(self._input_of(call.argument(1, "input2")))
         if not self._parameters.any_in([matrix]):
             return undecided(pool(entering[0]), CONSTANT_MATRIX_NOTE)
         self.fans.note(call, matrix, self._parameters.mask_of(matrix), weights)
         found = (*(weight.name for weight in weights), *self._parameters.matrices_in(call))
+        self.norms.note_input(call.name, given, matrix, found, known=given in self._signals)
         return self._reach(found, factor(entering))
 
     def _recurrent(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
         nonlinearity = {"rnn_tanh": "tanh", "rnn_relu": "relu"}.get(call.name.removesuffix("_cell"))
-        if nonlinearity is None:
-            state = undecided(Signal(), STATE_NOTE)
-        else:
-            state = activate(Signal(), nonlinearity, None)
+        unknown = undecided(Signal(), STATE_NOTE)
+        state = activate(Signal(), nonlinearity, None) if nonlinearity else unknown
         # The dropout between stacked layers is the only float among the arguments.
         dropout = next((value for value in call.args if isinstance(value, float)), 0.0)
         for weight in weights:

@@ -294,24 +294,48 @@ def difference(ours_: list[float], theirs: list[float]) -> tuple[float, float]:
 
 
 def table(directory: Path) -> Iterator[str]:
+    """One row per model; a verdict in brackets does not stand among that many rows (Holm)."""
     yield "| model | author | order 2 | order 1 | AnyInit |"
     yield "|---|---|---|---|---|"
-    for name in CASES:
-        path = directory / f"{name}.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            cells = [_cell(found[init], found["author"]) for init in list(INITS)[1:]]
-            yield f"| {name} | {statistics.fmean(found['author']):.3f} | {' | '.join(cells)} |"
+    paths = [path for name in CASES if (path := directory / f"{name}.json").exists()]
+    found = {path.stem: json.loads(path.read_text()) for path in paths}
+    stands = {init: _standing(init, found) for init in list(INITS)[1:]}
+    for name, one in found.items():
+        cells = [
+            _cell(one[init], one["author"], stands=name in stands[init]) for init in list(INITS)[1:]
+        ]
+        yield f"| {name} | {statistics.fmean(one['author']):.3f} | {' | '.join(cells)} |"
 
 
-def _cell(losses: list[float] | str, author: list[float]) -> str:
+def _standing(init: str, found: dict[str, Any], level: float = 0.05) -> set[str]:
+    """The models whose difference to the author's is shown at this level over all models."""
+    chances = sorted((_chance(one[init], one["author"]), name) for name, one in found.items())
+    shown = set()
+    for place, (chance, name) in enumerate(chances):
+        if chance * (len(chances) - place) > level:
+            break
+        shown.add(name)
+    return shown
+
+
+def _chance(losses: list[float] | str, author: list[float]) -> float:
+    """Of a paired difference at least as large if there is none (Student's t)."""
+    from scipy.stats import ttest_rel
+
+    if isinstance(losses, str) or losses == author:
+        return 1.0
+    return float(ttest_rel(losses, author).pvalue)
+
+
+def _cell(losses: list[float] | str, author: list[float], *, stands: bool = True) -> str:
     if isinstance(losses, str):
         return "does not run"
     mean, half = difference(losses, author)
     if math.isinf(mean):
         return "**diverges**"
-    verdict = " worse" if mean > half else " better" if mean < -half else ""
-    return f"{mean:+.3f} ± {half:.3f}{verdict}"
+    verdict = "worse" if mean > half else "better" if mean < -half else ""
+    shown = f" {verdict}" if stands else f" ({verdict})"
+    return f"{mean:+.3f} ± {half:.3f}{shown if verdict else ''}"
 
 
 def main(directory: Path, *names: str) -> None:
