@@ -50,7 +50,8 @@ def test_a_warning_is_at_the_caller_outside(every_rank: bool) -> None:
 @pytest.mark.parametrize(
     ("callback", "said"),
     [
-        (OptimalVarianceInit(verbose=False), "had not settled"),
+        (OptimalVarianceInit(verbose=False), "no probe. A probe of 2 steps is too short"),
+        (OptimalVarianceInit(verbose=False, on_unsettled="use"), "had not settled"),
         (OptimalVarianceInit(verbose=False, include=["nothing"]), "the probe failed"),
     ],
 )

@@ -46,7 +46,8 @@ class LooksOnce(Callback):
 
 def test_no_copy_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_LARGE", 0)
-    callbacks = [OptimalVarianceInit(8, verbose=False), LooksOnce()]
+    probe = OptimalVarianceInit(8, on_unsettled="use", verbose=False)  # which takes its 8 steps
+    callbacks = [probe, LooksOnce()]
     options = {"max_epochs": 1, "limit_train_batches": 16, "limit_val_batches": 0, **QUIET}
     Trainer(accelerator="cpu", callbacks=callbacks, **options).fit(WithMoments())
     # The probe, its replay, the real run, and its first step: the model, and one copy in a probe.
