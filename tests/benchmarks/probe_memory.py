@@ -63,6 +63,6 @@ if __name__ == "__main__":
     from lightning_init import OptimalVarianceInit
 
     torch.set_num_threads(1)
-    probes = [OptimalVarianceInit(max_probe_steps=STEPS, verbose=False)]
+    probes = [OptimalVarianceInit(max_probe_steps=STEPS, on_unsettled="use", verbose=False)]
     fit(Large(), *(probes if sys.argv[1] == "probed" else []))
     print(peak_memory())

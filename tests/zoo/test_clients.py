@@ -27,7 +27,7 @@ def fractional() -> FractionalMomentInit:
 
 
 def optimal() -> OptimalVarianceInit:
-    return OptimalVarianceInit(max_probe_steps=10, verbose=False)
+    return OptimalVarianceInit(max_probe_steps=10, on_unsettled="use", verbose=False)
 
 
 TOGETHER: dict[str, Callable[[], list[Any]]] = {
