@@ -51,7 +51,6 @@ def test_a_warning_is_at_the_caller_outside(every_rank: bool) -> None:
     ("callback", "said"),
     [
         (OptimalVarianceInit(verbose=False), "no probe. A probe of 2 steps is too short"),
-        (OptimalVarianceInit(8, verbose=False, on_unsettled="use"), "had not settled"),
         (OptimalVarianceInit(verbose=False, include=["nothing"]), "the probe failed"),
     ],
 )
