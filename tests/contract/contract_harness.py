@@ -41,8 +41,6 @@ from lightning_init.inspection.weights import find_weights
 from lightning_init.probe import real_batches
 from lightning_init.search import outcome
 
-# Layers that hardly change are drawn too, so that every scenario has a redraw.
-outcome.UNCHANGED_LOG_RATIO = 0.0
 PROBE_STEPS = 19  # 2.4 epochs: ends in the middle of one, after crossing two boundaries
 SECONDS_PER_RUN = 60.0
 
@@ -251,6 +249,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def _child(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     # Every batch that the probe kept is compared, however long that takes.
     real_batches.SHARE_OF_TIME = math.inf
+    # Layers that hardly change are drawn too, so that every scenario has a redraw.
+    outcome.UNCHANGED_LOG_RATIO = 0.0
     gc.freeze()  # no collection walks, and so copies, what the parent loaded
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
