@@ -17,7 +17,7 @@ from lightning_init.theory.log_norm import LogNormLaw, log_norm_law
 from lightning_init.theory.scale_stability import scale_instability_warning
 
 # Behind these the scale is a fresh one: it was fixed, or something else was added to it.
-FRESH_SCALE = frozenset({"normalized", "residual", "attention", "concatenated"})
+FRESH_SCALE = frozenset({"normalized", "residual", "attention", "concatenated", "summed"})
 
 MATERIAL_SHIFT = 0.05  # of the log-norm, and of the chance below
 SMALL = 0.1

@@ -82,6 +82,8 @@ JOINS = names(
 )
 CHOICES = names("where masked_fill")
 REDUCTIONS = names("sum nansum cumsum index_add scatter_add scatter_reduce index_reduce fold")
+# Over the rows that an index names, as a graph's edges end in nodes.
+NEIGHBOURS = names("index_add scatter_add scatter_reduce index_reduce")
 CONSTANTS = names(
     """
     zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full new_tensor

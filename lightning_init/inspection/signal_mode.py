@@ -22,7 +22,7 @@ from lightning_init.inspection.calls import Call, refuses_single_values
 from lightning_init.inspection.fans import Fans
 from lightning_init.inspection.layer_inputs import TracedNorms
 from lightning_init.inspection.max_pools import MaxPools
-from lightning_init.inspection.mixing import attention, factor, product
+from lightning_init.inspection.mixing import attention, factor, product, softmax_weights
 from lightning_init.inspection.operation_names import (
     ENDS,
     LAYERS,
@@ -92,9 +92,8 @@ class SignalMode(TorchFunctionMode):
         self.scores = AttentionScale()
         self.max_pools = MaxPools(growths)
         self.norms = TracedNorms()
-        given = Signal(from_input=True)
         for tensor in inputs:
-            self._signals[tensor] = given
+            self._signals[tensor] = given = Signal(from_input=True)
             self._regions.begin(tensor, given, given=True)
 
     @property
@@ -146,7 +145,7 @@ class SignalMode(TorchFunctionMode):
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
         self.norms.note_use(weights)
         several = len(call.carriers) > 1 and (
-            call.name in SELECTIONS  # by the index, which may be a signal too
+            (call.name in SELECTIONS and not call.signals[-1].from_input)  # by another signal
             or (call.name in SUMS and not self._regions.share_a_root(call.carriers))
         )
         self.norms.branches |= several
@@ -159,6 +158,8 @@ class SignalMode(TorchFunctionMode):
         ends = call.name in ENDS or several or call.name.startswith("embedding")
         changed = call.args[0] if call.args else None
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
+        if self._regions.is_softmax(call, nodes):
+            after, nodes = softmax_weights(call), ()
         self._note_use(call, after, nodes)
         for place, tensor in enumerate(outputs):
             if tensor is changed and after is not None and call.name not in LAYOUTS:
@@ -268,7 +269,7 @@ class SignalMode(TorchFunctionMode):
             output = self._reach(found, factor(factors))
             return output if trunk is None else add((trunk, output))
         if len(factors) > 1:
-            return product(call)
+            return self._regions.product(call)
         return undecided(pool(call.signals[0]), CONSTANT_MATRIX_NOTE)
 
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:
