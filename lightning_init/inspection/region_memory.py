@@ -56,7 +56,12 @@ class RegionMemory:
             inputs[node] = None
             return node
 
-        args = tuple([v if type(v) in PLAIN else mapped(v, leaf) for v in call.args])
+        args = tuple(
+            [
+                v if type(v) in PLAIN else leaf(v) if isinstance(v, Tensor) else mapped(v, leaf)
+                for v in call.args
+            ]
+        )
         kwargs = {key: mapped(value, leaf) for key, value in call.kwargs.items()}
         if call.name in NEIGHBOURS and args and args[0] is outputs[0]:
             args = (torch.zeros_like(outputs[0]), *args[1:])  # as it was before it was written to
@@ -106,8 +111,10 @@ class RegionMemory:
 
     def is_softmax(self, call: Call, nodes: tuple[Node, ...]) -> bool:
         """Whether a call divides a signal by a sum of itself, as over the neighbours of a node."""
+        if "div" not in call.name or not nodes:
+            return False
         inner = [signal for signal in call.signals if not signal.from_input]
-        region = region_of(nodes[0]) if nodes and "div" in call.name and len(inner) == 2 else None
+        region = region_of(nodes[0]) if len(inner) == 2 else None
         if region is None:
             return False
         key = region.key()
