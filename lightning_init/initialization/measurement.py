@@ -14,7 +14,8 @@ from lightning_init.initialization.prediction import FRESH_SCALE
 from lightning_init.theory.squared_norm import squared_norm_moments
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import LayerInput, TracedNorms
+    from lightning_init.inspection.layer_inputs import LayerInput
+    from lightning_init.inspection.traced_norms import TracedNorms
 
 _UNCERTAIN = FRESH_SCALE | {"pooled"}
 NOTHING_MEASURED = "The example input is zero, or reaches no dense layer: no log-norm was measured."

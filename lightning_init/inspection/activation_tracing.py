@@ -24,8 +24,8 @@ from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import TracedNorms
     from lightning_init.inspection.signal_mode import SignalMode
+    from lightning_init.inspection.traced_norms import TracedNorms
 
 __all__ = [
     "ActivationInFront",

@@ -249,6 +249,7 @@ def _is_wrapper(parent: nn.Module, component: str) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _is_metric(kind: type[nn.Module]) -> bool:
     # By name, because this room does not import torchmetrics.
     return any(

@@ -20,7 +20,6 @@ from torch.overrides import TorchFunctionMode
 from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call, refuses_single_values
 from lightning_init.inspection.fans import Fans
-from lightning_init.inspection.layer_inputs import TracedNorms
 from lightning_init.inspection.max_pools import MaxPools
 from lightning_init.inspection.mixing import attention, factor, product, softmax_weights
 from lightning_init.inspection.operation_names import (
@@ -54,6 +53,7 @@ from lightning_init.inspection.signals import (
     undecided,
 )
 from lightning_init.inspection.tensor_table import TensorTable
+from lightning_init.inspection.traced_norms import TracedNorms
 from lightning_init.inspection.weights import Weight
 
 CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
