@@ -147,6 +147,8 @@ def closing_lines(
             "Chance that the output norm falls below a tenth:"
             f" {chances[0]} (Kaiming: {chances[1]})."
         )
+    if settings.bias == "keep" and any(row.weight.biases for row in longest_run(rows)):
+        lines.append("The biases are kept, and left out of what is predicted.")
     if found.depth < sum(row.treatment == "normal" for row in rows):
         lines.append(
             "A row ends at a norm, a sum, a concatenation, attention or a recurrence."
