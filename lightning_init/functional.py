@@ -242,7 +242,7 @@ def fractional_moment_init_(  # noqa: D417 - the decorator writes the other argu
     if dry_run:
         sys.stdout.write(f"{plan}\n")
         return plan
-    if example_input is not None and has_lazy_parameters(module):
+    if example_input is not None and reading.norms is None and has_lazy_parameters(module):
         materialize_lazy_(module, example_input)
     plan.apply_(module, seed)
     if example_input is None or all(row.treatment == "keep" for row in plan.rows):

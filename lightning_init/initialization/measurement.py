@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from lightning_init.initialization.planned_weight import PlannedWeight
+from lightning_init.initialization.prediction import FRESH_SCALE
 from lightning_init.theory.squared_norm import squared_norm_moments
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import LayerInput, TracedNorms
+    from lightning_init.inspection.layer_inputs import LayerInput
+    from lightning_init.inspection.traced_norms import TracedNorms
 
-_UNCERTAIN = frozenset({"normalized", "residual", "attention", "concatenated", "pooled"})
+_UNCERTAIN = FRESH_SCALE | {"pooled"}
 NOTHING_MEASURED = "The example input is zero, or reaches no dense layer: no log-norm was measured."
 _DENSE_OR_CONV = ("linear", "conv")
 

@@ -17,7 +17,7 @@ from lightning_init.theory.log_norm import LogNormLaw, log_norm_law
 from lightning_init.theory.scale_stability import scale_instability_warning
 
 # Behind these the scale is a fresh one: it was fixed, or something else was added to it.
-FRESH_SCALE = frozenset({"normalized", "residual", "attention", "concatenated"})
+FRESH_SCALE = frozenset({"normalized", "residual", "attention", "concatenated", "summed"})
 
 MATERIAL_SHIFT = 0.05  # of the log-norm, and of the chance below
 SMALL = 0.1
@@ -147,6 +147,8 @@ def closing_lines(
             "Chance that the output norm falls below a tenth:"
             f" {chances[0]} (Kaiming: {chances[1]})."
         )
+    if settings.bias == "keep" and any(row.weight.biases for row in longest_run(rows)):
+        lines.append("The biases are kept, and left out of what is predicted.")
     if found.depth < sum(row.treatment == "normal" for row in rows):
         lines.append(
             "A row ends at a norm, a sum, a concatenation, attention or a recurrence."

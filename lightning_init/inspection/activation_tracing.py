@@ -24,8 +24,8 @@ from lightning_init.inspection.trial_run import arguments_of, eager, trial_run
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import TracedNorms
     from lightning_init.inspection.signal_mode import SignalMode
+    from lightning_init.inspection.traced_norms import TracedNorms
 
 __all__ = [
     "ActivationInFront",
@@ -132,10 +132,11 @@ def trace_run(
         Exception: Whatever `run` raises.
     """
     inventory = find_weights(model, include, exclude, on_meta=on_meta)
-    parameters = _parameters(model, inventory.weights)
-    candidates = _candidates(model, parameters)
+    modules = modules_of(model)
+    parameters = _parameters(model, modules, inventory.weights)
+    candidates = _candidates(model, modules, parameters)
     mode, outputs = _followed(
-        model, parameters, inputs, run, candidates, partial=partial, on_meta=on_meta
+        modules, parameters, inputs, run, candidates, partial=partial, on_meta=on_meta
     )
     if candidates:
         inventory = find_weights(model, include, exclude, dict(mode.matrices.values()), on_meta)
@@ -145,7 +146,7 @@ def trace_run(
 
 
 def _followed(
-    model: nn.Module,
+    modules: Iterable[nn.Module],
     parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
     inputs: Any,
     run: Callable[[SignalMode], Any],
@@ -170,7 +171,7 @@ def _followed(
                 raise
             return mode, ()
 
-    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in modules_of(model))
+    expected = 0 if on_meta else sum("MaxPool" in type(one).__name__ for one in modules)
     growths = _growths(run, expected) if expected else ()
     mode, outputs = follow(growths)
     if mode.max_pools.count > len(growths) and not on_meta:
@@ -215,12 +216,12 @@ def _activations(
 
 
 def _candidates(
-    model: nn.Module, parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]]
+    model: nn.Module,
+    modules: Iterable[nn.Module],
+    parameters: Iterable[tuple[nn.Parameter, tuple[Weight, ...]]],
 ) -> dict[int, str]:
     """By identity, the names of the parameters that no known kind of layer holds as a weight."""
-    tables = {
-        id(p) for m in modules_of(model) if isinstance(m, EMBEDDING_LAYERS) for p in [m.weight]
-    }
+    tables = {id(module.weight) for module in modules if isinstance(module, EMBEDDING_LAYERS)}
     if all(p.dim() < 2 or weights or id(p) in tables for p, weights in parameters):
         return {}
     slots = tuple(walk_parameters(model))
@@ -238,9 +239,9 @@ def _candidates(
 
 
 def _parameters(
-    model: nn.Module, weights: tuple[Weight, ...]
+    model: nn.Module, modules: Iterable[nn.Module], weights: tuple[Weight, ...]
 ) -> list[tuple[nn.Parameter, tuple[Weight, ...]]]:
-    held = {p: None for part in modules_of(model) for _, p in own_parameters(part)}
+    held = {p: None for part in modules for _, p in own_parameters(part)}
     if any(map(is_lazy, held)):
         lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
         raise ValueError(
@@ -256,6 +257,8 @@ def _parameters(
 
 def _one_of(signals: list[Signal]) -> Signal:
     """Return the signal that stands for all uses of a weight: the most frequent rule of them."""
+    if len(signals) == 1:
+        return signals[0]._replace(straight_from=frozenset())
     marks = frozenset().union(*(signal.marks for signal in signals))
     (rule, _), *others = Counter(signal.rule for signal in signals).most_common()
     chosen = next(signal for signal in signals if signal.rule == rule)

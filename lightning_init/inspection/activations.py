@@ -18,7 +18,7 @@ from lightning_init.inspection.signals import Signal, in_front, undecided
 from lightning_init.inspection.weights import Weight, WeightInventory, find_weights
 
 if TYPE_CHECKING:
-    from lightning_init.inspection.layer_inputs import TracedNorms
+    from lightning_init.inspection.traced_norms import TracedNorms
 
 NOTHING_TELLS = undecided(Signal(), "nothing tells what stands in front of it: linear rule used")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,13 +16,17 @@ from lightning_init.inspection.operation_names import operation_name
 from lightning_init.inspection.parameter_walk import modules_of, own_parameters
 from lightning_init.inspection.regions import PLAIN, arguments_in, tensors_in
 from lightning_init.inspection.tensor_table import TensorTable
+from lightning_init.inspection.traced_norms import (
+    CONVOLUTIONS,
+    DENSE,
+    log_norm,
+    mean_logs,
+    norms_of,
+)
 from lightning_init.inspection.trial_run import arguments_of, trial_run
 from lightning_init.inspection.weights import Weight
 
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-_MAPS = frozenset({"linear", *_CONVOLUTIONS})
 _NOT_OPTIONS = ("input", "weight", "bias", "groups")
-_CHAIN = 8  # layers without a sum of branches: all will be drawn
 _NONE: frozenset[str] = frozenset()
 _SEVERAL = "?"  # in place of a layer name: a layer that is not among those asked for
 
@@ -47,69 +49,6 @@ class LayerInput:
     origin: str | None
     units: int
     covered: float
-
-
-class TracedNorms:
-    """Log-norms of what enters each layer in a trace, before anything is drawn.
-
-    They stand after the draw too, if nothing runs behind the first weight that is drawn. That is so
-    in a network of branches of which only the head is drawn. Elsewhere nothing is noted for long.
-    """
-
-    def __init__(self) -> None:
-        self.complete, self.branches = True, False
-        self._entered: list[tuple[str, float, int, int]] = []
-        self._first_use: dict[str, int] = {}
-
-    def note_use(self, weights: Iterable[Weight]) -> None:
-        """Note that a call makes use of these weights."""
-        for weight in weights:
-            self._first_use.setdefault(weight.name, len(self._entered))
-
-    def note_input(
-        self,
-        operation: str,
-        entered: Tensor,
-        matrix: Tensor,
-        names: Iterable[str],
-        *,
-        known: bool,
-    ) -> None:
-        """Note what enters a layer, if `record_layer_inputs` would; it may not be `known` what."""
-        chain = len(self._entered) == _CHAIN and not self.branches
-        self.complete &= known and not chain
-        names = [*set(names)]
-        if operation not in _MAPS or len(names) != 1 or not self.complete:
-            return
-        try:
-            sizes = _norms(entered, 1 if operation == "linear" else matrix.dim() - 1)
-        except Exception:  # on no device, or of a kind that has no norm: it is measured again
-            self.complete = False
-            return
-        self._entered.append((names[0], *sizes))
-
-    def unchanged_by(
-        self, drawn: Collection[str], fan_in: Mapping[str, int]
-    ) -> dict[str, float] | None:
-        """By layer, its log-norm; None if the draw of these weights may change one.
-
-        Args:
-            drawn: Names of the weights that are drawn.
-            fan_in: Of every weight.
-        """
-        if not self.complete or not drawn or not self._first_use.keys() >= set(drawn):
-            return None
-        first = min(self._first_use[name] for name in drawn)
-        behind = [name for name, *_ in self._entered[first:]]
-        at_first = [name for name in drawn if self._first_use[name] == first]
-        if behind and behind != at_first:
-            return None
-        times = Counter(name for name, *_ in self._entered)
-        return {
-            name: _log_norm(mean, fan_in[name], *sizes)
-            for name, mean, *sizes in self._entered
-            if times[name] == 1
-        }
 
 
 def record_layer_inputs(
@@ -148,24 +87,28 @@ def record_layer_inputs(
         for parameter in tensors_behind(model, weight):
             names.values[id(parameter)] = (names.get(parameter) or _NONE) | {weight.name}
     try:
-        mode = _watched(model, example_input, names, fan_in, origins, gradients=False)
+        mode = _watched(model, example_input, names, origins, gradients=False)
     except ValueError:  # a forward may need gradients, at the price of their graph
-        mode = _watched(model, example_input, names, fan_in, origins, gradients=True)
-    return {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+        mode = _watched(model, example_input, names, origins, gradients=True)
+    once = {name: found[0] for name, found in mode.recorded.items() if len(found) == 1}
+    means = mean_logs([one[0] for one in once.values()])
+    return {
+        name: LayerInput(log_norm(mean, fan_in[name], one[0].numel(), one[1]), *one[2:])
+        for (name, one), mean in zip(once.items(), means, strict=True)
+    }
 
 
 def _watched(
     model: nn.Module,
     example_input: Any,
     names: TensorTable[frozenset[str]],
-    fan_in: Mapping[str, int],
     origins: bool,
     *,
     gradients: bool,
 ) -> _InputMode:
     args, kwargs = arguments_of(example_input)
     inner = unwrapped(model)
-    mode = _InputMode(inner, names, fan_in, arguments_in(args, kwargs) if origins else None)
+    mode = _InputMode(inner, names, arguments_in(args, kwargs) if origins else None)
     trial_run(inner, mode, args, kwargs, gradients=gradients)
     return mode
 
@@ -177,14 +120,13 @@ class _InputMode(TorchFunctionMode):
         self,
         model: nn.Module,
         names: TensorTable[frozenset[str]],
-        fan_in: Mapping[str, int],
         inputs: Iterable[Tensor] | None,
     ) -> None:
         super().__init__()
         self._model = model
-        self.recorded: dict[str, list[LayerInput]] = {}
+        # By layer: norms, entries, and what `LayerInput` has beside their log.
+        self.recorded: dict[str, list[tuple[Tensor, int, str | None, int, float]]] = {}
         self._made_of = names
-        self._fan_in = fan_in
         self._origins: TensorTable[frozenset[str]] | None = None
         if inputs is not None:
             self._origins = TensorTable()
@@ -216,12 +158,12 @@ class _InputMode(TorchFunctionMode):
             return func(*args, **kwargs)
         made_of = [held[one] for one in given if one in held]
         layers = frozenset[str]().union(*made_of) if made_of else _NONE
-        if layers and name in _MAPS:
+        if layers and name in DENSE:
             self._record(func, name, args, kwargs, layers)
         result = func(*args, **kwargs)
         if type(result) in PLAIN:
             return result
-        if self._origins is not None or name not in _MAPS:
+        if self._origins is not None or name not in DENSE:
             self._follow(name, given, made_of, layers, tensors_in(result))
         return result
 
@@ -277,9 +219,8 @@ class _InputMode(TorchFunctionMode):
             return
         (layer,) = layers
         origins = _NONE if self._origins is None else self._origins.values[id(entered)]
-        convolution = operation in _CONVOLUTIONS
-        sizes = _norms(entered, matrix.dim() - 1 if convolution else 1)
-        norm = _log_norm(sizes[0], self._fan_in[layer], *sizes[1:])
+        convolution = operation in CONVOLUTIONS
+        norms = norms_of(entered, matrix.dim() - 1 if convolution else 1)
         covered = 1.0
         if convolution:
             rest = {k: v for k, v in kwargs.items() if k not in _NOT_OPTIONS}
@@ -287,23 +228,8 @@ class _InputMode(TorchFunctionMode):
             places = entered.shape[2 - matrix.dim() :], matrix.shape[2:]
             covered = _covered(func, *places, options, tuple(rest.items()))
         (origin,) = origins if len(origins) == 1 else (None,)
-        one = LayerInput(norm, origin, int(matrix.shape[0]), covered)
+        one = (norms, entered.numel(), origin, int(matrix.shape[0]), covered)
         self.recorded.setdefault(layer, []).append(one)
-
-
-def _norms(entered: Tensor, dimensions: int) -> tuple[float, int, int]:
-    """Mean log of the norms over the last dimensions, their number, and that of the entries."""
-    axes = tuple(range(max(-dimensions, -entered.dim()), 0))
-    norms = torch.linalg.vector_norm(entered, dim=axes, dtype=torch.float64)
-    mean: float = norms.log().mean().item()
-    if not math.isfinite(mean):  # zeros among them
-        alive = norms[norms > 0]
-        mean = alive.log().mean().item() if alive.numel() else -math.inf
-    return mean, norms.numel(), entered.numel()
-
-
-def _log_norm(mean: float, fan_in: int, norms: int, entries: int) -> float:
-    return mean + 0.5 * math.log(fan_in * norms / entries)
 
 
 @lru_cache(maxsize=1024)

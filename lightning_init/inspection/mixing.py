@@ -10,6 +10,7 @@ from lightning_init.inspection.operation_names import MATRIX_PRODUCTS
 from lightning_init.inspection.signals import Signal, undecided
 
 PRODUCT_NOTE = "a product of two signals reaches this weight: linear rule used"
+WEIGHTED_NOTE = "weighted by a softmax: linear rule used"
 WEIGHTS_NOTE = "softmax weights have no law of their own: linear rule used"
 
 
@@ -18,8 +19,16 @@ def product(call: Call) -> Signal:
     if call.name in MATRIX_PRODUCTS and any("attention" in one.marks for one in call.signals):
         return attention(call)
     one = merged(call.signals)
+    if _weighs_rows(call):
+        return undecided(Signal(marks=one.marks), WEIGHTED_NOTE)
     marks = one.marks - {"attention"}  # softmax weights of something else than positions
     return undecided(one._replace(from_input=False, marks=marks), PRODUCT_NOTE)
+
+
+def _weighs_rows(call: Call) -> bool:
+    """Whether softmax weights multiply rows, a weight for many values."""
+    sizes = {WEIGHTS_NOTE in one.notes: tensor.numel() for tensor, one in call.carriers}
+    return len(sizes) == 2 and sizes[True] < sizes[False]
 
 
 def attention(call: Call) -> Signal:
@@ -47,7 +56,8 @@ def _averaged_positions(call: Call) -> int:
 
 def softmax_weights(call: Call) -> Signal:
     """Return the signal behind the softmax that gives attention its weights."""
-    return undecided(Signal(marks=frozenset({"attention"})), WEIGHTS_NOTE)
+    marks = merged(call.signals).marks if "div" in call.name else frozenset[str]()
+    return undecided(Signal(marks=marks | {"attention"}), WEIGHTS_NOTE)
 
 
 def merged(signals: tuple[Signal, ...]) -> Signal:

@@ -82,6 +82,8 @@ JOINS = names(
 )
 CHOICES = names("where masked_fill")
 REDUCTIONS = names("sum nansum cumsum index_add scatter_add scatter_reduce index_reduce fold")
+# Over the rows that an index names, as a graph's edges end in nodes.
+NEIGHBOURS = names("index_add scatter_add scatter_reduce index_reduce")
 CONSTANTS = names(
     """
     zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full new_tensor
@@ -95,9 +97,11 @@ RANDOM = names(
     poisson multinomial exponential
     """
 )
+# What it gives is fed in, whatever it was given: tokens, noise.
+SOURCES = RANDOM | names("embedding embedding_bag embedding_renorm")
 RECURRENT = names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 
 # What merges signals, or ends a region: there it must be known what they are.
 MAPS = LAYERS | MATRIX_PRODUCTS
 MERGES = JOINS | MATRIX_PRODUCTS | {"scaled_dot_product_attention"}
-ENDS = MERGES | LAYERS | RECURRENT | RANDOM | NORMS | names("embedding softmax safe_softmax")
+ENDS = MERGES | LAYERS | RECURRENT | SOURCES | NORMS | names("softmax safe_softmax")

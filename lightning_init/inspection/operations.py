@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_init.inspection.calls import Call
 from lightning_init.inspection.mixing import (
+    WEIGHTED_NOTE,
     attention,
     chooses_rows,
     merged,
@@ -26,6 +27,7 @@ from lightning_init.inspection.operation_names import (
     DROPOUTS,
     JOINS,
     LAYOUTS,
+    NEIGHBOURS,
     NORMS,
     POOLS,
     PRODUCTS,
@@ -41,6 +43,7 @@ from lightning_init.inspection.signals import (
     alpha_drop,
     concatenate,
     drop,
+    max_pool,
     normalize,
     pool,
     prelu_rule,
@@ -163,7 +166,19 @@ def _reduction(call: Call) -> Signal:
     signal = pool(call.signals[-1])
     if signal.from_input:
         return signal
-    return undecided(signal, f"summed over positions: rule of {signal.nonlinearity} used")
+    if call.name not in NEIGHBOURS:
+        return undecided(signal, f"summed over positions: rule of {signal.nonlinearity} used")
+    if WEIGHTED_NOTE in signal.notes:
+        return attention(call)._replace(marks=signal.marks)
+    if call.argument(4, "reduce", "sum") not in ("sum", "mean"):
+        return max_pool(call.signals[-1])
+    before = call.signal_of(call.argument(0, "input"))
+    if before is not None and not before.from_input and "summed" not in before.marks:
+        return add((before, signal))
+    rule = f"rule of {signal.nonlinearity} used"
+    note = f"summed over neighbours, whose number the rule does not undo: {rule}"
+    notes = tuple(dict.fromkeys((*signal.notes, note)))
+    return signal._replace(marks=signal.marks | {"summed"}, notes=notes)
 
 
 def _join(call: Call) -> Signal:
@@ -207,8 +222,15 @@ def _scale(call: Call) -> Signal:
     inner = [signal for signal in call.signals if not signal.from_input]
     if len(inner) != 1:
         return product(call) if inner else merged(call.signals)
+    if all(_is_one_per_row(tensor) for tensor, signal in call.carriers if signal.from_input):
+        return scale(inner[0])
     rule = f"rule of {inner[0].nonlinearity} used"
     return undecided(inner[0], f"multiplied by what the model's input decides (a mask?): {rule}")
+
+
+def _is_one_per_row(factor: Tensor) -> bool:
+    """Whether all that a weight sums over is multiplied by the same, as a node's features are."""
+    return factor.dim() == 2 and (factor.shape[1] == 1 or factor.stride(1) == 0)
 
 
 _BINARY: dict[str, Callable[[Call], Signal | None]] = {

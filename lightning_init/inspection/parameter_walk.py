@@ -92,7 +92,7 @@ def walk_parameters(
         >>> [slot.layer_name for slot in walk_parameters(nn.Sequential(nn.Linear(3, 2)))]
         ['0', '0.bias']
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = _named_modules(model)
     public_names = _public_names(modules)
     inside_parametrizations: set[str] = set()
     inside_metrics: set[str] = set()
@@ -141,10 +141,26 @@ def modules_of(model: nn.Module) -> list[nn.Module]:
         module = stack.pop()
         if module not in found:
             found[module] = None
-            table = vars(module).get("_modules")
-            below = table.values() if isinstance(table, dict) else [*module.children()]
-            stack += [one for one in reversed(below) if one is not None]
+            table = module.__dict__.get("_modules")
+            if table or table is None:  # most modules have none below them
+                below = table.values() if isinstance(table, dict) else [*module.children()]
+                stack += [one for one in reversed(below) if one is not None]
     return [*found]
+
+
+def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """What `model.named_modules(remove_duplicate=False)` yields, in its order."""
+    found: dict[str, nn.Module] = {}
+    stack = [("", model)]
+    while stack:
+        name, module = stack.pop()
+        found[name] = module
+        table = module.__dict__.get("_modules")
+        if table or table is None:
+            below = table.items() if isinstance(table, dict) else [*module.named_children()]
+            prefix = f"{name}." if name else ""
+            stack += [(f"{prefix}{one}", part) for one, part in reversed(below) if part is not None]
+    return found
 
 
 def module_at(model: nn.Module, name: str) -> nn.Module:
@@ -183,9 +199,8 @@ def own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
         >>> [name for name, _ in own_parameters(nn.Linear(3, 2))]
         ['weight', 'bias']
     """
-    table = vars(module).get("_parameters")
-    usual = type(module).named_parameters is _NAMED_PARAMETERS
-    if usual and isinstance(table, dict):
+    table = module.__dict__.get("_parameters")
+    if type(module).named_parameters is _NAMED_PARAMETERS and isinstance(table, dict):
         return [named for named in table.items() if named[1] is not None] if table else []
     return [*module.named_parameters(recurse=False, remove_duplicate=False)]
 
@@ -234,6 +249,7 @@ def _is_wrapper(parent: nn.Module, component: str) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _is_metric(kind: type[nn.Module]) -> bool:
     # By name, because this room does not import torchmetrics.
     return any(

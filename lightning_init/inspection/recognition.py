@@ -84,6 +84,21 @@ def recognize(region: Region) -> Finding | None:
             return None
 
 
+def is_softmax(region: Region) -> bool:
+    """Whether the results are shares, which add up to the same whatever the roots are."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)  # that of CUDA would be asked for, too
+        try:
+            once, again = (
+                region.run({root: normal(root) for root in region.free_roots})[region.result]
+                for _ in range(2)
+            )
+        except Exception:  # what cannot be run on other values is none
+            return False
+    shares = bool((once >= 0).all() and (once <= 1).all()) and not torch.equal(once, again)
+    return shares and torch.allclose(once.sum(), again.sum(), rtol=1e-4)
+
+
 def computed_from(region: Region, root: Node) -> tuple[bool, Tensor | None]:
     """How a weight is computed from its parameter: standardized, masked, or neither.
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_init.inspection.calls import Call
-from lightning_init.inspection.operation_names import PRODUCTS, SUMS
-from lightning_init.inspection.recognition import Finding, recognize
+from lightning_init.inspection.mixing import merged, product
+from lightning_init.inspection.operation_names import NEIGHBOURS, PRODUCTS, SUMS
+from lightning_init.inspection.recognition import Finding, is_softmax, recognize
 from lightning_init.inspection.regions import PLAIN, SPLITS, Node, Region, mapped, region_of
-from lightning_init.inspection.signals import Signal, activate, scale, undecided
+from lightning_init.inspection.signals import SCALE_NOTE, Signal, activate, scale, undecided
 from lightning_init.inspection.tensor_table import TensorTable
 
 _PLAIN = Signal().rule
 _MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
 _findings: dict[Any, Finding | None] = {}
+_softmaxes: dict[Any, bool] = {}
 
 
 class RegionMemory:
@@ -34,8 +37,8 @@ class RegionMemory:
     def begin(
         self, tensor: Tensor, signal: Signal, *, given: bool = False, from_weight: bool = False
     ) -> None:
-        """Let a region start at `tensor`."""
-        values = tensor.detach() if given else None
+        """Let a region start at `tensor`; what only counts or indexes keeps its values."""
+        values = tensor.detach() if given or not tensor.dtype.is_floating_point else None
         self._nodes[tensor] = _node(tensor, signal=signal, values=values, from_weight=from_weight)
 
     def put(self, tensor: Tensor, node: Node) -> None:
@@ -53,8 +56,15 @@ class RegionMemory:
             inputs[node] = None
             return node
 
-        args = tuple([v if type(v) in PLAIN else mapped(v, leaf) for v in call.args])
+        args = tuple(
+            [
+                v if type(v) in PLAIN else leaf(v) if isinstance(v, Tensor) else mapped(v, leaf)
+                for v in call.args
+            ]
+        )
         kwargs = {key: mapped(value, leaf) for key, value in call.kwargs.items()}
+        if call.name in NEIGHBOURS and args and args[0] is outputs[0]:
+            args = (torch.zeros_like(outputs[0]), *args[1:])  # as it was before it was written to
         # A product of what is fed in may be its norm; a sum of one signal's functions, anything.
         several = len(call.carriers) > 1
         doubtful = several and (call.name in SUMS or (after.from_input and call.name in PRODUCTS))
@@ -81,6 +91,38 @@ class RegionMemory:
         nodes = [self._nodes.get(tensor) for tensor, _ in carriers]
         roots = {node.roots if node is not None else None for node in nodes}
         return len(roots) == 1 and None not in roots
+
+    def product(self, call: Call) -> Signal:
+        """The signal behind a matrix product of signals; linear if one is a matrix of a weight's.
+
+        The outputs of a weight that are laid out as a matrix are independent normal numbers.
+        """
+        if len(call.carriers) != 2:
+            return product(call)
+        matrix = call.carriers[1][0]
+        entered, node = (self._nodes.get(tensor) for tensor, _ in call.carriers)
+        while node is not None and node.operation in ("view", "reshape", "unflatten"):
+            (node,) = node.inputs
+        if entered is None or node is None or not node.from_weight or node in entered.roots:
+            return product(call)
+        if node.shape[-1] != matrix.shape[-2:].numel():
+            return product(call)
+        return Signal(marks=merged(call.signals).marks, notes=(SCALE_NOTE,))
+
+    def is_softmax(self, call: Call, nodes: tuple[Node, ...]) -> bool:
+        """Whether a call divides a signal by a sum of itself, as over the neighbours of a node."""
+        if "div" not in call.name or not nodes:
+            return False
+        inner = [signal for signal in call.signals if not signal.from_input]
+        region = region_of(nodes[0]) if len(inner) == 2 else None
+        if region is None:
+            return False
+        key = region.key()
+        if key not in _softmaxes:
+            if len(_softmaxes) >= _MOST:
+                _softmaxes.clear()
+            _softmaxes[key] = is_softmax(region)
+        return _softmaxes[key]
 
     def resolve(self, tensor: Tensor, signal: Signal) -> Signal:
         """Return the signal that a tensor carries, by its region where `signal` does not tell."""

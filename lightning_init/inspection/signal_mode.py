@@ -20,9 +20,8 @@ from torch.overrides import TorchFunctionMode
 from lightning_init.inspection.attention_scale import AttentionScale
 from lightning_init.inspection.calls import Call, refuses_single_values
 from lightning_init.inspection.fans import Fans
-from lightning_init.inspection.layer_inputs import TracedNorms
 from lightning_init.inspection.max_pools import MaxPools
-from lightning_init.inspection.mixing import attention, factor, product
+from lightning_init.inspection.mixing import attention, factor, product, softmax_weights
 from lightning_init.inspection.operation_names import (
     ENDS,
     LAYERS,
@@ -34,6 +33,7 @@ from lightning_init.inspection.operation_names import (
     RANDOM,
     RECURRENT,
     SELECTIONS,
+    SOURCES,
     SUMS,
     TABLES,
     operation_name,
@@ -53,6 +53,7 @@ from lightning_init.inspection.signals import (
     undecided,
 )
 from lightning_init.inspection.tensor_table import TensorTable
+from lightning_init.inspection.traced_norms import TracedNorms
 from lightning_init.inspection.weights import Weight
 
 CONSTANT_MATRIX_NOTE = "mixed by a constant matrix: rule in front of it used"
@@ -92,9 +93,8 @@ class SignalMode(TorchFunctionMode):
         self.scores = AttentionScale()
         self.max_pools = MaxPools(growths)
         self.norms = TracedNorms()
-        given = Signal(from_input=True)
         for tensor in inputs:
-            self._signals[tensor] = given
+            self._signals[tensor] = given = Signal(from_input=True)
             self._regions.begin(tensor, given, given=True)
 
     @property
@@ -124,9 +124,10 @@ class SignalMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = operation_name(func)
-        single = refuses_single_values(name, args)
-        result = args[0].clone() if single else func(*args, **kwargs)
-        self.norms.complete &= not single
+        if refuses_single_values(name, args):
+            result, self.norms.complete = args[0].clone(), False
+        else:
+            result = func(*args, **kwargs)
         if type(result) in PLAIN and name != "setitem":
             return result
         outputs = tensors_in(result) or ([args[0]] if name == "setitem" else [])
@@ -135,37 +136,41 @@ class SignalMode(TorchFunctionMode):
             carriers = tuple([(t, signals[id(t)]) for t in tensors if id(t) in signals])
             has_parameters = self._parameters.any_in(tensors)
             call = Call(func, name, args, kwargs, carriers, has_parameters, tensors)
-            if carriers or has_parameters or name in ENDS or name.startswith("embedding"):
+            if carriers or has_parameters or name in ENDS:
                 self._follow(call, outputs)
             else:  # tables, masks
                 for place, tensor in enumerate(outputs):
-                    self._keep(call, tensor, place, None, ())
+                    self._keep(call, tensor, place, ())
         return result
 
     def _follow(self, call: Call, outputs: list[Tensor]) -> None:
         weights = self._parameters.weights_in(call.tensors) if call.has_parameters else ()
-        self.norms.note_use(weights)
+        if weights:
+            self.norms.note_use(weights)
         several = len(call.carriers) > 1 and (
-            call.name in SELECTIONS  # by the index, which may be a signal too
+            (call.name in SELECTIONS and not call.signals[-1].from_input)  # by another signal
             or (call.name in SUMS and not self._regions.share_a_root(call.carriers))
         )
         self.norms.branches |= several
         if call.name in MERGES or several:
-            resolved = tuple([(tensor, self._resolved(tensor)) for tensor, _ in call.carriers])
-            call = call._replace(carriers=resolved)
+            resolved = [(tensor, self._resolved(tensor)) for tensor, _ in call.carriers]
+            call = call._replace(carriers=tuple(resolved))
         after = self._after(call, weights)
         self.fans.follow(call, outputs)
         self.scores.follow(call, outputs)
-        ends = call.name in ENDS or several or call.name.startswith("embedding")
         changed = call.args[0] if call.args else None
+        ends = several or call.name in ENDS
         nodes = self._regions.extend(call, outputs, after) if not ends and after else ()
+        if self._regions.is_softmax(call, nodes):
+            after, nodes = softmax_weights(call), ()
         self._note_use(call, after, nodes)
         for place, tensor in enumerate(outputs):
-            if tensor is changed and after is not None and call.name not in LAYOUTS:
-                self._change_aliases(tensor, after)
-            self._keep(call, tensor, place, after, weights)
             if after is None:
+                self._keep(call, tensor, place, weights)
                 continue
+            if tensor is changed and call.name not in LAYOUTS:
+                self._change_aliases(tensor, after)
+            self._signals[tensor] = after
             if nodes:
                 self._regions.put(tensor, nodes[place])
             else:
@@ -173,7 +178,7 @@ class SignalMode(TorchFunctionMode):
                 self._regions.begin(tensor, after, given=call.name in RANDOM, from_weight=of_weight)
 
     def _after(self, call: Call, weights: tuple[Weight, ...]) -> Signal | None:
-        if call.name in RANDOM or call.name.startswith("embedding"):
+        if call.name in SOURCES:
             return Signal(from_input=True)
         if call.name in RECURRENT:
             return self._recurrent(call, weights)
@@ -205,17 +210,8 @@ class SignalMode(TorchFunctionMode):
             self._signals[alias] = mixed
             self._regions.begin(alias, mixed)
 
-    def _keep(
-        self,
-        call: Call,
-        tensor: Tensor,
-        place: int,
-        signal: Signal | None,
-        weights: tuple[Weight, ...],
-    ) -> None:
-        if signal is not None:
-            self._signals[tensor] = signal
-            return
+    def _keep(self, call: Call, tensor: Tensor, place: int, weights: tuple[Weight, ...]) -> None:
+        """Note what is no signal: made of parameters only, a table, or nothing known."""
         self._signals.discard(tensor)
         if call.has_parameters:
             self._parameters.extend(call, tensor, place, weights)
@@ -268,7 +264,7 @@ class SignalMode(TorchFunctionMode):
             output = self._reach(found, factor(factors))
             return output if trunk is None else add((trunk, output))
         if len(factors) > 1:
-            return product(call)
+            return self._regions.product(call)
         return undecided(pool(call.signals[0]), CONSTANT_MATRIX_NOTE)
 
     def _layer(self, call: Call, weights: tuple[Weight, ...]) -> Signal:

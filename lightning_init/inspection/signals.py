@@ -22,7 +22,7 @@ from lightning_init.theory.max_pooling import effective_draws, pooled_name
 Param = float | tuple[float, ...] | None
 Rule = tuple[str, Param]
 
-MARKS = ("residual", "normalized", "concatenated", "pooled", "attention", "scale-free")
+MARKS = ("residual", "normalized", "concatenated", "pooled", "summed", "attention", "scale-free")
 
 # phi(c x) = c phi(x) for c > 0: dropout in front of these equals dropout behind them.
 HOMOGENEOUS = frozenset({"linear", "relu", "leaky_relu", "prelu", "rrelu", "abs"})
@@ -49,8 +49,9 @@ class ActivationInFront(NamedTuple):
             "assumed" (could not be decided; `note` names the rule that was used).
         first_layer: The model's input arrives with no activation and no weight matrix in between.
         marks: What else lies on the way: "residual", "normalized", "concatenated", "pooled" (pooled
-            or resampled over positions), "attention"; and "scale-free": the output of this weight
-            goes straight into a norm, so that its scale does not change what the model computes.
+            or resampled over positions), "summed" (over neighbours), "attention"; and "scale-free":
+            the output of this weight goes straight into a norm, so that its scale does not change
+            what the model computes.
         note: Empty, or what could not be decided and which rule was then used.
     """
 

@@ -111,7 +111,7 @@ def _as_it_was(modules: list[nn.Module]) -> Iterator[None]:
     Counters, caches and last outputs are attributes. Buffers are swapped for copies, so that not
     even their version counters move. The mode is a flag: `train()` may be overridden to do more.
     """
-    attributes = [(vars(module), dict(vars(module))) for module in modules]
+    attributes = [(module.__dict__, module.__dict__.copy()) for module in modules]
     evaluating = [module for module in modules if not module.training]
     tables = [(table, dict(table)) for module in modules if (table := _buffers(module))]
     copies: dict[int, Tensor] = {}

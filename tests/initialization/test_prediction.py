@@ -84,3 +84,10 @@ def test_tables_keep_to_their_width(width: int) -> None:
         assert column in plan.full(width)
     if width == 160:
         assert all(row.weight.name in text for row in plan.rows)
+
+
+@pytest.mark.parametrize(("bias", "said"), [("keep", True), ("zero", False)])
+def test_kept_biases_are_said_to_be_left_out(bias: str, said: bool) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    plan = fractional_moment_init_(model, bias=bias)
+    assert any("biases are kept, and left out" in line for line in plan.notes) is said

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from small_models import between
 from torch import Tensor, nn
 
+from lightning_init.inspection.activation_tracing import trace_model
+
 RESIDUAL_SUM = ("linear", ("residual",))
 
 
@@ -129,6 +131,88 @@ def test_branches_and_norms_are_marked(
     # A residual sum keeps its note only while no activation follows it.
     noted = (nonlinearity, marks) in (RESIDUAL_SUM, ("linear", ("attention",)))
     assert bool(found.note) is (source == "assumed" or noted)
+
+
+ROWS, ENDS = torch.tensor([0, 1, 2, 2, 1]), torch.tensor([1, 0, 0, 1, 2])
+
+
+def _sent(x: Tensor) -> Tensor:
+    """Sum over neighbours: row `ROWS[i]` is sent to `ENDS[i]`."""
+    return torch.zeros_like(x).index_add(0, ENDS, x[ROWS])
+
+
+def _attended(x: Tensor, scores: Tensor) -> Tensor:
+    """Softmax over the neighbours of each node, as the graph libraries spell it."""
+    shares = scores[ROWS].exp()
+    into = ENDS[:, None].expand_as(shares)
+    sums = torch.zeros(3, shares.shape[1]).scatter_add_(0, into, shares)
+    return torch.zeros_like(x).index_add(0, ENDS, shares / sums[ENDS] * x[ROWS])
+
+
+@pytest.mark.parametrize(
+    ("function", "nonlinearity", "source", "note"),
+    [
+        (lambda x: _sent(x), "linear", "traced", "summed over neighbours"),
+        (lambda x: _sent(x.relu()), "relu", "traced", "summed over neighbours"),
+        (lambda x: _sent(x).relu(), "relu", "traced", "summed over neighbours"),
+        (lambda x: x + _sent(x.relu()), "linear", "traced", "a sum of branches"),
+        (lambda x: x.index_add(0, ENDS, x.relu()[ROWS]), "linear", "traced", "a sum of branches"),
+        (
+            lambda x: x.scatter_reduce(0, ENDS[:3, None].expand(3, 8), x, "amax"),
+            "linear",
+            "assumed",
+            "the largest",
+        ),
+        (lambda x: _attended(x, x[:, :1]), "linear", "traced", "attention averages"),
+        (lambda x: _attended(x, x[:, :1].tanh()).relu(), "relu", "traced", "attention averages"),
+        # A share for every value depends on that value.
+        (lambda x: _attended(x, x), "linear", "assumed", "a product of two signals"),
+        (lambda x: x[:, :1].exp() * _sent(x), "linear", "assumed", "a product of two signals"),
+    ],
+)
+def test_what_is_gathered_from_neighbours(
+    function: Callable[[Tensor], Tensor], nonlinearity: str, source: str, note: str
+) -> None:
+    found = between(function)
+    assert (found.nonlinearity, found.source) == (nonlinearity, source)
+    assert note in found.note
+
+
+@pytest.mark.parametrize(
+    ("factor", "source"), [((3, 1), "traced"), ((3, 8), "assumed"), ((8,), "assumed")]
+)
+def test_a_factor_of_whole_rows_changes_the_scale_only(
+    factor: tuple[int, ...], source: str
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, by: Tensor) -> Tensor:
+            out: Tensor = self.second(self.first(x).relu() * by)
+            return out
+
+    found = trace_model(Scaled(), (torch.ones(3, 4), torch.rand(factor))).activations["second"]
+    assert (found.nonlinearity, found.source) == ("relu", source)
+
+
+@pytest.mark.parametrize(("turned", "source"), [(False, "traced"), (True, "assumed")])
+def test_the_output_of_a_weight_may_be_a_matrix(turned: bool, source: str) -> None:
+    class Hypernetwork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.made, self.last = nn.Linear(4, 8), nn.Linear(4, 64), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            matrix = self.made(x).view(-1, 8, 8)
+            entered = self.first(x)[:, None]
+            out = entered @ (matrix @ matrix if turned else matrix)
+            result: Tensor = self.last(out[:, 0].relu())
+            return result
+
+    found = trace_model(Hypernetwork(), torch.randn(3, 4)).activations["last"]
+    assert (found.nonlinearity, found.source) == ("relu", source)
 
 
 def test_an_activation_in_place_reaches_the_other_views() -> None:

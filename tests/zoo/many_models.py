@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[1] / "inspection"))
 import harm_study
 from architectures import INPUTS, SMALL, WIDE
 from architectures import ZOO as TABLED
+from graphs import GRAPHS
 from zoo import ZOO as CLASSICAL
 
 from lightning_init import fractional_moment_init_
@@ -132,7 +133,6 @@ torchvision torchvision.transforms torchvision.transforms.functional torchvision
 torchvision.ops torchvision.ops.misc torchvision.io torchvision.utils torchvision.datasets
 torchvision.datasets.folder torchvision.models torchvision.models.feature_extraction
 """
-GRAPHS = ("GCN", "GraphSAGE", "GIN", "GAT", "PNA", "EdgeCNN")
 
 
 def with_inputs(model: str, config: str, settings: dict[str, Any], *inputs: str) -> Made:
@@ -175,16 +175,6 @@ class Nothing(types.ModuleType):
         return type(name, (), {mode: mode.lower() for mode in modes})
 
 
-def of_graphs(name: str) -> Made:
-    import torch_geometric.nn as geometric
-
-    options: dict[str, Any] = {}
-    if name == "PNA":
-        options = {"aggregators": ["mean", "max"], "scalers": ["identity"], "deg": torch.ones(5)}
-    net = getattr(geometric, name)(8, 16, 3, out_channels=4, **options)
-    return net, (torch.randn(20, 8), torch.randint(0, 20, (2, 60)))
-
-
 def of_harm(name: str) -> Made:
     case = harm_study.CASES[name]
     return case.build(), case.example(case.batch(torch.Generator().manual_seed(0)))
@@ -201,11 +191,11 @@ def architectures() -> dict[str, Callable[[], Made]]:
         for name, (config, settings) in models.items():
             found[f"transformers {name}"] = lambda a=(name, config, settings, key): with_inputs(*a)
     found |= {f"timm {name}": lambda name=name: of_timm(name) for name in TIMM}
-    found |= {f"PyG {name}": lambda name=name: of_graphs(name) for name in GRAPHS}
-    found |= {
-        f"classical {n}": lambda one=one: (one.build(), one.example())
-        for n, one in CLASSICAL.items()
-    }
+    for kind, models in (("PyG", GRAPHS), ("classical", CLASSICAL)):
+        found |= {
+            f"{kind} {name}": lambda one=one: (one.build(), one.example())
+            for name, one in models.items()
+        }
     return found | {
         f"classical {name}": lambda name=name: of_harm(name) for name in CLASSICAL_EXTRA
     }

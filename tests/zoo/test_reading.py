@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import pytest
-from architectures import FAMILIES, ZOO
+from architectures import FAMILIES
+from architectures import ZOO as TRANSFORMERS
+from graphs import GRAPHS
 
 from lightning_init.functional import fractional_moment_init_
 from lightning_init.inspection.activation_tracing import Traced, trace_model
 from lightning_init.inspection.weights import find_weights
 
 pytest.importorskip("transformers")
+pytest.importorskip("torch_geometric")
 pytestmark = pytest.mark.slow
 
 DECIDED = 0.95
+ZOO = {**TRANSFORMERS, **GRAPHS}
 
 
 def traced(name: str) -> Traced:
