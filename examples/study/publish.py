@@ -34,8 +34,9 @@ QUESTIONS = {
     "e": [("optimal", "he")],
 }
 NEW = "f"  # protocols from this letter on have curves of their runs
-# A second reference, where schemes are also to be compared with another one.
-ALSO_AGAINST = dict.fromkeys("fghim", "pilot:seed=1000")
+# Further references that the schemes are compared with.
+ALSO_AGAINST = dict.fromkeys("fghim", ("pilot:seed=1000",))
+ALSO_AGAINST["f"] += ("study_models.gpt2_init",)
 PLOTTED = ("train_loss", "test_loss", "test_accuracy")
 
 
@@ -133,10 +134,10 @@ def protocol_page(name: str, size: str, results: Sequence[CellResult], images: l
         better = {"min": "lower", "max": "higher"}[protocol["metrics"][metric]]
         blocks.append(f"### {name}: final {metric} ({better} is better)")
         blocks.append("\n".join(metric_table(results, metric)))
-    if name in ALSO_AGAINST:
-        again = [against(result, ALSO_AGAINST[name], protocol["metrics"]) for result in results]
+    for other in ALSO_AGAINST.get(name, ()):
+        again = [against(result, other, protocol["metrics"]) for result in results]
         for metric in ("train_loss", "test_loss"):
-            blocks.append(f"### {name}: final {metric} against {ALSO_AGAINST[name]}")
+            blocks.append(f"### {name}: final {metric} against {other}")
             blocks.append("\n".join(metric_table(again, metric)))
     if name >= NEW:
         cells = {r.cell.name: (r.records, r.cell.reference) for r in results}
