@@ -34,9 +34,8 @@ QUESTIONS = {
     "e": [("optimal", "he")],
 }
 NEW = "f"  # protocols from this letter on have curves of their runs
-# Further references that the schemes are compared with.
-ALSO_AGAINST = dict.fromkeys("fghim", ("pilot:seed=1000",))
-ALSO_AGAINST["f"] += ("study_models.gpt2_init",)
+# A second reference, where schemes are also to be compared with another one.
+ALSO_AGAINST = dict.fromkeys("fghim", "pilot:seed=1000")
 PLOTTED = ("train_loss", "test_loss", "test_accuracy")
 
 
@@ -134,8 +133,12 @@ def protocol_page(name: str, size: str, results: Sequence[CellResult], images: l
         better = {"min": "lower", "max": "higher"}[protocol["metrics"][metric]]
         blocks.append(f"### {name}: final {metric} ({better} is better)")
         blocks.append("\n".join(metric_table(results, metric)))
-    for other in ALSO_AGAINST.get(name, ()):
-        again = [against(result, other, protocol["metrics"]) for result in results]
+    if (other := ALSO_AGAINST.get(name)) is not None:
+        again = [
+            against(result, other, protocol["metrics"])
+            for result in results
+            if other in result.cell.inits
+        ]
         for metric in ("train_loss", "test_loss"):
             blocks.append(f"### {name}: final {metric} against {other}")
             blocks.append("\n".join(metric_table(again, metric)))
