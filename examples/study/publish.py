@@ -133,10 +133,14 @@ def protocol_page(name: str, size: str, results: Sequence[CellResult], images: l
         better = {"min": "lower", "max": "higher"}[protocol["metrics"][metric]]
         blocks.append(f"### {name}: final {metric} ({better} is better)")
         blocks.append("\n".join(metric_table(results, metric)))
-    if name in ALSO_AGAINST:
-        again = [against(result, ALSO_AGAINST[name], protocol["metrics"]) for result in results]
+    if (other := ALSO_AGAINST.get(name)) is not None:
+        again = [
+            against(result, other, protocol["metrics"])
+            for result in results
+            if other in result.cell.inits
+        ]
         for metric in ("train_loss", "test_loss"):
-            blocks.append(f"### {name}: final {metric} against {ALSO_AGAINST[name]}")
+            blocks.append(f"### {name}: final {metric} against {other}")
             blocks.append("\n".join(metric_table(again, metric)))
     if name >= NEW:
         cells = {r.cell.name: (r.records, r.cell.reference) for r in results}
