@@ -135,9 +135,9 @@ def difference_of_batches(batch: int, trainer: Trainer) -> str:
     rank = f" of rank {trainer.global_rank}" if trainer.world_size > 1 else ""
     return (
         f"OptimalVarianceInit: batch {batch}{rank} of the run holds other data than in the probe,"
-        " though everything was put back: the sanity check, another callback, the data's own state"
-        " or a model whose weights decide how often it draws moved something in between. Where"
-        " only the probe can have done that, pass `isolate_dataset=True` or `probe_dataloaders=`."
+        " though everything was put back: the sanity check, another callback or the data's own"
+        " state drew or changed something in between. Where nothing but the probe can have done"
+        " that, pass `isolate_dataset=True` or `probe_dataloaders=`."
     )
 
 
