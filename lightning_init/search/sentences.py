@@ -133,11 +133,13 @@ def divergence_warning(result: ProbeResult) -> str:
 def difference_of_batches(batch: int, trainer: Trainer) -> str:
     """That the real run drew another batch than the probe, and what may be behind it."""
     rank = f" of rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+    # Before the first batch no step was taken, so that the new weights cannot be behind it.
+    model = "" if batch == 1 else "; or the model's random draws depend on its weights: no error"
     return (
         f"OptimalVarianceInit: batch {batch}{rank} of the run holds other data than in the probe,"
         " though everything was put back: the sanity check, another callback or the data's own"
-        " state drew or changed something in between. Where nothing but the probe can have done"
-        " that, pass `isolate_dataset=True` or `probe_dataloaders=`."
+        f" state drew or changed something in between{model}. Where nothing but the probe can have"
+        " done that, pass `isolate_dataset=True` or `probe_dataloaders=`."
     )
 
 

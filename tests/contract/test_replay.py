@@ -224,6 +224,25 @@ def test_the_first_difference_is_named_once(
     assert way_out in told
 
 
+class RevivesUnits(Net):
+    """Draws as many random numbers as it has negative outputs, as a codebook replaces codes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        torch.rand(int((self(batch[0]) < 0).sum()))
+        return super().training_step(batch, batch_idx)
+
+
+def reviving() -> Setup:
+    return Setup(RevivesUnits(adam), train=loader())
+
+
+def test_random_draws_that_depend_on_the_weights_are_named_as_a_cause() -> None:
+    (told,) = alarms(reviving)
+    # The second epoch is shuffled from a stream that the new weights have moved elsewhere.
+    assert "batch 9 of the run holds other data" in told
+    assert "the model's random draws depend on its weights: no error" in told
+
+
 def jittering() -> Any:
     report = fitted(Setup(Jitters(adam), train=loader())).report
     assert report is not None
