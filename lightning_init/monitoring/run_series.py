@@ -8,7 +8,7 @@ from typing import Any
 
 # A run of unknown length is sampled at this interval; when so many samples are there, every second
 # one goes and the interval doubles.
-INTERVAL = 50
+INTERVAL = 60
 MOST_SAMPLES = 400
 # Shorter runs are sampled more often, or a verdict on them would rest on nothing.
 FEWEST_SAMPLES = 40
@@ -122,6 +122,6 @@ def sampling_interval(planned_steps: float) -> int:
     """Optimizer steps between two samples of a run of so many planned steps.
 
     >>> sampling_interval(100_000), sampling_interval(400), sampling_interval(20)
-    (50, 10, 1)
+    (60, 10, 1)
     """
     return int(max(1.0, min(float(INTERVAL), planned_steps // FEWEST_SAMPLES)))

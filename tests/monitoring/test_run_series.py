@@ -38,7 +38,7 @@ def test_a_series_goes_on_behind_a_checkpoint() -> None:
 @pytest.mark.parametrize("planned", [1, 20, 40, 400, 1000, 10**9, float("inf")])
 def test_short_runs_are_sampled_more_often(planned: float) -> None:
     interval = sampling_interval(planned)
-    assert 1 <= interval <= 50
+    assert 1 <= interval <= 60
     assert planned < 40 or planned / interval >= 40
 
 
