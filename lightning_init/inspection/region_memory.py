@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,8 @@ from lightning_init.inspection.tensor_table import TensorTable
 
 _PLAIN = Signal().rule
 _MOST = 1024  # regions of a process that are remembered; a large model has a dozen different ones
-_findings: dict[Any, Finding | None] = {}
-_softmaxes: dict[Any, bool] = {}
+_found: dict[Any, Any] = {}
+_T = TypeVar("_T")
 
 
 class RegionMemory:
@@ -115,14 +115,7 @@ class RegionMemory:
             return False
         inner = [signal for signal in call.signals if not signal.from_input]
         region = region_of(nodes[0]) if len(inner) == 2 else None
-        if region is None:
-            return False
-        key = region.key()
-        if key not in _softmaxes:
-            if len(_softmaxes) >= _MOST:
-                _softmaxes.clear()
-            _softmaxes[key] = is_softmax(region)
-        return _softmaxes[key]
+        return region is not None and _remembered(is_softmax, region)
 
     def resolve(self, tensor: Tensor, signal: Signal) -> Signal:
         """Return the signal that a tensor carries, by its region where `signal` does not tell."""
@@ -132,7 +125,7 @@ class RegionMemory:
         region = region_of(node)
         if region is None or any(_rule(root) != _PLAIN for root in region.free_roots):
             return signal
-        finding = self._finding(region)
+        finding = _remembered(recognize, region)
         if finding is None:
             return signal
         self._inside_norms.update(region.calls[place] for place in finding.inside_norms)
@@ -141,14 +134,6 @@ class RegionMemory:
         if known.rule == _PLAIN:
             self.begin(tensor, known, from_weight=all(root.from_weight for root in starts))
         return known
-
-    def _finding(self, region: Region) -> Finding | None:
-        key = region.key()
-        if key not in _findings:
-            if len(_findings) >= _MOST:
-                _findings.clear()
-            _findings[key] = recognize(region)
-        return _findings[key]
 
     def note_use(self, names: Iterable[str], node: Node) -> None:
         """Note that the outputs of these weights go into a call that keeps to its region."""
@@ -162,6 +147,17 @@ class RegionMemory:
     def used_outside_norms(self) -> set[str]:
         """The weights whose output goes into a call that does not lead up to a norm."""
         return {name for name, nodes in self._uses.items() if nodes - self._inside_norms}
+
+
+def _remembered(look: Callable[[Region], _T], region: Region) -> _T:
+    """What `look` finds in a region; equal ones are looked into once in a process."""
+    key = (look, region.key())
+    if key not in _found:
+        if len(_found) >= _MOST:
+            _found.clear()
+        _found[key] = look(region)
+    found: _T = _found[key]
+    return found
 
 
 def _rule(root: Node) -> Any:
